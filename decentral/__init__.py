@@ -1,0 +1,1 @@
+"""A testbed and simulator for training neural networks without a centre."""

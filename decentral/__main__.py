@@ -1,0 +1,5 @@
+"""``python -m decentral``."""
+
+from decentral.cli import main
+
+main()

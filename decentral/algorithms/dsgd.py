@@ -1,0 +1,43 @@
+"""DSGD: decentralized stochastic gradient descent, adapt-then-combine or adapt-while-combine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from decentral.comm import Communicator
+
+
+@dataclass(frozen=True)
+class DSGD:
+    """A gradient step and an average over the neighbours.
+
+        x = W (x - lr g)        (variant "atc", adapt then combine)
+        x = W x - lr g          (variant "awc", adapt while combine: x may travel during the gradient)
+
+    Cost: one vector of d numbers to each neighbour a round.
+    Fixed point on quadratics f_i = (x - c_i)' A_i (x - c_i) / 2 with D = blkdiag(A_i):
+    (I - W + lr W D) X = lr W D c (atc), (I - W + lr D) X = lr D c (awc); its squared distance to the optimum
+    is O(lr^2 b^2 / gap^2), where b^2 = (1/n) sum |grad f_i(x*)|^2; for atc it vanishes as W tends to exact averaging.
+    Unstable at lr L >= 2 (atc), lr L >= 1 + lambda_n (awc).
+    """
+
+    variant: Literal["atc", "awc"] = "atc"
+
+    def __post_init__(self) -> None:
+        if self.variant not in ("atc", "awc"):
+            raise ValueError(f"variant = {self.variant!r} must be 'atc' or 'awc'")
+
+    def init(self, x: Tensor, comm: Communicator) -> tuple[()]:
+        """DSGD keeps no state."""
+        del x, comm
+        return ()
+
+    def step(self, x: Tensor, state: tuple[()], g: Tensor, comm: Communicator, lr: float) -> tuple[Tensor, tuple[()]]:
+        """One round from x (h, d) with the gradients g (h, d) at x."""
+        if self.variant == "atc":
+            return comm.mix(x.sub_(g, alpha=lr)), state
+        return comm.mix(x).sub_(g, alpha=lr), state

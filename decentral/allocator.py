@@ -1,0 +1,21 @@
+"""Keep freed memory: glibc otherwise returns large blocks to the kernel and every round pays the page faults again."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+
+
+def keep_freed_memory() -> bool:
+    """Raise glibc's thresholds for this process; False where the C library has no such setting."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return False
+    # where the threshold is refused (its maximum is smaller), no mmap at all has the same effect
+    kept = mallopt(_M_MMAP_THRESHOLD, 1 << 30) == 1 or mallopt(_M_MMAP_MAX, 0) == 1
+    return bool(kept and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1) == 1)

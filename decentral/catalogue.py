@@ -1,0 +1,69 @@
+"""``decentral list``: everything that has a name, with the first line of what it says of itself. No torch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import topologies
+from decentral.algorithms import ALGORITHMS
+from decentral.errors import UserError, nearest
+from decentral.problems import PROBLEMS
+from decentral.schedule import SCHEDULES
+from decentral.tables import schema
+
+_DATA = {
+    "digits": "1,797 images of 8 x 8, 10 classes; embedded in scikit-learn",
+    "mnist": "70,000 images of 28 x 28, 10 classes; from the data root",
+    "cifar10": "60,000 colour images of 32 x 32, 10 classes; from the data root",
+    "a9a": "48,842 examples of 123 binary features, 2 classes; LIBSVM text from the data root",
+    "w8a": "49,749 examples of 300 binary features, 2 classes; LIBSVM text from the data root",
+}
+
+
+def catalogue() -> dict[str, Mapping[str, Any]]:
+    """Kind -> name -> what bears it."""
+    return {
+        "algorithms": ALGORITHMS,
+        "topologies": {**topologies.TOPOLOGIES, **topologies.SCHEDULES},
+        "weights": topologies.WEIGHTS,
+        "problems": PROBLEMS,
+        "schedules": SCHEDULES,
+        "data": _DATA,
+    }
+
+
+def print_catalogue(what: str | None) -> None:
+    """Print one kind, or all. Raises UserError for a kind that is not there."""
+    kinds = catalogue()
+    if what is not None and what not in kinds:
+        raise UserError(f"there is no list of {what!r}; {nearest(what, kinds)}")
+    console = Console()
+    for kind in [what] if what else kinds:
+        table = Table(title=kind, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("name", style="bold", no_wrap=True)
+        table.add_column("what it is")
+        if kind in ("algorithms", "topologies", "problems", "schedules"):
+            table.add_column("keys = defaults", style="dim")
+        for name, thing in kinds[kind].items():
+            table.add_row(name, *_about(kind, thing))
+        console.print(table)
+        console.print()
+
+
+def _about(kind: str, thing: Any) -> list[str]:
+    if isinstance(thing, str):
+        return [thing]
+    first = (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
+    if kind == "weights":
+        return [first]
+    return [first, _keys(thing)]
+
+
+def _keys(thing: Callable[..., Any]) -> str:
+    fields = {k: v for k, v in schema(thing, {"n": 0}).items() if k != "n"}
+    return ", ".join(k if default is ... else f"{k}={default}" for k, (_, default) in fields.items())

@@ -1,0 +1,107 @@
+"""The command line. Commands import what they need when they run, so that ``--help`` and ``list`` answer at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from decentral.errors import UserError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="decentral")
+def cli() -> None:
+    """Train neural networks without a centre: simulate on a laptop, run the same file under mpirun.
+
+    \b
+    decentral run experiments/quickstart.toml        an experiment, to a table, figures and a report
+    mpirun -n 4 decentral run experiments/...        the same on MPI ranks (or ./mpi_launch.sh -n 4 ...)
+    decentral topology ring -n 16                    a graph, its mixing matrix and spectrum
+    """
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.toml")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field, e.g. train.lr=0.1.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Results folder [results/<name>].")
+@click.option("--resume", is_flag=True, help="Go on with the runs that DIR holds unfinished.")
+def run(file: Path, overrides: tuple[str, ...], out: Path | None, resume: bool) -> None:
+    """Run an experiment: all its sweeps and seeds. Also under mpirun, unchanged."""
+    from decentral.run import run as run_experiment
+
+    sys.exit(run_experiment(file, overrides, out, resume))
+
+
+@cli.command("list")
+@click.argument("what", required=False)
+def list_(what: str | None) -> None:
+    """List what there is by name: algorithms, topologies, weights, problems, schedules, data."""
+    from decentral.catalogue import print_catalogue
+
+    print_catalogue(what)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("name", metavar="NAME")
+@click.option("-n", "--workers", type=int, default=None, help="Number of workers (not needed for a graph file).")
+@click.option("--weights", default="metropolis", show_default=True, help="Rule of the mixing matrix.")
+@click.option("--set", "parameters", multiple=True, metavar="KEY=VALUE", help="A parameter, e.g. degree=6 or seed=1.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FIGURE", help="Draw the graph and its spectrum.")
+def topology(
+    name: str, workers: int | None, weights: str, parameters: tuple[str, ...], as_json: bool, out: Path | None
+) -> None:
+    """Describe a graph or schedule NAME (see `decentral list topologies`), or a graph file."""
+    from decentral.experiment import parse_override
+    from decentral.topology_report import report
+
+    report(name, workers, weights, dict(map(parse_override, parameters)), as_json, out)
+
+
+@cli.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
+def compare(folders: tuple[Path, ...]) -> None:
+    """Print the results of one or several experiments side by side."""
+    from decentral.compare import compare as compare_folders
+
+    compare_folders(list(folders))
+
+
+@cli.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FIGURE", help="PNG, SVG or PDF.")
+@click.option("--x", default=None, help="Column or swept field on the x axis [round].")
+@click.option("--y", default=None, help="Column on the y axis [the first distance or accuracy].")
+@click.option("--group", default=None, help="Swept field that colours the curves.")
+@click.option("--log", default=None, help="Logarithmic axes: x, y, xy, or none [by the data].")
+def plot(folders: tuple[Path, ...], out: Path, **options: Any) -> None:
+    """Draw a figure of one or several experiments."""
+    from decentral.plots import draw
+
+    draw(list(folders), out, **{k: v for k, v in options.items() if v is not None})
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+def doctor(as_json: bool) -> None:
+    """What this machine offers: MPI, torch, devices, threads, data; and what to do about what is missing."""
+    from decentral.doctor import report
+
+    sys.exit(report(as_json))
+
+
+def main() -> None:
+    """Entry point: mistakes of the user are one line on standard error and exit code 2."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except UserError as error:
+        print(f"decentral: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,23 @@
+"""How workers reach each other: one interface, two worlds, one ledger.
+
+``mpi4py`` is imported only when MPIComm is asked for, so this package works where no MPI is installed.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from decentral.comm.communicator import Communicator
+from decentral.comm.ledger import Ledger
+from decentral.comm.local import LocalComm
+
+if TYPE_CHECKING:
+    from decentral.comm.mpi import MPIComm
+
+__all__ = ["Communicator", "Ledger", "LocalComm", "MPIComm"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "MPIComm":
+        from decentral.comm.mpi import MPIComm
+
+        return MPIComm
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,42 @@
+"""All workers in this process: the simulator, and the reference for MPI."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decentral.comm.communicator import Communicator, sum_rows
+from decentral.comm.plan import MixingPlan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class LocalComm(Communicator):
+    """n workers hosted here; ``mixing`` is a scipy or numpy matrix (n, n), or a Schedule.
+
+    Raises ValueError if the matrix is not stochastic or not connected.
+    """
+
+    def __init__(self, mixing: Any) -> None:
+        super().__init__(mixing, rank=0, ranks=1)
+
+    def observe(self, values: NDArray[Any]) -> NDArray[Any]:
+        """All workers are here already."""
+        return values
+
+    def _send_halo(self, plan: MixingPlan, x: Tensor) -> None:
+        return None
+
+    def _receive_halo(self, plan: MixingPlan, x: Tensor, request: None) -> None:
+        return None
+
+    def _carry(self, plan: MixingPlan, y: Tensor) -> Tensor:
+        # out-edges are ordered by (sender, receiver), in-edges by (receiver, sender)
+        order = np.lexsort((plan.out_edges[:, 0], plan.out_edges[:, 1]))
+        return y[order.tolist()]
+
+    def _mean(self, x: Tensor) -> Tensor:
+        return sum_rows(x).div_(self.n)

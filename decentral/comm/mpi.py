@@ -1,0 +1,218 @@
+"""Each MPI rank hosts a contiguous block of workers: the same interface, real messages.
+
+Rows travel once to each rank that needs them, as they lie in memory, into preposted receives. The exact
+mean is a reduce-scatter and an all-gather of columns, because that keeps the workers' order of summing:
+each rank receives its columns of all n rows and adds them ascending, so the bits are those of one process.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from decentral.comm.communicator import Communicator, sum_rows
+from decentral.comm.launch import check_launch, cuda_aware, yield_when_oversubscribed
+
+yield_when_oversubscribed()
+import mpi4py  # noqa: E402
+
+mpi4py.rc.thread_level = "funneled"  # only the main thread of a rank speaks MPI
+from mpi4py import MPI  # noqa: E402
+
+T = TypeVar("T")
+_HALO, _EDGES = 1, 2  # tags
+
+
+class MPIComm(Communicator):
+    """h = n / ranks workers on this rank; ``mixing`` is a scipy or numpy matrix (n, n), or a Schedule.
+
+    Every rank must be given the same mixing. Raises ValueError if the ranks do not divide the workers.
+    CUDA tensors are handed to MPI where DECENTRAL_CUDA_AWARE=1 says that it can, else staged through
+    pinned host memory.
+    """
+
+    def __init__(self, mixing: Any, world: Any = None) -> None:
+        self.mpi = MPI.COMM_WORLD if world is None else world
+        check_launch(self.mpi.size)
+        super().__init__(mixing, self.mpi.rank, self.mpi.size)
+        self._routes: dict[int, _Routes] = {}
+
+    def observe(self, values: NDArray[Any]) -> NDArray[Any]:
+        """All-gather of the hosted workers' rows."""
+        mine = np.ascontiguousarray(values)
+        everyone = np.empty((self.n, *mine.shape[1:]), mine.dtype)
+        self.mpi.Allgather(mine, everyone)
+        return everyone
+
+    def _send_halo(self, plan: Any, x: Tensor) -> Any:
+        routes = self._routes_of(plan)
+        halo = _wire_like(x, len(plan.halo))
+        requests = [
+            self.mpi.Irecv(_buffer(halo[a:b]), source=rank, tag=_HALO) for rank, a, b in routes.halo_from
+        ]
+        outgoing = []
+        for rank, rows in routes.rows_to:
+            outgoing.append(_to_wire(x[rows]))
+            requests.append(self.mpi.Isend(_buffer(outgoing[-1]), dest=rank, tag=_HALO))
+            self.ledger.mpi_bytes += outgoing[-1].nbytes
+        return requests, halo, outgoing
+
+    def _receive_halo(self, plan: Any, x: Tensor, request: Any) -> Tensor:
+        requests, halo, _outgoing = request
+        MPI.Request.Waitall(requests)
+        return _from_wire(halo, x)
+
+    def _carry(self, plan: Any, y: Tensor) -> Tensor:
+        routes = self._routes_of(plan)
+        received = _wire_like(y, len(plan.in_edges))
+        requests = [
+            self.mpi.Irecv(_buffer(received[a:b]), source=rank, tag=_EDGES) for rank, a, b in routes.edges_from
+        ]
+        outgoing = []
+        for rank, edges in routes.edges_to:
+            outgoing.append(_to_wire(y[edges]))
+            requests.append(self.mpi.Isend(_buffer(outgoing[-1]), dest=rank, tag=_EDGES))
+            if rank != self.rank:
+                self.ledger.mpi_bytes += outgoing[-1].nbytes
+        MPI.Request.Waitall(requests)
+        return _from_wire(received, y)[routes.edge_order]
+
+    def _mean(self, x: Tensor) -> Tensor:
+        columns, ranks = x.shape[1], self.ranks
+        edge = [columns * r // ranks for r in range(ranks + 1)]
+        width = np.diff(edge)
+        mine = int(width[self.rank])
+        packed = torch.cat([x[:, a:b].reshape(-1) for a, b in zip(edge, edge[1:], strict=False)])
+        outgoing, incoming = _to_wire(packed), _wire_like(x.new_empty(0, mine), self.n)
+        kind = _mpi_type(x)
+        self.mpi.Alltoallv(
+            [_array(outgoing), self.h * width, kind], [_array(incoming), [self.h * mine] * ranks, kind]
+        )
+        share = _to_wire(sum_rows(_from_wire(incoming, x)).div_(self.n))
+        total = _wire_like(x, 1)
+        self.mpi.Allgatherv([_array(share), kind], [_array(total), width, kind])
+        size = x.element_size()
+        self.ledger.mpi_bytes += size * (self.h * (columns - mine) + mine * (ranks - 1))
+        return _from_wire(total, x)
+
+    def _routes_of(self, plan: Any) -> _Routes:
+        key = id(plan)
+        if key not in self._routes:
+            if len(self._routes) > 64:  # a schedule without a period makes a new plan every round
+                self._routes.clear()
+            self._routes[key] = _Routes.of(plan, self.h, self.rank)
+        return self._routes[key]
+
+
+@dataclass(frozen=True)
+class _Routes:
+    """Which rows and which edges go to, and come from, which rank."""
+
+    plan: Any  # keeps the plan alive, so that its id stays its own
+    halo_from: list[tuple[int, int, int]]
+    rows_to: list[tuple[int, slice | list[int]]]
+    edges_from: list[tuple[int, int, int]]
+    edges_to: list[tuple[int, list[int]]]
+    edge_order: list[int]
+
+    @classmethod
+    def of(cls, plan: Any, h: int, rank: int) -> _Routes:
+        senders, receivers = plan.out_edges[:, 0], plan.out_edges[:, 1]
+        rows_to = []
+        for other in np.unique(receivers // h).tolist():
+            if other != rank:
+                rows = np.unique(senders[receivers // h == other]) - plan.lo
+                rows_to.append((other, _slice_or_list(rows)))
+        edges_to = [(r, np.flatnonzero(receivers // h == r).tolist()) for r in np.unique(receivers // h).tolist()]
+        origin = plan.in_edges[:, 0] // h
+        arrival = np.lexsort((plan.in_edges[:, 1], plan.in_edges[:, 0]))  # as senders packed them
+        return cls(
+            plan=plan,
+            halo_from=_segments(plan.halo // h),
+            rows_to=rows_to,
+            edges_from=_segments(origin[arrival]),
+            edges_to=edges_to,
+            edge_order=np.argsort(arrival).tolist(),
+        )
+
+
+def _segments(owners: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+    """(rank, start, stop) of each stretch of the ascending array ``owners``."""
+    ranks, starts, counts = np.unique(owners, return_index=True, return_counts=True)
+    return [(int(r), int(a), int(a + c)) for r, a, c in zip(ranks, starts, counts, strict=True)]
+
+
+def _slice_or_list(rows: NDArray[np.int64]) -> slice | list[int]:
+    if rows[-1] - rows[0] + 1 == len(rows):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows.tolist()
+
+
+def _to_wire(x: Tensor) -> Tensor:
+    """x as contiguous memory that MPI may read."""
+    x = x.contiguous()
+    if x.is_cuda:
+        if not cuda_aware():
+            return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x)
+        torch.cuda.synchronize(x.device)
+    return x
+
+
+def _wire_like(x: Tensor, rows: int) -> Tensor:
+    """Room for ``rows`` rows as wide as those of x, where MPI may write."""
+    staged = x.is_cuda and not cuda_aware()
+    device = "cpu" if staged else x.device
+    return torch.empty((rows, x.shape[1]), dtype=x.dtype, device=device, pin_memory=staged)
+
+
+def _from_wire(wire: Tensor, x: Tensor) -> Tensor:
+    return wire.to(x.device, non_blocking=False)
+
+
+def _array(wire: Tensor) -> Any:
+    return wire if wire.is_cuda else wire.numpy()
+
+
+def _buffer(wire: Tensor) -> Any:
+    return [_array(wire), _mpi_type(wire)]
+
+
+def _mpi_type(x: Tensor) -> Any:
+    return MPI.DOUBLE if x.dtype is torch.float64 else MPI.FLOAT
+
+
+class MPIWorld:
+    """The ranks of this job, before any graph is known: who writes, who fails, what all agree on."""
+
+    def __init__(self) -> None:
+        self.mpi = MPI.COMM_WORLD
+        self.rank, self.ranks = self.mpi.rank, self.mpi.size
+        check_launch(self.ranks)
+
+    def communicator(self, mixing: Any) -> MPIComm:
+        """An MPIComm over all ranks."""
+        return MPIComm(mixing, self.mpi)
+
+    def agree(self, value: T) -> list[T]:
+        """Every rank's value, in the order of ranks, on every rank (small values: it pickles)."""
+        return self.mpi.allgather(value)  # type: ignore[no-any-return]
+
+    def collect(self, rows: Tensor) -> Tensor | None:
+        """The rows (h, ...) of all ranks, (n, ...), on rank 0; None elsewhere."""
+        mine = rows.detach().cpu().contiguous()
+        whole = torch.empty((self.ranks * mine.shape[0], *mine.shape[1:]), dtype=mine.dtype)
+        target = [_array(whole), MPI.BYTE] if self.rank == 0 else None
+        self.mpi.Gather([_array(mine), MPI.BYTE], target, root=0)
+        return whole if self.rank == 0 else None
+
+    def abort(self, text: str, code: int = 1) -> NoReturn:
+        """End all ranks with this rank's message."""
+        print(f"decentral: rank {self.rank}: {text}", file=sys.stderr, flush=True)
+        self.mpi.Abort(code)
+        raise SystemExit(code)

@@ -1,0 +1,114 @@
+"""How the hosted rows of W x are summed: own row first, then neighbours ascending, in every world.
+
+A row's sum runs over *terms* (source row, weight). Consecutive rows whose terms sit at equal offsets
+with equal weights form a *run* and are summed as slices: three slices for a ring of any size. The
+arithmetic of a row is the same whichever run holds it, so every split of the workers over ranks
+gives the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Run:
+    """Rows ``start .. start + size`` of the result; a term is (from halo?, first source row, weight)."""
+
+    start: int
+    size: int
+    terms: tuple[tuple[bool, int, float], ...]
+
+
+@dataclass(frozen=True)
+class MixingPlan:
+    """What one block of workers ``lo .. hi`` needs to know of a mixing matrix W (n, n).
+
+    ``halo``: global ids, ascending, of the rows that it needs and does not host.
+    ``out_degree``: (h,) how many other workers need each hosted row.
+    ``exact``: W is 11'/n, so that mixing is the exact mean.
+    """
+
+    n: int
+    lo: int
+    hi: int
+    halo: NDArray[np.int64]
+    runs: tuple[Run, ...]
+    out_degree: NDArray[np.int64]
+    out_edges: NDArray[np.int64]
+    in_edges: NDArray[np.int64]
+    in_weights: NDArray[np.float64]
+    exact: bool
+
+    def combine(self, x: Tensor, halo: Tensor | None) -> Tensor:
+        """Rows ``lo .. hi`` of W x from the hosted rows x (h, b) and the halo's rows (len(halo), b)."""
+        out = x.new_empty(x.shape)
+        for run in self.runs:
+            target = out.narrow(0, run.start, run.size)
+            for k, (remote, row, weight) in enumerate(run.terms):
+                source = (halo if remote else x).narrow(0, row, run.size)  # type: ignore[union-attr]
+                if k == 0:
+                    torch.mul(source, weight, out=target)
+                else:
+                    target.add_(source, alpha=weight)
+        return out
+
+
+def plan_for(w: sparse.csr_array, lo: int, hi: int) -> MixingPlan:
+    """The plan of workers ``lo .. hi`` under the mixing matrix ``w`` (row i receives)."""
+    n = w.shape[0]
+    rows = w[lo:hi].tocsr()
+    rows.eliminate_zeros()
+    rows.sort_indices()
+    coo = w.tocoo()
+    apart = (coo.row != coo.col) & (coo.data != 0)
+    receivers, senders, weights = coo.row[apart], coo.col[apart], coo.data[apart]
+    leaving = (senders >= lo) & (senders < hi)
+    entering = (receivers >= lo) & (receivers < hi)
+    out_edges = _ordered(senders[leaving], receivers[leaving])
+    order = np.lexsort((senders[entering], receivers[entering]))
+    in_edges = np.stack([senders[entering], receivers[entering]], axis=1)[order]
+    sources = np.unique(in_edges[:, 0])
+    halo = sources[(sources < lo) | (sources >= hi)]
+    return MixingPlan(
+        n=n,
+        lo=lo,
+        hi=hi,
+        halo=halo,
+        runs=_runs(rows, lo, hi, halo),
+        out_degree=np.bincount(out_edges[:, 0] - lo, minlength=hi - lo).astype(np.int64),
+        out_edges=out_edges,
+        in_edges=in_edges,
+        in_weights=weights[entering][order],
+        exact=bool(n > 1 and w.nnz == n * n and np.all(w.data == 1.0 / n)),
+    )
+
+
+def _ordered(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    order = np.lexsort((second, first))
+    return np.stack([first, second], axis=1)[order].astype(np.int64)
+
+
+def _runs(rows: sparse.csr_array, lo: int, hi: int, halo: NDArray[np.int64]) -> tuple[Run, ...]:
+    position = {int(row): k for k, row in enumerate(halo)}
+    runs: list[Run] = []
+    for i in range(hi - lo):
+        span = slice(rows.indptr[i], rows.indptr[i + 1])
+        terms = []
+        for j, weight in zip(rows.indices[span].tolist(), rows.data[span].tolist(), strict=True):
+            hosted = lo <= j < hi
+            terms.append((not hosted, j - lo if hosted else position[j], weight))
+            if j == lo + i:
+                terms.insert(0, terms.pop())
+        last = runs[-1] if runs else None
+        if last and [(r, k - last.size, v) for r, k, v in terms] == list(last.terms):
+            runs[-1] = Run(last.start, last.size + 1, last.terms)
+        else:
+            runs.append(Run(i, 1, tuple(terms)))
+    return tuple(runs)

@@ -1,0 +1,229 @@
+"""One run as one typed, frozen value; a TOML table is its written form."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import topologies
+from decentral.algorithms import ALGORITHMS
+from decentral.errors import UserError, nearest
+from decentral.problems import PROBLEMS
+from decentral.schedule import SCHEDULES, Schedule
+from decentral.tables import from_table
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+SECTIONS = ("problem", "topology", "algorithm", "train", "schedule")
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long, how fast, with which numbers; ``[train]`` in TOML.
+
+    ``batch_size`` is per worker ("full": all its samples). ``record_every`` and ``checkpoint_every`` are rounds;
+    "auto" is a 20th and a 5th of the run. ``eval_samples`` bounds the training samples that train_loss is taken over.
+    ``oracle``: how gradients are computed, batched over workers or one worker after the other.
+    """
+
+    lr: float
+    rounds: int
+    batch_size: int | Literal["full"] = 32
+    weight_decay: float = 0.0
+    dtype: Literal["float32", "float64"] = "float32"
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    oracle: Literal["auto", "batched", "loop"] = "auto"
+    compile: bool = False
+    record_every: int | Literal["auto"] = "auto"
+    checkpoint_every: int | Literal["auto", "never"] = "auto"
+    eval_samples: int = 10_000
+
+    def __post_init__(self) -> None:
+        for key in ("lr", "rounds", "batch_size", "record_every", "checkpoint_every", "eval_samples"):
+            value = getattr(self, key)
+            if not isinstance(value, str) and not 0 < value < float("inf"):
+                raise UserError(f"train.{key} = {value} must be positive")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise UserError(f"train.weight_decay = {self.weight_decay} must not be negative; 0 is none")
+
+    @property
+    def record_rounds(self) -> int:
+        """Rounds from one record to the next."""
+        return max(1, self.rounds // 20) if self.record_every == "auto" else self.record_every
+
+    @property
+    def checkpoint_rounds(self) -> int:
+        """Rounds from one checkpoint to the next; more than there are if never."""
+        if self.checkpoint_every == "never":
+            return self.rounds + 1
+        return max(1, self.rounds // 5) if self.checkpoint_every == "auto" else self.checkpoint_every
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A graph or schedule by name, its size, and the rule of its weights; ``[topology]`` in TOML.
+
+    ``parameters`` are the further keys, checked against the constructor's signature. The name "file" takes
+    ``path``, any graph file that networkx reads, and finds ``workers`` in it.
+    """
+
+    name: str
+    workers: int
+    weights: str
+    parameters: Mapping[str, Any]
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Topology:
+        """Checked against the tables of :mod:`topologies`."""
+        table = dict(table)
+        name = _pop_name(table, "topology", {**topologies.TOPOLOGIES, **topologies.SCHEDULES, "file": None})
+        weights = table.pop("weights", "metropolis")
+        if not isinstance(weights, str):
+            raise UserError(f"topology.weights = {weights!r} should be a rule's name or a matrix file's path")
+        if name == "file":
+            graph = from_table(topologies.read_graph, table, "topology")
+            return cls(name, graph.number_of_nodes(), weights, table)
+        workers = table.pop("workers", None)
+        if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
+            raise UserError(f"topology.workers = {workers!r} should be an integer of at least 1")
+        topology = cls(name, workers, weights, table)
+        topology.build()
+        return topology
+
+    def build(self) -> nx.Graph | topologies.Schedule:
+        """The networkx graph, or the Schedule. Raises UserError on impossible parameters."""
+        if self.name == "file":
+            return from_table(topologies.read_graph, self.parameters, "topology")
+        constructors = {**topologies.TOPOLOGIES, **topologies.SCHEDULES}
+        return from_table(constructors[self.name], self.parameters, "topology", n=self.workers)
+
+    def mixing(self) -> topologies.Schedule:
+        """The checked mixing matrix, as a Schedule."""
+        graph = self.build()
+        if isinstance(graph, topologies.Schedule):
+            return graph
+        try:
+            w = topologies.mixing_matrix(graph, self.weights)
+            topologies.check_mixing_matrix(w, graph)
+        except ValueError as error:
+            raise UserError(f"[topology] {error}") from error
+        return topologies.constant(w)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that a run depends on."""
+
+    name: str
+    seed: int
+    problem: Any
+    topology: Topology
+    algorithm: Any
+    allow_unstable: bool
+    train: Train
+    schedule: Schedule
+    table: Mapping[str, Any]
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> RunConfig:
+        """From a resolved table: one seed, no sweep."""
+        sections = {key: _section(table, key) for key in SECTIONS}
+        algorithm = sections["algorithm"]
+        allow_unstable = algorithm.pop("allow_unstable", False)
+        if not isinstance(allow_unstable, bool):
+            raise UserError(f"algorithm.allow_unstable = {allow_unstable!r} should be true or false")
+        sections["schedule"].setdefault("name", "constant")
+        seeds = table.get("seeds", [0])
+        config = cls(
+            name=table["name"],
+            seed=seeds[0],
+            problem=_named(sections["problem"], "problem", PROBLEMS),
+            topology=Topology.from_table(sections["topology"]),
+            algorithm=_named(algorithm, "algorithm", ALGORITHMS),
+            allow_unstable=allow_unstable,
+            train=from_table(Train, sections["train"], "train"),
+            schedule=_named(sections["schedule"], "schedule", SCHEDULES),
+            table=table,
+        )
+        config.problem.check(config.topology.workers, config.train)
+        return config
+
+    def resolved(self) -> dict[str, Any]:
+        """The table with every default written out: running it again repeats this run."""
+        written = {
+            "name": self.name,
+            "seeds": [self.seed],
+            "problem": {"name": self.table["problem"]["name"], **_fields(self.problem)},
+            "topology": {
+                "name": self.topology.name,
+                **({} if self.topology.name == "file" else {"workers": self.topology.workers}),
+                "weights": self.topology.weights,
+                **self.topology.parameters,
+            },
+            "algorithm": {
+                "name": self.table["algorithm"]["name"],
+                **_fields(self.algorithm),
+                "allow_unstable": self.allow_unstable,
+            },
+            "train": _fields(self.train),
+            "schedule": {
+                "name": self.table.get("schedule", {}).get("name", "constant"),
+                **_fields(self.schedule),
+            },
+        }
+        return written
+
+
+def graph_of(topology_table: Mapping[str, Any]) -> nx.Graph:
+    """The networkx graph of a ``[topology]`` table; of a schedule, the union of its rounds."""
+    import networkx as nx
+
+    built = Topology.from_table(topology_table).build()
+    if not isinstance(built, topologies.Schedule):
+        return built
+    matrices = [built.matrix(t) for t in range(built.period or 1)]
+    directed = not all(map(topologies.is_symmetric, matrices))
+    graph = nx.empty_graph(built.n, create_using=nx.DiGraph if directed else nx.Graph)
+    for w in matrices:
+        receivers, senders = w.nonzero()
+        graph.add_edges_from((int(j), int(i)) for i, j in zip(receivers, senders, strict=True) if i != j)
+    return graph
+
+
+def absolute_paths(table: dict[str, Any], base: Path) -> None:
+    """Paths in an experiment file are meant from that file's folder; make them absolute, in place."""
+    topology = table.get("topology", {})
+    for key in ("path", "weights"):
+        value = topology.get(key)
+        if isinstance(value, str) and (key == "path" or Path(value).suffix) and (base / value).exists():
+            topology[key] = str((base / value).resolve())
+
+
+def _named(table: dict[str, Any], section: str, choices: Mapping[str, Any]) -> Any:
+    return from_table(choices[_pop_name(table, section, choices)], table, section)
+
+
+def _pop_name(table: dict[str, Any], section: str, choices: Mapping[str, Any]) -> str:
+    name = table.pop("name", None)
+    if name is None:
+        raise UserError(f"missing key {section}.name; valid: {', '.join(sorted(choices))}")
+    if name not in choices:
+        raise UserError(f"{section}.name = {name!r} is not known; {nearest(str(name), choices)}")
+    return str(name)
+
+
+def _section(table: Mapping[str, Any], key: str) -> dict[str, Any]:
+    section = table.get(key, {})
+    if not isinstance(section, Mapping):
+        raise UserError(f"{key} = {section!r} should be a table; write [{key}] and its keys below it")
+    return dict(section)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of a settings dataclass as TOML has them: no None, arrays for tuples."""
+    pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value) if f.init)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in pairs if v is not None}

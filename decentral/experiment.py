@@ -1,0 +1,170 @@
+"""An experiment file: one TOML, made by ``[sweep]``, ``seeds`` and ``--set`` into a grid of runs."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decentral.config import SECTIONS, RunConfig, absolute_paths
+from decentral.errors import UserError, nearest
+from decentral.figures import parse_figure
+
+TOP_LEVEL = ("name", "question", "seeds", *SECTIONS, "sweep", "figure")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of the grid: its id (the folder's name), the swept fields by dotted name, and its configuration."""
+
+    id: str
+    swept: Mapping[str, Any]
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A whole experiment: its table as it is run, and its runs in order."""
+
+    name: str
+    table: Mapping[str, Any]
+    runs: tuple[PlannedRun, ...]
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read, override and check an experiment file. Every run of the grid is checked before any starts."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; give the path of an experiment file (*.toml)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); give an experiment file (*.toml)") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+    table.setdefault("name", path.stem)
+    absolute_paths(table, path.parent)
+    return expand(table, [parse_override(text) for text in overrides])
+
+
+def expand(table: dict[str, Any], overrides: Sequence[tuple[str, Any]] = ()) -> Experiment:
+    """The grid: product of the sweep's axes, times the seeds; overrides come last and win."""
+    for key in table:
+        if key not in TOP_LEVEL:
+            raise UserError(f"unknown key {key}; {nearest(key, TOP_LEVEL)}")
+    table = copy.deepcopy(table)
+    _check_figures(table.get("figure", []))
+    for key, value in overrides:
+        if key.split(".")[0] not in TOP_LEVEL:
+            raise UserError(f"--set {key}: unknown key; {nearest(key.split('.')[0], TOP_LEVEL)}")
+        _put(table, key, value)
+    base = {k: v for k, v in table.items() if k not in ("sweep", "figure", "question")}
+    fixed = dict(overrides)
+    axes = [(k, v) for k, v in _axes(table.get("sweep", {})) if k not in fixed]
+    seeds = _seeds(table)
+    runs: dict[str, PlannedRun] = {}
+    for point in itertools.product(*(values for _, values in axes)):
+        resolved = copy.deepcopy(base)
+        swept: dict[str, Any] = {}
+        for (key, _), value in zip(axes, point, strict=True):
+            _put(resolved, key, value)
+            swept |= _flat(key, value)
+        for key, value in overrides:
+            if not key.startswith("sweep."):
+                _put(resolved, key, value)
+                if key in swept:
+                    swept[key] = value
+        for seed in seeds:
+            resolved["seeds"] = [seed]
+            config = RunConfig.from_table(copy.deepcopy(resolved))
+            run_id = _run_id(swept, seed, config)
+            runs[run_id] = PlannedRun(run_id, swept, config)
+    return Experiment(str(table["name"]), table, tuple(_same_fields(list(runs.values()))))
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``KEY=VALUE``: VALUE as TOML writes it, or else a string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {text!r} should be KEY=VALUE, as in --set train.lr=0.1")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def _put(table: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set ``a.b.c``; a table as value is merged into the section of that name."""
+    *parents, last = dotted.split(".")
+    for key in parents:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise UserError(f"--set {dotted}: {key} is no table, so it has no keys")
+    if isinstance(value, dict) and isinstance(table.get(last), dict):
+        table[last] = {**table[last], **value}
+    else:
+        table[last] = value
+
+
+def _axes(sweep: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
+    if not isinstance(sweep, Mapping):
+        raise UserError(f"sweep{prefix and '.' + prefix} = {sweep!r} should be a table of lists of values")
+    for key, values in sweep.items():
+        dotted = f"{prefix}.{key}" if prefix else key
+        if dotted.split(".")[0] not in SECTIONS:
+            raise UserError(f"unknown key sweep.{dotted}; {nearest(dotted.split('.')[0], SECTIONS)}")
+        if isinstance(values, Mapping):
+            yield from _axes(values, dotted)
+        elif not isinstance(values, list) or not values:
+            raise UserError(f"sweep.{dotted} = {values!r} should be a non-empty list of values to try")
+        else:
+            yield dotted, values
+
+
+def _seeds(table: Mapping[str, Any]) -> list[int]:
+    seeds = table.get("seeds", [0])
+    whole = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) for s in seeds)
+    if not whole or not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds = {seeds!r} should be a list of different integers, as in seeds = [0, 1, 2]")
+    return seeds
+
+
+def _flat(key: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {k: v for name, inner in value.items() for k, v in _flat(f"{key}.{name}", inner).items()}
+    return {key: value}
+
+
+def _check_figures(figures: Any) -> None:
+    if not isinstance(figures, list) or not all(isinstance(figure, Mapping) for figure in figures):
+        raise UserError(f"figure = {figures!r} should be tables; write [[figure]] above the keys of each")
+    for figure in figures:
+        parse_figure(figure)
+
+
+def _same_fields(runs: list[PlannedRun]) -> Iterator[PlannedRun]:
+    """Give every run every swept field: a field that only some tables of an axis name has its resolved value."""
+    names = list(dict.fromkeys(name for run in runs for name in run.swept))
+    for run in runs:
+        resolved = run.config.resolved()
+        yield PlannedRun(run.id, {name: run.swept.get(name, _get(resolved, name)) for name in names}, run.config)
+
+
+def _get(table: Mapping[str, Any], dotted: str) -> Any:
+    value: Any = table
+    for key in dotted.split("."):
+        value = value.get(key, "") if isinstance(value, Mapping) else ""
+    return value
+
+
+def _run_id(swept: Mapping[str, Any], seed: int, config: RunConfig) -> str:
+    words = [str(v) if k.endswith(".name") else f"{k.split('.')[-1]}-{v}" for k, v in swept.items()]
+    slug = re.sub(r"[^A-Za-z0-9.+-]+", "-", "_".join(words) or config.name)[:80]
+    digest = hashlib.sha256(json.dumps(config.resolved(), sort_keys=True).encode()).hexdigest()[:6]
+    return f"{slug}_seed-{seed}_{digest}"

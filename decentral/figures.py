@@ -1,0 +1,355 @@
+"""What a figure shows: the validated form of a ``[[figure]]`` table, and the words for its axes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from decentral.errors import UserError, nearest
+from decentral.results import MISSING, Array, Experiment, Run, Value, grouped
+
+KINDS = ("curves", "final")
+LOGS = ("", "x", "y", "xy")
+# Okabe and Ito's colours without yellow, which a white page swallows.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.6, 1.2, 1.6)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+
+
+@dataclass(frozen=True)
+class FigureSpec:
+    """One ``[[figure]]`` table.
+
+    ``kind`` "curves" draws the column ``y`` against the column ``x`` over the rounds, "final" the final
+    ``y`` against the swept field ``x``. ``group`` None means all swept fields that are neither ``x`` nor
+    ``panel``; ``log`` None means automatic, "" no logarithmic axis.
+    """
+
+    y: str
+    name: str = ""
+    kind: str = "curves"
+    x: str = "round"
+    group: tuple[str, ...] | None = None
+    panel: str = ""
+    theory: str = ""
+    log: str | None = None
+    title: str = ""
+    caption: str = ""
+    graph: bool = False
+
+    @property
+    def stem(self) -> str:
+        """The name of the figure's file, without suffix."""
+        return self.name or f"{self.y}-{self.x}".replace(".", "-")
+
+
+def parse_figure(table: Mapping[str, Any], where: str = "[[figure]]") -> FigureSpec:
+    """Check the keys, types and choices of a ``[[figure]]`` table; columns: :func:`check_figure`."""
+    keys = {f.name for f in fields(FigureSpec)}
+    for key, value in table.items():
+        if key not in keys:
+            raise UserError(f"{where} has no key {key!r}; {nearest(key, keys)}")
+        _check_type(where, key, value)
+    if not table.get("y"):
+        raise UserError(f"{where} names no y; give the column to draw, such as y = 'train_loss'")
+    values = dict(table)
+    if "group" in values:
+        group = values["group"]
+        values["group"] = (group,) if isinstance(group, str) else tuple(group)
+    spec = FigureSpec(**values)
+    _check_choices(where, spec, "x" in table)
+    return spec
+
+
+def figures_of(experiment: Experiment) -> tuple[FigureSpec, ...]:
+    """The figures that the experiment asks for, or else those that its columns suggest."""
+    tables = experiment.config.get("figure", [])
+    specs = tuple(parse_figure(table, f"[[figure]] {i}") for i, table in enumerate(tables, start=1))
+    stems = [spec.stem for spec in specs]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise UserError(f"[[figure]] name {stem!r} is given twice; each figure is a file of its own")
+    return specs or tuple(_suggested(experiment))
+
+
+def check_figure(spec: FigureSpec, experiment: Experiment) -> None:
+    """Refuse a figure whose columns or fields the experiment does not have."""
+    if spec.kind == "final":
+        _known("y", spec.y, experiment.metrics, "column of results.csv")
+        _known("x", spec.x, _fields(experiment), "field of the experiment")
+        if spec.theory:
+            _known("theory", spec.theory, experiment.metrics, "column of results.csv")
+    else:
+        for key, column in (("y", spec.y), ("x", spec.x), ("theory", spec.theory)):
+            if column and column in experiment.swept and key == "x":
+                raise UserError(f"figure {spec.stem!r}: x = {column!r} is a swept field; say kind = 'final'")
+            if column:
+                _known(key, column, experiment.columns, "column of metrics.csv")
+    for field in spec.group or ():
+        _known("group", field, _fields(experiment), "field of the experiment")
+    if spec.panel:
+        _known("panel", spec.panel, _fields(experiment), "field of the experiment")
+
+
+def group_fields(spec: FigureSpec, experiment: Experiment) -> tuple[str, ...]:
+    """The fields that tell one line of the figure from another."""
+    if spec.group is not None:
+        return spec.group
+    placed = [f for f in (spec.x, spec.panel) if f in experiment.swept]
+    return telling_fields(experiment, [f for f in experiment.swept if f not in placed], placed)
+
+
+def telling_fields(
+    experiment: Experiment, candidates: Sequence[str], given: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The candidates without those that follow from the others, such as a momentum set by the method."""
+    kept = list(candidates)
+    for field in reversed(candidates):
+        fewer = [f for f in kept if f != field]
+        if len(grouped(experiment.runs, [*fewer, *given])) == len(grouped(experiment.runs, [*kept, *given])):
+            kept = fewer
+    return tuple(kept)
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Which axes are logarithmic, and the units (in the data's own) that the axes count in."""
+
+    log_x: bool
+    log_y: bool
+    size_x: float
+    size_y: float
+
+
+def scales_of(spec: FigureSpec, experiment: Experiment) -> Scales:
+    """Look at all panels' data at once, so that they share scales and units; diverged runs have no say."""
+    runs = [run for run in experiment.runs if run.finished] or list(experiment.runs)
+    if spec.kind == "final":
+        x = np.array([v for run in runs if isinstance(v := run.field(spec.x), float)])
+        y = np.array([run.final.get(spec.y, np.nan) for run in runs])
+        log_x = _is_geometric(x)
+    else:
+        x, y = _joined(runs, spec.x), _joined(runs, spec.y)
+        log_x = False
+    log_y = _spans_decades(y) and "accuracy" not in spec.y
+    if spec.log is not None:
+        log_x, log_y = "x" in spec.log, "y" in spec.log
+    return Scales(
+        log_x=log_x and bool((x > 0).any()),
+        log_y=log_y and bool((y > 0).any()),
+        size_x=1.0 if spec.kind == "final" else axis_label(spec.x, _peak(x))[1],
+        size_y=axis_label(spec.y, _peak(y))[1],
+    )
+
+
+def _joined(runs: Sequence[Run], column: str) -> Array:
+    return np.concatenate([np.empty(0), *(run.columns[column] for run in runs if column in run.columns)])
+
+
+def _peak(values: Array) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.max()) if len(finite) else 0.0
+
+
+def _spans_decades(values: Array) -> bool:
+    """Whether the positive values span more than two decades."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    return bool(len(positive)) and bool(positive.max() > 100 * positive.min())
+
+
+def _is_geometric(values: Array) -> bool:
+    """Whether swept numbers go by factors (0.001, 0.01, 0.1; 8, 16, 32) rather than by steps."""
+    v = np.unique(values)
+    if len(v) < 3 or v[0] <= 0:
+        return False
+    ratios, steps = np.diff(np.log(v)), np.diff(v)
+    return bool(ratios.std() / ratios.mean() < steps.std() / steps.mean())
+
+
+def _suggested(experiment: Experiment) -> Iterable[FigureSpec]:
+    for y in ("bias_sq", "consensus_sq", "test_accuracy", "train_loss"):
+        for x in ("round", "bytes_sent_mean"):
+            if y in experiment.columns and x in experiment.columns:
+                yield FigureSpec(y=y, x=x)
+
+
+def _fields(experiment: Experiment) -> set[str]:
+    """Dotted names of swept and fixed fields: a fixed one makes a single group, which is no mistake."""
+    names = set(experiment.swept)
+    for run in experiment.runs[:1]:
+        for section, table in run.config.items():
+            if isinstance(table, Mapping):
+                names |= {
+                    f"{section}.{key}" for key, value in table.items() if not isinstance(value, Mapping)
+                }
+    return names
+
+
+def _known(key: str, name: str, valid: Iterable[str], what: str) -> None:
+    names = set(valid)
+    if name not in names:
+        raise UserError(f"figure {key} = {name!r} is no {what}; {nearest(name, names)}")
+
+
+def _check_type(where: str, key: str, value: object) -> None:
+    if key == "graph":
+        good, rule = isinstance(value, bool), "true or false"
+    elif key == "group" and isinstance(value, list | tuple):
+        good, rule = all(isinstance(v, str) for v in value), "a field or a list of fields"
+    else:
+        good, rule = isinstance(value, str), "text"
+    if not good:
+        raise UserError(f"{where}: {key} = {value!r} must be {rule}")
+
+
+def _check_choices(where: str, spec: FigureSpec, has_x: bool) -> None:
+    if spec.kind not in KINDS:
+        raise UserError(f"{where}: kind = {spec.kind!r} is unknown; {nearest(spec.kind, KINDS)}")
+    if spec.log is not None and spec.log not in LOGS:
+        raise UserError(f"{where}: log = {spec.log!r} must be one of '', 'x', 'y', 'xy'")
+    if spec.kind == "final" and not has_x:
+        raise UserError(f"{where}: kind = 'final' needs x, a swept field such as 'train.lr'")
+    if spec.name and not re.fullmatch(r"[\w][\w.+-]*", spec.name):
+        raise UserError(
+            f"{where}: name = {spec.name!r} must be a file name of letters, digits, '-', '_' or '.'"
+        )
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one group looks; colour, line and marker all differ, so that grey print tells them apart."""
+
+    color: str
+    line: Any
+    marker: str
+
+    @property
+    def look(self) -> dict[str, Any]:
+        """As matplotlib's keywords; the white edge keeps a marker apart from a line that it lies on."""
+        edge = {"markeredgecolor": "white", "markeredgewidth": 0.6}
+        return {"color": self.color, "linestyle": self.line, "marker": self.marker, **edge}
+
+
+def styles_of(groups: list[tuple[Value, ...]]) -> dict[tuple[Value, ...], Style]:
+    """Colour by the first field and line by the others; all by one count where the first tells them apart."""
+    firsts = list(dict.fromkeys(g[:1] for g in groups))
+    rests = list(dict.fromkeys(g[1:] for g in groups))
+    styles = {}
+    for i, group in enumerate(groups):
+        two_way = 1 < len(firsts) < len(groups)
+        color = firsts.index(group[:1]) if two_way else i
+        line = rests.index(group[1:]) if two_way else i
+        styles[group] = Style(
+            COLORS[color % len(COLORS)], LINES[line % len(LINES)], MARKERS[line % len(MARKERS)]
+        )
+    return styles
+
+
+@dataclass(frozen=True)
+class Column:
+    """The words for a column: on an axis, over a table; its unit, and which end of it is better."""
+
+    axis: str
+    short: str
+    unit: str = ""
+    better: str = ""
+
+
+COLUMNS = {
+    "round": Column("round", "round"),
+    "epoch": Column("epoch", "epoch"),
+    "samples": Column("training samples seen", "samples"),
+    "wall_s": Column("wall-clock time", "wall time", "s"),
+    "simulated_s": Column("simulated time", "simulated", "s"),
+    "bytes_sent_mean": Column("data sent per worker", "sent/worker", "B"),
+    "bytes_sent_max": Column("data sent by the busiest worker", "sent max", "B"),
+    "mpi_bytes_sent": Column("data sent between MPI ranks", "MPI sent", "B"),
+    "messages": Column("messages sent", "messages"),
+    "train_loss": Column("training loss", "train loss", better="low"),
+    "test_loss": Column("test loss of the averaged model", "test loss", better="low"),
+    "test_accuracy": Column("test accuracy of the averaged model", "test acc.", better="high"),
+    "test_accuracy_worker_mean": Column("test accuracy, mean of the workers", "acc. mean", better="high"),
+    "test_accuracy_worker_min": Column("test accuracy of the worst worker", "acc. worst", better="high"),
+    "consensus_sq": Column(
+        "squared distance between the workers\n" + r"$(1/n)\,\Sigma_i\,\|x_i-\bar{x}\|^2$",
+        "consensus²",
+        better="low",
+    ),
+    "bias_sq": Column(
+        "squared distance to the optimum\n" + r"$(1/n)\,\Sigma_i\,\|x_i-x^\ast\|^2$",
+        "bias²",
+        better="low",
+    ),
+    "mean_bias_sq": Column(
+        "squared distance of the average to the optimum\n" + r"$\|\bar{x}-x^\ast\|^2$",
+        "mean bias²",
+        better="low",
+    ),
+    "theory_bias_sq": Column("squared bias foretold by theory", "theory bias²"),
+}
+
+FIELDS = {
+    "algorithm.name": "method",
+    "algorithm.momentum": "momentum",
+    "topology.name": "topology",
+    "topology.workers": "workers",
+    "topology.weights": "weights",
+    "train.lr": "learning rate",
+    "train.rounds": "rounds",
+    "train.batch_size": "batch size",
+    "train.dtype": "dtype",
+    "problem.name": "problem",
+}
+
+ALGORITHM_NAMES = {"pmsgd": "PmSGD", "dsgd": "DSGD", "dmsgd": "DmSGD", "decentlam": "DecentLaM"}
+
+
+def column_words(column: str) -> Column:
+    """The words for a column; a name that is not in the dictionary speaks for itself."""
+    plain = column.replace("_", " ")
+    return COLUMNS.get(column, Column(plain, plain))
+
+
+def field_label(field: str) -> str:
+    """``train.lr`` as ``learning rate``."""
+    return FIELDS.get(field, field.rpartition(".")[2].replace("_", " "))
+
+
+def value_label(field: str, value: Value) -> str:
+    """A swept value as people write it: ``DecentLaM``, ``0.01``, ``ring``."""
+    if field == "algorithm.name":
+        return ALGORITHM_NAMES.get(str(value), str(value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def group_label(names: Sequence[str], values: Sequence[Value]) -> str:
+    """``DecentLaM, learning rate 0.01``: names go before numbers and yes-or-no only."""
+    parts = []
+    for field, value in zip(names, values, strict=True):
+        if value == MISSING:
+            continue
+        text = value_label(field, value)
+        bare = isinstance(value, str) and value.lower() not in ("true", "false")
+        parts.append(text if bare else f"{field_label(field)} {text}")
+    return ", ".join(parts) or MISSING
+
+
+def bytes_unit(peak: float) -> tuple[float, str]:
+    """The decimal unit in which ``peak`` bytes read best, and its size."""
+    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if peak >= size:
+            return size, unit
+    return 1.0, "B"
+
+
+def axis_label(column: str, peak: float) -> tuple[str, float]:
+    """The label of an axis with its unit, and the number that the data are divided by."""
+    words = column_words(column)
+    if words.unit != "B":
+        return (f"{words.axis} ({words.unit})" if words.unit else words.axis), 1.0
+    size, unit = bytes_unit(peak)
+    return f"{words.axis} ({unit})", size

@@ -1,0 +1,152 @@
+"""Classification of a data set that is dealt out to the workers: the settings of five problems, by model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from decentral.problems.objective import Place, is_positive
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from decentral.config import Train
+    from decentral.problems.dataset import Dataset
+    from decentral.problems.network import NetworkObjective
+
+Data = Literal["digits", "mnist", "cifar10", "a9a", "w8a"]
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Mean cross-entropy of worker i's samples.
+
+    ``data``: digits (embedded), mnist, cifar10, a9a or w8a, the latter read below ``data_root`` (or the
+    environment variable DECENTRAL_DATA). ``partition``: "iid"; "dirichlet", each class dealt by
+    Dirichlet(``alpha``); "shards", sorted by label, ``shards_per_worker`` pieces to each worker.
+    """
+
+    data: Data = "digits"
+    data_root: str = ""
+    partition: Literal["iid", "dirichlet", "shards"] = "iid"
+    alpha: float = 0.1
+    shards_per_worker: int = 2
+
+    def __post_init__(self) -> None:
+        is_positive(self, alpha=self.alpha, shards_per_worker=self.shards_per_worker)
+
+    def check(self, workers: int, train: Train) -> None:
+        """What can be told before the data are read: nothing more."""
+        del workers, train
+
+    def prepare(self, workers: int, seed: int) -> None:
+        """Read the data and build the model once, so that every mistake is found before any run starts."""
+        from decentral.problems.datasets import load
+        from decentral.problems.network import deal
+
+        dataset = load(self.data, self.data_root or None)
+        deal(self, dataset, workers, seed)
+        self.model(dataset, seed)
+
+    def model(self, dataset: Dataset, seed: int) -> nn.Module:
+        """A fresh model, initialised from the seed."""
+        raise NotImplementedError
+
+    def build(self, place: Place) -> NetworkObjective:
+        """The objective of the hosted workers."""
+        from decentral.problems.network import NetworkObjective
+
+        return NetworkObjective(self, place)
+
+
+@dataclass(frozen=True)
+class LogisticRegression(Classification):
+    """Multinomial logistic regression: one linear layer with bias.
+
+    ``optimum = true`` solves for the optimum of the objective (weight decay included, which must be positive, so
+    that there is one) before training, so that the bias of every method is measured on real data.
+    """
+
+    optimum: bool = False
+
+    def check(self, workers: int, train: Train) -> None:
+        """A unique optimum needs weight decay."""
+        super().check(workers, train)
+        if self.optimum and train.weight_decay == 0:
+            raise ValueError(
+                "problem.optimum = true needs train.weight_decay > 0, else the optimum is not unique; set it, e.g. 1e-3"
+            )
+
+    def model(self, dataset: Dataset, seed: int) -> nn.Module:
+        """See :class:`Classification`."""
+        from decentral.problems.models import initialise, logistic
+
+        return initialise(lambda: logistic(dataset.shape, dataset.classes), seed)
+
+
+@dataclass(frozen=True)
+class MLP(Classification):
+    """A multi-layer perceptron with ReLU; ``hidden`` are the widths."""
+
+    hidden: tuple[int, ...] = (256,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        for width in self.hidden:
+            is_positive(self, hidden=width)
+
+    def model(self, dataset: Dataset, seed: int) -> nn.Module:
+        """See :class:`Classification`."""
+        from decentral.problems.models import initialise, mlp
+
+        return initialise(lambda: mlp(dataset.shape, dataset.classes, self.hidden), seed)
+
+
+@dataclass(frozen=True)
+class CNN(Classification):
+    """A small convolutional network with batch norm; ``width`` channels in its first layer."""
+
+    width: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        is_positive(self, width=self.width)
+
+    def model(self, dataset: Dataset, seed: int) -> nn.Module:
+        """See :class:`Classification`."""
+        from decentral.problems.models import cnn, initialise
+
+        return initialise(lambda: cnn(dataset.shape, dataset.classes, width=self.width), seed)
+
+
+@dataclass(frozen=True)
+class ResNet20(Classification):
+    """ResNet-20 for 32 x 32 images (He et al. 2016, section 4.2; 0.27 million parameters)."""
+
+    data: Data = "cifar10"
+
+    def model(self, dataset: Dataset, seed: int) -> nn.Module:
+        """See :class:`Classification`."""
+        from decentral.problems.models import initialise, resnet20
+
+        return initialise(lambda: resnet20(dataset.shape, dataset.classes), seed)
+
+
+@dataclass(frozen=True)
+class Module(Classification):
+    """Your own ``torch.nn.Module``: ``factory = "module:function"``, called with (shape, classes)."""
+
+    factory: str = ""
+
+    def check(self, workers: int, train: Train) -> None:
+        """A factory is needed."""
+        super().check(workers, train)
+        if not self.factory:
+            raise ValueError('problem.factory is missing; give "module:function", called with (shape, classes)')
+
+    def model(self, dataset: Dataset, seed: int) -> nn.Module:
+        """See :class:`Classification`."""
+        from decentral.problems.models import from_factory, initialise
+
+        return initialise(lambda: from_factory(self.factory, dataset), seed)

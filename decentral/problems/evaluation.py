@@ -1,0 +1,98 @@
+"""Measuring models: the averaged one on training and test data, every worker's own on test data.
+
+The averaged model has the averaged parameters and the averaged floating-point buffers (batch norm's running mean and
+variance; its integer counter is worker 0's). A worker's model has its own buffers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from decentral.problems.layout import Layout
+from decentral.streams import stream
+
+if TYPE_CHECKING:
+    from decentral.comm import Communicator
+    from decentral.problems.dataset import Dataset
+    from decentral.problems.objective import Place
+
+_CHUNK = 1000  # samples that go through the model at once
+
+
+class Evaluation:
+    """Test data, and a fixed subset of the training data with the weights that make its loss f's."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        layout: Layout,
+        dataset: Dataset,
+        shards: list[NDArray[np.int64]],
+        place: Place,
+    ) -> None:
+        self.module, self.layout, self.place = module, layout, place
+        self.test_x = dataset.test_x.to(place.device, place.dtype)
+        self.test_y = dataset.test_y.to(place.device)
+        chosen = np.concatenate(shards)
+        weights = np.concatenate([np.full(len(s), 1 / len(s)) for s in shards])
+        if len(chosen) > place.eval_samples:
+            draw = stream(place.seed, "eval").permutation(len(chosen))[: place.eval_samples]
+            chosen, weights = chosen[draw], weights[draw]
+        self.train_x = dataset.train_x[chosen].to(place.device, place.dtype)
+        self.train_y = dataset.train_y[chosen].to(place.device)
+        self.weights = torch.from_numpy(weights / weights.sum()).to(place.device)
+
+    @torch.no_grad()
+    def measure(self, mean: Tensor, x: Tensor, buffers: dict[str, Tensor], comm: Communicator) -> dict[str, float]:
+        """Metrics; those of the averaged model are computed on rank 0 only, and NaN elsewhere."""
+        self.module.eval()
+        averaged = {name: _average(value, comm) for name, value in buffers.items()}
+        correct = np.array([self._correct(x[row], _row(buffers, row)) for row in range(x.shape[0])])
+        accuracies = comm.observe(correct / len(self.test_y))
+        values = dict.fromkeys(("train_loss", "test_loss", "test_accuracy"), float("nan"))
+        if comm.rank == 0:
+            train, _ = self._losses(mean[0], averaged, self.train_x, self.train_y)
+            test, right = self._losses(mean[0], averaged, self.test_x, self.test_y)
+            values["train_loss"] = float((train.double() * self.weights).sum())
+            values["test_loss"] = float(test.double().mean())
+            values["test_accuracy"] = right / len(self.test_y)
+        self.module.train()
+        return values | {
+            "test_accuracy_worker_mean": float(accuracies.mean()),
+            "test_accuracy_worker_min": float(accuracies.min()),
+        }
+
+    def _losses(
+        self, row: Tensor, buffers: dict[str, Tensor], inputs: Tensor, labels: Tensor
+    ) -> tuple[Tensor, int]:
+        losses, correct = [], 0
+        for x, y in zip(inputs.split(_CHUNK), labels.split(_CHUNK), strict=True):
+            logits = self._logits(row, buffers, x)
+            losses.append(cross_entropy(logits, y, reduction="none"))
+            correct += int((logits.argmax(1) == y).sum())
+        return torch.cat(losses), correct
+
+    def _correct(self, row: Tensor, buffers: dict[str, Tensor]) -> int:
+        chunks = zip(self.test_x.split(_CHUNK), self.test_y.split(_CHUNK), strict=True)
+        return sum(int((self._logits(row, buffers, x).argmax(1) == y).sum()) for x, y in chunks)
+
+    def _logits(self, row: Tensor, buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        logits: Tensor = functional_call(self.module, (self.layout.views(row), buffers), (inputs,))
+        return logits
+
+
+def _row(buffers: dict[str, Tensor], row: int) -> dict[str, Tensor]:
+    return {name: value[row] for name, value in buffers.items()}
+
+
+def _average(value: Tensor, comm: Communicator) -> Tensor:
+    if not value.is_floating_point():
+        return value[0]
+    return comm.observe_mean(value.reshape(value.shape[0], -1)).view(value.shape[1:])

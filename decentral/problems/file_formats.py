@@ -1,0 +1,122 @@
+"""Parsers of the public file formats: gzip IDX (MNIST), CIFAR-10 binary records, LIBSVM text.
+
+Each reads one file into numpy arrays and refuses what the format does not allow with a one-line
+`UserError` that names the file, what was expected and what was found. No scaling happens here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from decentral.errors import UserError
+
+Array = np.ndarray[Any, Any]
+
+CIFAR_RECORD = 1 + 3 * 32 * 32
+"""Bytes of one CIFAR-10 record: a label, then 32x32 red, green and blue bytes, row by row."""
+
+
+def find_file(root: Path | None, folder: str, names: list[str], home: str) -> Path:
+    """The first of ``names`` (in that order) that lies in ``root/folder`` or directly in ``root``.
+
+    Raises `UserError` naming the files, the places and ``home``, the data set's public page.
+    """
+    if root is None:
+        raise UserError(f"{folder} is read from files ({home}); give a data root or set DECENTRAL_DATA to it")
+    if not root.is_dir():
+        raise UserError(
+            f"data root {root} is no folder; give the one that holds the files of {folder} ({home})"
+        )
+    for name in names:
+        for path in (root / folder / name, root / name):
+            if path.is_file():
+                return path
+    raise UserError(
+        f"no file {' or '.join(names)} in {root / folder} or {root}; get it from {home} "
+        "and put it there, or name another data root"
+    )
+
+
+def read_idx(path: Path, dims: int) -> Array:
+    """The uint8 array of ``dims`` dimensions in an IDX file, gzip-compressed or plain.
+
+    Raises `UserError` for a broken gzip stream, another magic number, or a length that the
+    header's shape does not give.
+    """
+    raw = _read_bytes(path)
+    header = 4 + 4 * dims
+    if len(raw) < header:
+        raise UserError(f"{path}: expected an IDX header of {header} bytes, found a file of {len(raw)}")
+    magic, expected = int.from_bytes(raw[:4], "big"), 0x0800 + dims
+    if magic != expected:
+        raise UserError(
+            f"{path}: expected IDX magic number {expected} (bytes, {dims} dimensions), found {magic}"
+        )
+    shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", count=dims, offset=4))
+    if len(raw) != header + math.prod(shape):
+        raise UserError(
+            f"{path}: expected {header + math.prod(shape)} bytes (uncompressed) for shape {shape}, "
+            f"found {len(raw)}; get the file again"
+        )
+    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
+
+
+def read_cifar10(path: Path) -> tuple[Array, Array]:
+    """Images (N, 3, 32, 32) uint8 and labels (N,) uint8 of one file of CIFAR-10's binary version.
+
+    Raises `UserError` if the length is not a positive multiple of 3073 bytes or a label exceeds 9.
+    """
+    raw = _read_bytes(path)
+    if not raw or len(raw) % CIFAR_RECORD:
+        raise UserError(
+            f"{path}: expected a positive multiple of {CIFAR_RECORD} bytes (one record an image), "
+            f"found {len(raw)} bytes; get the binary version again"
+        )
+    records = np.frombuffer(raw, np.uint8).reshape(-1, CIFAR_RECORD)
+    check_labels(path, records[:, 0], classes=10)
+    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
+
+
+def read_libsvm(path: Path, features: int) -> tuple[Array, Array]:
+    """Dense features (N, features) float32 and labels (N,) int64 in {0, 1} of LIBSVM text.
+
+    The file's labels must be -1 or +1 and become 0 and 1. ``features`` is given because a file
+    need not use its highest feature. Raises `UserError` for text that does not parse, for an index
+    outside 1..features and for another label. Parsing is scikit-learn's, imported here: it takes 1 s.
+    """
+    from sklearn.datasets import load_svmlight_file
+
+    try:
+        x, y = load_svmlight_file(str(path), n_features=features, dtype=np.float32, zero_based=False)
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: not LIBSVM text with {features} features: {error}") from error
+    if not len(y):
+        raise UserError(f"{path}: expected at least one line 'label index:value ...', found none")
+    wrong = y[(y != -1) & (y != 1)]
+    if len(wrong):
+        raise UserError(f"{path}: expected labels -1 and +1, found {wrong[0]:g}")
+    return x.toarray(), (y > 0).astype(np.int64)
+
+
+def check_labels(path: Path, labels: Array, classes: int) -> None:
+    """Raise `UserError` unless every one of the labels (N,) lies in 0..classes-1."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        raise UserError(
+            f"{path}: expected labels 0 to {classes - 1}, found {labels[wrong[0]]} in record {wrong[0]}"
+        )
+
+
+def _read_bytes(path: Path) -> bytes:
+    """The whole file, decompressed if it starts as a gzip stream does."""
+    try:
+        raw = path.read_bytes()
+        return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except (EOFError, zlib.error, OSError) as error:
+        raise UserError(f"{path}: cannot read it to its end ({error}); get the file again") from error

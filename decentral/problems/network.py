@@ -1,0 +1,103 @@
+"""A classification problem as an objective: the workers' samples, the model, and the gradient oracle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from decentral.problems.batches import EpochBatches
+from decentral.problems.datasets import load
+from decentral.problems.evaluation import Evaluation
+from decentral.problems.layout import Layout
+from decentral.problems.oracles import Blocks, choose_oracle, stacked_buffers
+from decentral.problems.partitions import partition
+from decentral.streams import stream
+
+if TYPE_CHECKING:
+    from decentral.comm import Communicator
+    from decentral.problems.classification import Classification
+    from decentral.problems.dataset import Dataset
+    from decentral.problems.objective import Place
+
+
+def deal(settings: Classification, dataset: Dataset, workers: int, seed: int) -> list[NDArray[np.int64]]:
+    """The training samples of each of the n workers."""
+    return partition(
+        dataset.train_y.numpy(),
+        workers,
+        settings.partition,
+        stream(seed, "partition"),
+        alpha=settings.alpha,
+        shards_per_worker=settings.shards_per_worker,
+    )
+
+
+class NetworkObjective:
+    """Mean cross-entropy of the hosted workers' samples; see :class:`decentral.problems.objective.Objective`."""
+
+    def __init__(self, settings: Classification, place: Place) -> None:
+        dataset = load(settings.data, settings.data_root or None)
+        self.place = place
+        shards = deal(settings, dataset, place.workers, place.seed)
+        self.samples = sum(map(len, shards))
+        self.shards = [shards[worker] for worker in place.rows]
+        self.train_x = dataset.train_x.to(place.device, place.dtype)
+        self.train_y = dataset.train_y.to(place.device)
+        module = settings.model(dataset, place.seed).to(place.device, place.dtype)
+        self.layout = Layout.of(module)
+        self.d = self.layout.d
+        self._start = self.layout.flatten(module)
+        h = len(place.rows)
+        self.buffers = stacked_buffers(module, h)
+        # full batches of unequal size are padded for vmap, which would enter batch norm's statistics
+        wish = "loop" if place.batch_size == "full" and self.buffers else place.oracle
+        self._oracle, note = choose_oracle(wish, module, self.layout, self.buffers, place.rows, place.seed)
+        self.oracle = self._oracle.name
+        self.notes = [note] if note else []
+        self.losses = self.train_x.new_zeros(h)
+        self.evaluation = Evaluation(module, self.layout, dataset, shards, place)
+        self.batches = None
+        self._full: tuple[list[Tensor], list[Tensor]] | None = None
+        if place.batch_size == "full":
+            self._full = ([self.train_x[s] for s in self.shards], [self.train_y[s] for s in self.shards])
+        else:
+            sizes = [len(s) for s in self.shards]
+            self.batches = EpochBatches(sizes, list(place.rows), place.batch_size, place.seed)
+            self._table = torch.zeros(h, max(sizes), dtype=torch.int64)
+            for row, shard in enumerate(self.shards):
+                self._table[row, : len(shard)] = torch.from_numpy(shard)
+        self.optimum: Tensor | None = None
+        if getattr(settings, "optimum", False):
+            from decentral.problems.optimum import logistic_optimum
+
+            self.optimum = logistic_optimum(dataset, shards, place.weight_decay).to(place.device)
+
+    def start(self) -> Tensor:
+        """The model as it was initialised, (d,)."""
+        return self._start
+
+    def gradient(self, x: Tensor, t: int) -> Blocks:
+        """Gradients of the mean loss over each worker's batch of round t, or over all its samples."""
+        inputs, labels = self._full or self._batch(t)
+        self.losses, blocks = self._oracle.gradient(x, inputs, labels, t)
+        return blocks
+
+    def _batch(self, t: int) -> tuple[Tensor, Tensor]:
+        assert self.batches is not None
+        chosen = self._table.gather(1, torch.from_numpy(self.batches.at(t))).to(self.train_y.device)
+        h, batch = chosen.shape
+        inputs = self.train_x.index_select(0, chosen.reshape(-1))
+        return inputs.view(h, batch, *inputs.shape[1:]), self.train_y[chosen]
+
+    def evaluate(self, mean: Tensor, x: Tensor, comm: Communicator) -> dict[str, float]:
+        """Losses and accuracies of the averaged model, accuracies of the workers' models."""
+        return self.evaluation.measure(mean, x, self.buffers, comm)
+
+    def epoch(self, rounds: int) -> float:
+        """Passes over the whole training set."""
+        batch = self.place.batch_size
+        return float(rounds) if batch == "full" else rounds * batch * self.place.workers / self.samples

@@ -1,0 +1,84 @@
+"""What the round loop asks of a problem, and the places where a problem is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from decentral.comm import Communicator
+    from decentral.config import Train
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an objective is built: its hosted workers among all, seed, numbers, device, and batches."""
+
+    workers: int
+    rows: range
+    seed: int
+    dtype: torch.dtype
+    device: torch.device
+    batch_size: int | Literal["full"]
+    weight_decay: float
+    oracle: Literal["auto", "batched", "loop"]
+    eval_samples: int
+
+
+class Objective(Protocol):
+    """f = (1/n) sum f_i for the hosted workers, and its gradient oracle.
+
+    ``d``: parameters of one model. ``losses`` (h,): the losses of the last gradient, each at the worker's own model.
+    ``buffers``: further per-worker tensors (h, ...), such as batch norm's; they stay with their worker.
+    ``optimum``: x* (1, d) of f plus weight decay, or None. ``oracle``: which gradient oracle was chosen.
+    """
+
+    d: int
+    losses: Tensor
+    buffers: dict[str, Tensor]
+    optimum: Tensor | None
+    oracle: str
+    notes: list[str]
+
+    def start(self) -> Tensor:
+        """The common first model, (d,)."""
+
+    def gradient(self, x: Tensor, t: int) -> Iterable[tuple[slice, Tensor]]:
+        """The gradients at x (h, d) in round t, by blocks of columns: (columns, g of shape (h, width)).
+
+        Weight decay is not in them; the round loop adds it before a method sees them.
+        A block may be computed when it is asked for, from its own columns of x only.
+        """
+
+    def evaluate(self, mean: Tensor, x: Tensor, comm: Communicator) -> Mapping[str, float]:
+        """Columns of metrics for the averaged model (1, d) and the hosted workers' models (h, d)."""
+
+    def epoch(self, rounds: int) -> float | None:
+        """How many passes over the data ``rounds`` rounds are; None where there is no data set."""
+
+
+@runtime_checkable
+class Linear(Protocol):
+    """Settings of a problem whose gradient is H_i x - r_i: its steady states are linear algebra."""
+
+    def linear_terms(self, workers: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(H, r): H (n, d, d) and r (n, d) in float64, of all workers, without weight decay."""
+
+    def largest_curvature(self, workers: int, seed: int) -> float:
+        """The largest eigenvalue of any H_i."""
+
+    def exact(self, train: Train) -> bool:
+        """Whether gradients are full and without noise."""
+
+
+def is_positive(settings: Any, **values: float) -> None:
+    """Refuse what is not positive, naming the key."""
+    for key, value in values.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{key} = {value} must be positive")

@@ -1,0 +1,167 @@
+"""Heterogeneous quadratics with known optimum: the problem on which theory is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from decentral.problems.objective import Place, is_positive
+from decentral.streams import stream
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from decentral.comm import Communicator
+    from decentral.config import Train
+
+_BLOCK_ELEMENTS = 1 << 19
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """f_i(x) = (x - c_i)' A_i (x - c_i) / 2, gradients exact or with additive Gaussian noise.
+
+    ``dimension``: d. ``condition``: the eigenvalues of every A_i are spread geometrically from 1 / condition to 1, in
+    directions of its own (``curvature = "distinct"``) or common to all ("shared"). ``heterogeneity``: standard
+    deviation of the entries of c_i around a common point. ``noise``: standard deviation of each entry of the noise on
+    a gradient. ``diagonal``: A_i is diagonal, so that memory and time are O(n d).
+    """
+
+    dimension: int = 20
+    condition: float = 10.0
+    heterogeneity: float = 1.0
+    noise: float = 0.0
+    curvature: Literal["distinct", "shared"] = "distinct"
+    diagonal: bool = False
+
+    def __post_init__(self) -> None:
+        is_positive(self, dimension=self.dimension)
+        if not 1 <= self.condition < float("inf"):
+            raise ValueError(f"condition = {self.condition} must be at least 1")
+        for key in ("heterogeneity", "noise"):
+            if not 0 <= getattr(self, key) < float("inf"):
+                raise ValueError(f"{key} = {getattr(self, key)} must not be negative")
+
+    def check(self, workers: int, train: Train) -> None:
+        """Any number of workers has its own quadratic."""
+        del workers, train
+
+    def curvature_of(self, seed: int, worker: int) -> NDArray[np.float64]:
+        """A_i, (d, d), or its diagonal (d,)."""
+        d = self.dimension
+        who = worker if self.curvature == "distinct" else 0
+        rng = stream(seed, "curvature", who)
+        spectrum = self.condition ** -np.linspace(0, 1, d) if d > 1 else np.ones(1)
+        if self.diagonal:
+            return rng.permutation(spectrum)
+        basis, _ = np.linalg.qr(rng.standard_normal((d, d)))
+        return (basis * spectrum) @ basis.T
+
+    def centre_of(self, seed: int, worker: int) -> NDArray[np.float64]:
+        """c_i, (d,)."""
+        common = stream(seed, "centre").standard_normal(self.dimension)
+        return common + self.heterogeneity * stream(seed, "centre", worker).standard_normal(self.dimension)
+
+    def linear_terms(self, workers: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """H_i = A_i, (n, d, d), and r_i = A_i c_i, (n, d), of all n workers, float64, without weight decay."""
+        a = np.stack([self.curvature_of(seed, i) for i in range(workers)])
+        c = np.stack([self.centre_of(seed, i) for i in range(workers)])
+        if self.diagonal:
+            a = np.einsum("nd,de->nde", a, np.eye(self.dimension))
+        return a, np.einsum("nde,ne->nd", a, c)
+
+    def largest_curvature(self, workers: int, seed: int) -> float:
+        """The largest eigenvalue of any A_i: 1, by construction."""
+        del workers, seed
+        return 1.0
+
+    def exact(self, train: Train) -> bool:
+        """Gradients have no noise but what is asked for."""
+        del train
+        return self.noise == 0
+
+    def prepare(self, workers: int, seed: int) -> None:
+        """There is nothing to read."""
+        del workers, seed
+
+    def build(self, place: Place) -> QuadraticObjective:
+        """The objective of the hosted workers."""
+        return QuadraticObjective(self, place)
+
+
+class QuadraticObjective:
+    """The quadratics of the hosted workers, as tensors A (h, d, d) or (h, d), c (h, d)."""
+
+    def __init__(self, settings: Quadratic, place: Place) -> None:
+        import torch
+
+        self.settings, self.place = settings, place
+        self.d = settings.dimension
+        h = len(place.rows)
+        like = {"dtype": place.dtype, "device": place.device}
+        shape = (h, self.d) if settings.diagonal else (h, self.d, self.d)
+        self.A, self.c = torch.empty(shape, **like), torch.empty(h, self.d, **like)  # type: ignore[arg-type]
+        for row, worker in enumerate(place.rows):
+            self.A[row] = torch.from_numpy(settings.curvature_of(place.seed, worker))
+            self.c[row] = torch.from_numpy(settings.centre_of(place.seed, worker))
+        self.losses = torch.zeros(h, **like)  # type: ignore[arg-type]
+        self.buffers: dict[str, Tensor] = {}
+        self.oracle = "closed form"
+        self.notes: list[str] = []
+        self.optimum = torch.from_numpy(self._optimum()).to(**like)  # type: ignore[call-overload]
+
+    def start(self) -> Tensor:
+        """The origin."""
+        return self.c.new_zeros(self.d)
+
+    def gradient(self, x: Tensor, t: int) -> Iterator[tuple[slice, Tensor]]:
+        """A_i (x_i - c_i), plus noise."""
+        noise = self._noise(t)
+        self.losses = x.new_zeros(x.shape[0])
+        if self.settings.diagonal:
+            width = max(_BLOCK_ELEMENTS // x.shape[0], min(self.d, 256))
+            blocks = [slice(a, min(a + width, self.d)) for a in range(0, self.d, width)]
+        else:
+            blocks = [slice(0, self.d)]
+        for columns in blocks:
+            apart = x[:, columns] - self.c[:, columns]
+            if self.settings.diagonal:
+                g = self.A[:, columns] * apart
+            else:
+                g = (self.A @ apart.unsqueeze(-1)).squeeze(-1)
+            self.losses += apart.mul_(g).sum(1).mul_(0.5)
+            if noise is not None:
+                g += noise[:, columns]
+            yield columns, g
+
+    def evaluate(self, mean: Tensor, x: Tensor, comm: Communicator) -> dict[str, float]:
+        """train_loss: f at the averaged model, over all workers."""
+        apart = mean - self.c
+        g = self.A * apart if self.settings.diagonal else (self.A @ apart.unsqueeze(-1)).squeeze(-1)
+        hosted = (apart.double() * g.double()).cpu().numpy().sum(axis=1) / 2
+        return {"train_loss": float(comm.observe(hosted).mean())}
+
+    def epoch(self, rounds: int) -> None:
+        """There is no data set to pass over."""
+        return None
+
+    def _optimum(self) -> NDArray[np.float64]:
+        """x* = (mean A + weight decay I)^-1 mean A c, (1, d); one worker at a time, so memory stays O(d^2)."""
+        seed, total, right = self.place.seed, 0.0, 0.0
+        for worker in range(self.place.workers):
+            a, c = self.settings.curvature_of(seed, worker), self.settings.centre_of(seed, worker)
+            total, right = total + a, right + (a * c if self.settings.diagonal else a @ c)
+        total, right = np.asarray(total) / self.place.workers, np.asarray(right) / self.place.workers
+        if self.settings.diagonal:
+            return (right / (total + self.place.weight_decay))[None]
+        return np.linalg.solve(total + self.place.weight_decay * np.eye(self.d), right)[None]
+
+    def _noise(self, t: int) -> Tensor | None:
+        if not self.settings.noise:
+            return None
+        draws = [stream(self.place.seed, "noise", worker, t).standard_normal(self.d) for worker in self.place.rows]
+        return self.c.new_tensor(np.stack(draws) * self.settings.noise)

@@ -1,0 +1,142 @@
+"""Linear regression with known optimum: full or sampled gradients over each worker's own samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from decentral.problems.batches import EpochBatches
+from decentral.problems.objective import Place, is_positive
+from decentral.streams import stream
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from decentral.comm import Communicator
+    from decentral.config import Train
+
+
+@dataclass(frozen=True)
+class LinearRegression:
+    """f_i(x) = |F_i x - b_i|^2 / (2 m) over the m = ``samples`` rows of worker i.
+
+    Rows of F_i are Gaussian with a covariance whose eigenvalues run geometrically from 1 / ``condition`` to 1;
+    b_i = F_i (x_0 + heterogeneity * xi_i) + noise * eps, with xi_i and eps standard normal. ``noise`` is on the
+    labels; gradients are noisy where ``train.batch_size`` is below ``samples``.
+    """
+
+    dimension: int = 30
+    samples: int = 50
+    condition: float = 1.0
+    heterogeneity: float = 1.0
+    noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        is_positive(self, dimension=self.dimension, samples=self.samples)
+        if not 1 <= self.condition < float("inf"):
+            raise ValueError(f"condition = {self.condition} must be at least 1")
+        for key in ("heterogeneity", "noise"):
+            if not 0 <= getattr(self, key) < float("inf"):
+                raise ValueError(f"{key} = {getattr(self, key)} must not be negative")
+
+    def check(self, workers: int, train: Train) -> None:
+        """A batch may not exceed a worker's samples."""
+        del workers
+        if train.batch_size != "full" and train.batch_size > self.samples:
+            raise ValueError(
+                f"train.batch_size = {train.batch_size} exceeds problem.samples = {self.samples} of a worker; "
+                'lower it, or use "full"'
+            )
+
+    def data_of(self, seed: int, worker: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(F_i, b_i): (samples, d) and (samples,)."""
+        common = stream(seed, "solution").standard_normal(self.dimension)
+        rng = stream(seed, "regression", worker)
+        scale = self.condition ** (-np.linspace(0, 1, self.dimension) / 2) if self.dimension > 1 else np.ones(1)
+        features = rng.standard_normal((self.samples, self.dimension)) * scale
+        target = common + self.heterogeneity * rng.standard_normal(self.dimension)
+        return features, features @ target + self.noise * rng.standard_normal(self.samples)
+
+    def linear_terms(self, workers: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """H_i = F_i' F_i / m, (n, d, d), and r_i = F_i' b_i / m, (n, d), of all n workers, float64."""
+        data = [self.data_of(seed, worker) for worker in range(workers)]
+        m = self.samples
+        return np.stack([f.T @ f / m for f, _ in data]), np.stack([f.T @ b / m for f, b in data])
+
+    def largest_curvature(self, workers: int, seed: int) -> float:
+        """The largest eigenvalue of any H_i."""
+        return float(np.linalg.eigvalsh(self.linear_terms(workers, seed)[0]).max())
+
+    def exact(self, train: Train) -> bool:
+        """Full batches have no sampling noise (noisy labels only move the optimum)."""
+        return train.batch_size == "full"
+
+    def prepare(self, workers: int, seed: int) -> None:
+        """There is nothing to read."""
+        del workers, seed
+
+    def build(self, place: Place) -> RegressionObjective:
+        """The objective of the hosted workers."""
+        return RegressionObjective(self, place)
+
+
+class RegressionObjective:
+    """The regressions of the hosted workers: F (h, m, d), b (h, m)."""
+
+    def __init__(self, settings: LinearRegression, place: Place) -> None:
+        import torch
+
+        self.settings, self.place = settings, place
+        self.d = settings.dimension
+        data = [settings.data_of(place.seed, worker) for worker in place.rows]
+        like = {"dtype": place.dtype, "device": place.device}
+        self.F = torch.from_numpy(np.stack([f for f, _ in data])).to(**like)  # type: ignore[call-overload]
+        self.b = torch.from_numpy(np.stack([b for _, b in data])).to(**like)  # type: ignore[call-overload]
+        self.losses = self.b.new_zeros(len(data))
+        self.buffers: dict[str, Tensor] = {}
+        self.oracle = "closed form"
+        self.notes: list[str] = []
+        self.batches = None
+        if place.batch_size != "full":
+            sizes = [settings.samples] * len(data)
+            self.batches = EpochBatches(sizes, list(place.rows), place.batch_size, place.seed)
+        H, r = settings.linear_terms(place.workers, place.seed)
+        regular = H.mean(0) + place.weight_decay * np.eye(self.d)
+        solution, *_ = np.linalg.lstsq(regular, r.mean(0), rcond=None)
+        self.optimum: Tensor | None = self.b.new_tensor(solution[None])
+        if np.linalg.matrix_rank(regular) < self.d:
+            self.optimum = None
+            self.notes.append("the optimum is not unique (too few samples, no weight decay): no bias is reported")
+
+    def start(self) -> Tensor:
+        """The origin."""
+        return self.b.new_zeros(self.d)
+
+    def gradient(self, x: Tensor, t: int) -> Iterator[tuple[slice, Tensor]]:
+        """F_i' (F_i x_i - b_i) / m over all or the drawn samples."""
+        import torch
+
+        features, labels = self.F, self.b
+        if self.batches is not None:
+            chosen = torch.from_numpy(self.batches.at(t)).to(self.b.device)
+            worker = torch.arange(len(chosen), device=self.b.device)[:, None]
+            features, labels = features[worker, chosen], labels[worker, chosen]
+        m = labels.shape[1]
+        residual = (features @ x.unsqueeze(-1)).squeeze(-1) - labels
+        self.losses = residual.square().sum(1) / (2 * m)
+        yield slice(0, self.d), (features.mT @ residual.unsqueeze(-1)).squeeze(-1) / m
+
+    def evaluate(self, mean: Tensor, x: Tensor, comm: Communicator) -> dict[str, float]:
+        """train_loss: f at the averaged model, over all samples of all workers."""
+        residual = (self.F @ mean.squeeze(0) - self.b).double().cpu().numpy()
+        hosted = (residual**2).sum(axis=1) / (2 * self.settings.samples)
+        return {"train_loss": float(comm.observe(hosted).mean())}
+
+    def epoch(self, rounds: int) -> float:
+        """Passes over a worker's own samples."""
+        batch = self.place.batch_size
+        return float(rounds) if batch == "full" else rounds * batch / self.settings.samples

@@ -1,0 +1,78 @@
+"""The round loop's inner step: one method, one round, in blocks of columns that stay in cache.
+
+Methods act alike on every column of (h, d), so a round may be done a few thousand columns at a time, while they are
+in the processor's cache: half the time of whole-array arithmetic. A method does not notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from decentral.comm import Communicator
+
+_ELEMENTS = 1 << 19  # of one block: a few such arrays fit in a last-level cache
+_COLUMNS = 8192  # with many workers, rows shorter than this cost more than cache misses
+
+
+def block_width(h: int, d: int) -> int:
+    """Columns a block: about half a million elements, never more than an eighth of a large model."""
+    return max(_ELEMENTS // h, min(_COLUMNS, d // 8), 1)
+
+
+def advance(
+    method: Any,
+    x: Tensor,
+    state: Any,
+    gradient: Iterable[tuple[slice, Tensor]],
+    comm: Communicator,
+    t: int,
+    lr: float,
+    weight_decay: float = 0.0,
+) -> tuple[Tensor, Any]:
+    """Round t of ``method`` from x (h, d), in place. ``gradient`` comes in blocks of columns of (h, d).
+
+    Weight decay joins the gradient here, before the method, and so before any communication.
+    """
+    width = block_width(*x.shape)
+    opening = True
+    rest = state
+    for columns, g in gradient:
+        for a in range(columns.start, columns.stop, width):
+            b = min(a + width, columns.stop)
+            part, g_part = x[:, a:b], g[:, a - columns.start : b - columns.start]
+            if weight_decay:
+                g_part = g_part.add(part, alpha=weight_decay)
+            state_part = map_state(lambda s, a=a, b=b: s[:, a:b], state)
+            part_after, rest = method.step(part, state_part, g_part, comm.at(t, opening), lr)
+            _write(part, part_after)
+            for target, source in zip(tensors_of(state_part), tensors_of(rest), strict=True):
+                _write(target, source)
+            opening = False
+    return x, keep_tensors(state, rest)
+
+
+def tensors_of(state: Any) -> list[Tensor]:
+    """The tensors of a state (a NamedTuple or tuple), in order."""
+    return [s for s in state if isinstance(s, Tensor)]
+
+
+def map_state(f: Any, state: Any) -> Any:
+    """The state with f applied to its tensors, and its other fields as they are."""
+    return _like(state, [f(s) if isinstance(s, Tensor) else s for s in state])
+
+
+def keep_tensors(state: Any, rest: Any) -> Any:
+    """The tensors of ``state`` with the other fields of ``rest``."""
+    return _like(state, [s if isinstance(s, Tensor) else r for s, r in zip(state, rest, strict=True)])
+
+
+def _like(state: Any, fields: list[Any]) -> Any:
+    return type(state)(*fields) if hasattr(state, "_fields") else tuple(fields)
+
+
+def _write(target: Tensor, source: Tensor) -> None:
+    if source.data_ptr() != target.data_ptr():
+        target.copy_(source)

@@ -1,0 +1,196 @@
+"""``decentral run``: every mistake found first, then the runs one after the other, then table, figures, report."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from decentral.comm.launch import find_world, local_rank
+from decentral.errors import UserError
+from decentral.experiment import Experiment, PlannedRun, load
+from decentral.progress import Progress
+from decentral.recorder import RunFolder, write_results, write_whole
+
+_FINISHED, _USER, _DIVERGED = 0, 2, 3
+
+
+def run(file: Path, overrides: Sequence[str], out: Path | None, resume: bool) -> int:
+    """Run an experiment file; the exit code: 0, or 3 if a run diverged. Mistakes of the user: 2, nothing written."""
+    world = find_world()
+    try:
+        experiment, folder, done = _prepare(world, file, overrides, out, resume)
+    except _Refused as refusal:
+        if world.rank == 0:
+            raise UserError(str(refusal)) from None
+        return _USER
+    try:
+        return _run_all(world, experiment, folder, done)
+    except KeyboardInterrupt:
+        world.abort(f"interrupted; the same command with --resume goes on from the last checkpoint in {folder}", 130)
+    except UserError as error:
+        world.abort(str(error), _USER)
+    except Exception as error:
+        traceback.print_exc()
+        world.abort(f"{type(error).__name__}: {error}")
+
+
+class _Refused(Exception):
+    """A rank found a mistake of the user; all ranks know of it."""
+
+
+def _prepare(
+    world: Any, file: Path, overrides: Sequence[str], out: Path | None, resume: bool
+) -> tuple[Experiment, Path, dict[str, dict[str, Any]]]:
+    """All checks, on all ranks, before anything is written."""
+    experiment, mistake = None, None
+    try:
+        experiment = load(file, overrides)
+        folder = out or Path("results") / experiment.name
+        done = _check_folder(experiment, folder, resume) if world.rank == 0 else {}
+        _check_runs(world, experiment, done)
+    except UserError as error:
+        mistake = str(error)
+    mistakes = [text for text in world.agree(mistake) if text]
+    if mistakes or experiment is None:
+        raise _Refused(mistakes[0])
+    return experiment, folder, world.agree(done)[0]
+
+
+def _check_runs(world: Any, experiment: Experiment, done: dict[str, Any]) -> None:
+    from decentral.stability import refuse_unstable
+    from decentral.training import device_of
+
+    checked: set[str] = set()
+    for planned in experiment.runs:
+        config = planned.config
+        if planned.id in done:
+            continue
+        device_of(config.train.device, local_rank())
+        _check_ranks(config.topology.workers, world.ranks)
+        config.problem.prepare(config.topology.workers, config.seed)
+        key = repr((config.algorithm, config.topology, config.train, config.schedule, config.problem))
+        if not config.allow_unstable and key not in checked:
+            checked.add(key)
+            train = config.train
+            lr = max(config.schedule.lr(t, train.rounds, train.lr) for t in range(train.rounds))
+            refuse_unstable(
+                config.algorithm, config.topology.mixing(), lr, config.problem, config.seed, train.weight_decay
+            )
+
+
+def _check_ranks(workers: int, ranks: int) -> None:
+    if workers % ranks:
+        fitting = [str(r) for r in range(1, workers + 1) if workers % r == 0]
+        raise UserError(
+            f"topology has {workers} workers but MPI has {ranks} ranks, which do not divide them; "
+            f"launch {', '.join(fitting[:-1]) + ' or ' if fitting[:-1] else ''}{fitting[-1]} ranks"
+        )
+
+
+def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[str, dict[str, Any]]:
+    """The runs of this experiment that have ended in ``folder``: id -> status. Refuses a folder of something else."""
+    if not folder.exists() or not any(folder.iterdir() if folder.is_dir() else [folder]):
+        return {}
+    if not (folder / "experiment.toml").exists():
+        raise UserError(f"--out {folder} holds other files and no experiment; choose another folder, or empty it")
+    there = {path.name for path in (folder / "runs").glob("*") if path.is_dir()}
+    planned = {r.id for r in experiment.runs}
+    if there - planned:
+        raise UserError(
+            f"--out {folder} already holds another experiment (its run {min(there - planned)} is none of this one's); "
+            "choose another folder, or remove that one"
+        )
+    done = {name: status for name in there if (status := RunFolder(folder / "runs" / name).status())}
+    if not resume:
+        raise UserError(
+            f"--out {folder} already holds this experiment ({len(done)} of {len(planned)} runs have ended); "
+            "add --resume to go on with it, or choose another folder"
+        )
+    return done
+
+
+def _run_all(world: Any, experiment: Experiment, folder: Path, done: dict[str, dict[str, Any]]) -> int:
+    import torch
+
+    from decentral.allocator import keep_freed_memory
+    from decentral.provenance import command_line
+
+    keep_freed_memory()
+    if world.ranks > 1:
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    root = world.rank == 0
+    if root:
+        write_whole(folder / "experiment.toml", tomli_w.dumps(dict(experiment.table)))
+        if not (folder / "command.txt").exists():
+            write_whole(folder / "command.txt", command_line() + "\n")
+    ended = dict(done)
+    with Progress(experiment, done, show=root) as progress:
+        for planned in experiment.runs:
+            if planned.id in done:
+                continue
+            progress.begin(planned)
+            ended[planned.id] = _one(world, planned, RunFolder(folder / "runs" / planned.id), progress)
+            if root:
+                write_results(folder / "results.csv", _results(experiment, ended))
+    if root:
+        write_results(folder / "results.csv", _results(experiment, ended))
+        _show(folder)
+    diverged = [name for name, status in ended.items() if status["status"] == "diverged"]
+    if diverged and root:
+        for name in diverged:
+            progress.say(f"[yellow]diverged[/] {name}: {ended[name]['message']}")
+    return _DIVERGED if diverged else _FINISHED
+
+
+def _one(world: Any, planned: PlannedRun, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+    """Run or resume one run; its status."""
+    from decentral.provenance import environment
+    from decentral.training import Training, device_of
+
+    device = device_of(planned.config.train.device, local_rank())
+    training = Training(planned.config, world, device, folder)
+    resumable = world.agree(folder.checkpoint.exists() if world.rank == 0 else False)[0]
+    if resumable:
+        training.resume(folder.checkpoint)
+    if world.rank == 0:
+        facts = {"oracle": training.objective.oracle, "device": str(device), "notes": training.objective.notes}
+        folder.begin(planned.config.resolved(), environment(world.ranks, **facts))
+        folder.keep_rows(training.t if resumable else -1)
+        for note in training.objective.notes:
+            progress.say(f"[dim]{planned.id}: {note}[/]")
+    outcome = training.run(progress.update)
+    status = {"status": outcome.status, "message": outcome.message, "final": outcome.final}
+    if world.rank == 0:
+        folder.end(status)
+    return status
+
+
+def _results(experiment: Experiment, ended: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    rows = []
+    for planned in experiment.runs:
+        if planned.id in ended:
+            status = ended[planned.id]
+            head = {"run": planned.id, "status": status["status"], "message": status["message"]}
+            rows.append({**head, **planned.swept, "seed": planned.config.seed, **status["final"]})
+    return rows
+
+
+def _show(folder: Path) -> None:
+    """The closing table, the figures and the report, all from the files."""
+    from rich.console import Console
+
+    from decentral.compare import summary_table
+    from decentral.plots import draw_experiment
+    from decentral.report import write_report
+    from decentral.results import read_experiment
+
+    console = Console(width=min(Console().width, 100))
+    console.print(summary_table(read_experiment(folder), console.width))
+    figures = draw_experiment(folder)
+    report = write_report(folder)
+    console.print(f"{len(figures)} figures in {folder / 'figures'}, report in {report}", soft_wrap=True)

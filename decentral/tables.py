@@ -1,0 +1,72 @@
+"""From a TOML table to a typed value: the signature of a callable is the schema of its table.
+
+A method's dataclass, a topology's constructor, a problem's settings: each is called with the keys of its table,
+checked strictly against its annotations. There is no second class that mirrors it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, ValidationError, create_model
+
+from decentral.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+def from_table(target: Callable[..., T], table: Mapping[str, Any], section: str, **given: Any) -> T:
+    """``target(**given, **table)`` after a strict check of ``table``.
+
+    Raises UserError that names the key (``section.key``), its value and the rule it breaks.
+    """
+    fields = schema(target, given)
+    unknown = [key for key in table if key not in fields]
+    if unknown:
+        raise UserError(f"unknown key {section}.{unknown[0]}; {_suggestion(unknown[0], fields, section)}")
+    model: Any = create_model("Table", __config__=ConfigDict(strict=True), **fields)
+    try:
+        checked = model(**table)
+    except ValidationError as error:
+        raise UserError(_one_line(error, section, target)) from None
+    try:
+        return target(**given, **{key: getattr(checked, key) for key in fields})
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"[{section}] {error}") from error
+
+
+def schema(target: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Key -> (type, default) of every parameter of ``target`` that is not ``given``."""
+    hints = typing.get_type_hints(target)
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(target).parameters.items():
+        if name not in given:
+            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+            fields[name] = (_from_toml(hints.get(name, Any)), default)
+    return fields
+
+
+def _from_toml(hint: Any) -> Any:
+    """TOML has arrays, no tuples: ``tuple[int, ...]`` is read from an array."""
+    if typing.get_origin(hint) is tuple:
+        return list[typing.get_args(hint)[0]]  # type: ignore[misc]
+    return hint
+
+
+def _suggestion(key: str, fields: Mapping[str, Any], section: str) -> str:
+    return nearest(key, fields) if fields else f"[{section}] takes no further keys here; remove it"
+
+
+def _one_line(error: ValidationError, section: str, target: Any) -> str:
+    first = error.errors()[0]
+    key = f"{section}.{first['loc'][0]}"
+    if first["type"] == "missing":
+        return f"missing key {key}; add it (needed by {getattr(target, '__name__', section)})"
+    message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    rules = [e["msg"].removeprefix("Input should be ") for e in error.errors() if e["loc"][0] == first["loc"][0]]
+    return f"{key} = {first['input']!r} should be {' or '.join(dict.fromkeys(rules)) or message}"

@@ -1,0 +1,157 @@
+"""One run, from its first round or its last checkpoint to its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from decentral import checkpoint
+from decentral.config import RunConfig
+from decentral.errors import UserError
+from decentral.metrics import finite, first_divergence, measure, traffic
+from decentral.problems.objective import Linear, Objective, Place
+from decentral.recorder import RunFolder
+from decentral.rounds import advance
+from decentral.theory import fixed_point
+
+_LOSSES_KEPT = 50  # rounds whose losses are kept before they are looked at: one synchronisation for many rounds
+_SMALL = 10_000_000  # entries of all Hessians up to which the closed form is solved
+_BLOW_UP = 1e10  # a loss this many times the first (or 1) has diverged
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: finished or diverged, why, and its last metrics."""
+
+    status: str
+    message: str
+    final: dict[str, Any]
+
+
+def device_of(wish: str, local_rank: int) -> torch.device:
+    """The device of this rank: the GPU of its local number, or the CPU. Raises UserError where CUDA is absent."""
+    if wish == "cpu" or (wish == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError('train.device = "cuda" but this torch sees no GPU; use "cpu" or "auto", or see `decentral doctor`')
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
+def place_of(config: RunConfig, rows: range, device: torch.device) -> Place:
+    """Where the objective of this run is built on this rank."""
+    return Place(
+        workers=config.topology.workers,
+        rows=rows,
+        seed=config.seed,
+        dtype=torch.float64 if config.train.dtype == "float64" else torch.float32,
+        device=device,
+        batch_size=config.train.batch_size,
+        weight_decay=config.train.weight_decay,
+        oracle=config.train.oracle,
+        eval_samples=config.train.eval_samples,
+    )
+
+
+class Training:
+    """The state of one run: models x (h, d), the method's state, the round, the time spent in rounds."""
+
+    def __init__(self, config: RunConfig, world: Any, device: torch.device, folder: RunFolder | None) -> None:
+        self.config, self.world, self.folder = config, world, folder
+        self.comm = world.communicator(config.topology.mixing())
+        self.objective: Objective = config.problem.build(place_of(config, self.comm.rows, device))
+        start = self.objective.start()
+        self.x = start.expand(self.comm.h, -1).clone()
+        self.state = config.algorithm.init(self.x, self.comm)
+        self.t, self.wall_s, self.loss_limit = 0, 0.0, float("inf")
+        self.row: dict[str, Any] = {}
+
+    def resume(self, path: Any) -> None:
+        """Go on from a checkpoint."""
+        kept = checkpoint.load(path, self.comm, self.objective, self.x, self.state)
+        self.t, self.wall_s, self.loss_limit = kept["t"], kept["wall_s"], kept["loss_limit"]
+        self.state = kept["method_state"]
+
+    def run(self, progress: Callable[[int, dict[str, Any]], None]) -> Outcome:
+        """All rounds that are left, with records and checkpoints. Every rank calls it."""
+        train, method = self.config.train, self.config.algorithm
+        losses = torch.zeros(_LOSSES_KEPT, self.comm.h, dtype=torch.float64, device=self.x.device)
+        seen = self.t
+        if self.t == 0:
+            self._record()
+        began = time.perf_counter()
+        while self.t < train.rounds:
+            lr = self.config.schedule.lr(self.t, train.rounds, train.lr)
+            gradient = self.objective.gradient(self.x, self.t)
+            self.x, self.state = advance(
+                method, self.x, self.state, gradient, self.comm, self.t, lr, train.weight_decay
+            )
+            losses[self.t - seen] = self.objective.losses
+            self.t += 1
+            record = self.t % train.record_rounds == 0 or self.t == train.rounds
+            keep = self.t % train.checkpoint_rounds == 0 and self.t < train.rounds
+            if not (record or keep or self.t - seen == _LOSSES_KEPT):
+                continue
+            bad = self._diverged(losses[: self.t - seen].cpu().numpy(), seen)  # waits for the device
+            self.wall_s += time.perf_counter() - began
+            if bad:
+                return Outcome("diverged", bad, self.row)
+            seen = self.t
+            if record and not self._record():
+                return Outcome("diverged", f"round {self.t}: the models overflowed", self.row)
+            if keep and self.folder is not None:
+                checkpoint.save(
+                    self.folder.checkpoint, self.world, self.comm, self.objective,
+                    t=self.t, x=self.x, method_state=self.state, wall_s=self.wall_s, loss_limit=self.loss_limit,
+                )  # fmt: skip
+            progress(self.t, self.row)
+            began = time.perf_counter()
+        return Outcome("finished", "", self.row | self._theory())
+
+    def _diverged(self, losses: Any, start: int) -> str:
+        if start == 0:
+            first = self.comm.observe(np.ascontiguousarray(losses[0])).max()
+            self.loss_limit = _BLOW_UP * max(1.0, float(first)) if np.isfinite(first) else _BLOW_UP
+        bad = first_divergence(losses, start, self.loss_limit, self.comm)
+        return f"round {bad[0]}, worker {bad[1]}: its loss is {bad[2]:.4g}" if bad else ""
+
+    def _record(self) -> bool:
+        """One row of metrics; False, and no row, if the models are no longer finite."""
+        train = self.config.train
+        values = measure(self.x, self.comm, self.objective)
+        counts = traffic(self.comm)
+        if not finite(values):
+            return False
+        epoch = self.objective.epoch(self.t)
+        batch = 0 if train.batch_size == "full" else train.batch_size
+        self.row = {
+            "round": self.t,
+            **({} if epoch is None else {"epoch": epoch}),
+            **({"samples": self.t * batch * self.comm.n} if batch and epoch is not None else {}),
+            "wall_s": round(self.wall_s, 6),
+            **counts,
+            **values,
+        }
+        if self.folder is not None and self.world.rank == 0:
+            self.folder.append(self.row)
+        return True
+
+    def _theory(self) -> dict[str, float]:
+        """theory_bias_sq: the bias of the closed-form steady state, where there is one."""
+        config, problem, schedule = self.config, self.config.problem, self.comm.schedule
+        constant = config.table.get("schedule", {}).get("name", "constant") == "constant"
+        if not (isinstance(problem, Linear) and problem.exact(config.train) and constant and schedule.period == 1):
+            return {}
+        if self.objective.optimum is None or self.comm.n * self.objective.d**2 > _SMALL:
+            return {}
+        hessians, linear = problem.linear_terms(self.comm.n, config.seed)
+        hessians = hessians + config.train.weight_decay * np.eye(linear.shape[1])
+        rest = fixed_point(config.algorithm, schedule.matrix(0), hessians, linear, config.train.lr)
+        if rest is None:
+            return {}
+        apart = rest - self.objective.optimum.double().cpu().numpy()
+        return {"theory_bias_sq": float((apart**2).sum(1).mean())}

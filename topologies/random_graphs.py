@@ -1,0 +1,85 @@
+"""Random graphs: drawn from a seed, and drawn again until they are connected.
+
+The first draw is the one networkx makes from the same seed; later draws continue the same generator.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import networkx as nx
+
+from topologies.graphs import build, require_workers
+
+DRAWS = 100
+"""Draws before a graph that stays disconnected is refused."""
+
+EXACT_PAIRS = 2048
+"""Workers up to which Erdos-Renyi tosses a coin for each pair; above, it jumps from edge to edge."""
+
+
+def random_regular(n: int, degree: int = 4, seed: int = 0) -> nx.Graph:
+    """Uniformly random graph in which every worker has ``degree`` neighbours; with n <= degree, complete."""
+    require_workers("random-regular", n)
+    k = min(degree, n - 1)
+    if degree < 1 or n * k % 2:
+        rule = f"random-regular needs degree >= 1 and an even n * degree (n = {n}, degree = {degree})"
+        raise ValueError(f"{rule}; use degree = {max(2, degree + 1)}")
+    if k == 1 and n > 2:
+        raise ValueError(f"random-regular of degree 1 is never connected (n = {n}); use degree = 2 or more")
+    return _draw("random-regular", n, seed, lambda rng: nx.random_regular_graph(k, n, seed=rng), "degree")
+
+
+def erdos_renyi(n: int, p: float | None = None, seed: int = 0) -> nx.Graph:
+    """Each pair is joined with probability p; by default 1.5 ln(n) / n, above the threshold of connectivity."""
+    require_workers("erdos-renyi", n)
+    chance = min(1.0, 1.5 * math.log(max(n, 2)) / n) if p is None else p
+    if not 0 <= chance <= 1:
+        raise ValueError(f"erdos-renyi needs a probability between 0 and 1 (p = {p}); use p = 0.3, say")
+    sample = nx.erdos_renyi_graph if n <= EXACT_PAIRS else nx.fast_gnp_random_graph
+    return _draw("erdos-renyi", n, seed, lambda rng: sample(n, chance, seed=rng), "p")
+
+
+def watts_strogatz(n: int, k: int = 4, p: float = 0.3, seed: int = 0) -> nx.Graph:
+    """Small world: each talks to its k nearest on a ring, edges rewired with probability p; n <= k: complete."""
+    require_workers("watts-strogatz", n)
+    if k < 2 or k % 2:
+        raise ValueError(
+            f"watts-strogatz needs an even k of 2 or more (k = {k}); use k = {max(2, k + k % 2)}"
+        )
+    if not 0 <= p <= 1:
+        raise ValueError(f"watts-strogatz needs a probability between 0 and 1 (p = {p}); use p = 0.3, say")
+    # networkx calls k = n complete.
+    return _draw(
+        "watts-strogatz", n, seed, lambda rng: nx.watts_strogatz_graph(n, min(k, n), p, seed=rng), "k"
+    )
+
+
+def geometric(n: int, radius: float | None = None, seed: int = 0) -> nx.Graph:
+    """Workers thrown into the unit square, joined where nearer than ``radius``.
+
+    By default the radius is 1.5 sqrt(ln(n) / (pi n)), half again the threshold of connectivity. The places
+    stay on the nodes as ``pos``.
+    """
+    require_workers("geometric", n)
+    reach = 1.5 * math.sqrt(math.log(max(n, 2)) / (math.pi * n)) if radius is None else radius
+    if not reach > 0:
+        raise ValueError(f"geometric needs a positive radius (radius = {radius}); use radius = 0.5, say")
+    return _draw("geometric", n, seed, lambda rng: nx.random_geometric_graph(n, reach, seed=rng), "radius")
+
+
+def _draw(
+    name: str, n: int, seed: int, sample: Callable[[random.Random], nx.Graph], parameter: str
+) -> nx.Graph:
+    """First connected sample, with nodes in order."""
+    rng = random.Random(seed)
+    for _ in range(DRAWS):
+        drawn = sample(rng)
+        if nx.is_connected(drawn):
+            graph = build(name, n, drawn.edges)
+            graph.add_nodes_from(drawn.nodes(data=True))
+            return graph
+    rule = f"{name} was disconnected in {DRAWS} draws (n = {n}, seed = {seed})"
+    raise ValueError(f"{rule}; raise {parameter}")

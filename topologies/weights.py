@@ -1,0 +1,133 @@
+"""Mixing matrices: how much of each neighbour's vector a worker takes, (W x)_i = sum_j W_ij x_j.
+
+Row i receives: W_ij is not zero where j sends to i, that is on an edge j -> i. Every row sums to one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import networkx as nx
+import numpy as np
+from scipy import sparse
+
+from topologies.checks import as_csr, check_mixing_matrix
+from topologies.files import read_matrix
+from topologies.lanczos import extremes
+from topologies.support import is_mutual, received, support
+
+
+def mixing_matrix(graph: nx.Graph, weights: Any = "metropolis") -> sparse.csr_array:
+    """Mixing matrix of a connected graph by the name of a rule, or the user's own, checked against the graph.
+
+    ``weights`` is a name in ``WEIGHTS``, a numpy or scipy matrix, or the path of one (.npy .npz .mtx .csv
+    .txt). Worker i is node i where the nodes are 0..n-1, else the i-th node in the graph's own order. Self
+    loops and edge attributes are ignored, except by the rule ``edge-weight``. The result is CSR in float64,
+    columns ascending, and always stores its diagonal.
+    """
+    if graph.number_of_nodes() == 0:
+        raise ValueError("the graph has no workers; give it at least one node")
+    if isinstance(weights, str) and weights in WEIGHTS:
+        matrix = WEIGHTS[weights](graph)
+    elif isinstance(weights, (str, os.PathLike)):
+        if not os.path.splitext(weights)[1]:
+            names = ", ".join(WEIGHTS)
+            raise ValueError(f"unknown weights {str(weights)!r}; use one of {names}, or the path of a matrix")
+        matrix = read_matrix(weights)
+    else:
+        matrix = weights
+    matrix = as_csr(matrix)
+    check_mixing_matrix(matrix, graph)
+    return matrix
+
+
+def metropolis(graph: nx.Graph) -> sparse.csr_array:
+    """W_ij = 1 / (1 + max(d_i, d_j)), the diagonal takes the rest: symmetric, doubly stochastic.
+
+    On a directed graph only where all in- and out-degrees are equal; W is then not symmetric.
+    """
+    edges = support(graph)
+    incoming, outgoing = _degrees(edges)
+    uneven = np.flatnonzero((incoming != incoming[0]) | (outgoing != incoming[0]))
+    if uneven.size and not is_mutual(edges):
+        i = int(uneven[0])
+        where = f"worker {i} receives from {incoming[i]:.0f} and sends to {outgoing[i]:.0f}"
+        rule = f"metropolis needs a directed graph whose in- and out-degrees are all equal ({where}, "
+        remedy = "use weights 'uniform' or an undirected graph"
+        raise ValueError(f"{rule}worker 0 receives from {incoming[0]:.0f}); {remedy}")
+    pairs = edges.tocoo()
+    share = 1 / (1 + np.maximum(incoming[pairs.row], incoming[pairs.col]))
+    return _close(sparse.csr_array((share, (pairs.row, pairs.col)), shape=edges.shape))
+
+
+def uniform(graph: nx.Graph) -> sparse.csr_array:
+    """W_ij = 1 / (1 + in-degree of i), itself included: rows sum to one, columns only on a regular graph."""
+    edges = support(graph)
+    return _close(sparse.diags_array(1 / (1 + edges.sum(axis=1))) @ edges)
+
+
+def max_degree(graph: nx.Graph) -> sparse.csr_array:
+    """W_ij = 1 / (1 + largest in-degree): doubly stochastic where all receive as often as they send."""
+    edges = support(graph)
+    return _close(edges / (1 + edges.sum(axis=1).max()))
+
+
+def best_constant(graph: nx.Graph) -> sparse.csr_array:
+    """W = I - a L with a = 2 / (lambda_2(L) + lambda_max(L)): the smallest rho of all constant edge weights.
+
+    Its diagonal may be negative. Undirected graphs only. Reference: Xiao and Boyd 2004.
+    """
+    edges = support(graph)
+    if not is_mutual(edges):
+        raise ValueError("best-constant needs an undirected graph; use weights 'uniform' or 'metropolis'")
+    bound = max(1.0, 2 * edges.sum(axis=1).max())
+    second, last = extremes(_close(edges / bound))  # of I - L / bound, which is nonnegative definite
+    total = (1 - second) + (1 - last)
+    return _close(edges * (2 / (bound * total) if total > 0 else 1.0))
+
+
+def edge_weight(graph: nx.Graph) -> sparse.csr_array:
+    """W_ij = the attribute ``weight`` of the edge j -> i; the diagonal takes the rest of its row."""
+    bare = [
+        f"{i} -> {j}" for i, j, weight in graph.edges(data="weight") if not isinstance(weight, (int, float))
+    ]
+    if bare:
+        raise ValueError(
+            f"edge-weight needs a number 'weight' on every edge (edge {bare[0]} has none); add it"
+        )
+    return _close(received(graph, "weight"))
+
+
+def lazy(rule: Callable[[nx.Graph], sparse.csr_array]) -> Callable[[nx.Graph], sparse.csr_array]:
+    """The rule (I + W) / 2: half as fast, but no eigenvalue of a symmetric W is left below zero."""
+
+    def halved(graph: nx.Graph) -> sparse.csr_array:
+        return (sparse.eye_array(graph.number_of_nodes(), format="csr") + rule(graph)) / 2
+
+    return halved
+
+
+_RULES: dict[str, Callable[[nx.Graph], sparse.csr_array]] = {
+    "metropolis": metropolis,
+    "uniform": uniform,
+    "max-degree": max_degree,
+    "best-constant": best_constant,
+    "edge-weight": edge_weight,
+}
+WEIGHTS = {
+    **_RULES,
+    "lazy": lazy(metropolis),
+    **{f"lazy-{name}": lazy(rule) for name, rule in _RULES.items()},
+}
+"""Rules by name; ``lazy`` is ``lazy-metropolis``."""
+
+
+def _degrees(received: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
+    return received.sum(axis=1), received.sum(axis=0)
+
+
+def _close(off_diagonal: sparse.csr_array) -> sparse.csr_array:
+    """Give the diagonal what the row lacks to sum to one."""
+    return sparse.csr_array(off_diagonal + sparse.diags_array(1 - off_diagonal.sum(axis=1)))
