@@ -154,6 +154,8 @@ def measured(value: Spread, unit: str = "") -> str:
 
 
 def _with_spread(mean: float, std: float) -> str:
+    if mean.is_integer() and abs(mean) < 1e7 and not std > 0:
+        return f"{mean:.0f}"  # a count
     if not math.isfinite(mean) or math.isnan(std):
         return f"{mean:.4g}"
     if std == 0:

@@ -192,5 +192,5 @@ def _show(folder: Path) -> None:
     console = Console(width=min(Console().width, 100))
     console.print(summary_table(read_experiment(folder), console.width))
     figures = draw_experiment(folder)
-    report = write_report(folder)
-    console.print(f"{len(figures)} figures in {folder / 'figures'}, report in {report}", soft_wrap=True)
+    report = write_report(folder, figures)
+    console.print(f"figures in {folder / 'figures'}, report in {report}", soft_wrap=True)

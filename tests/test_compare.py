@@ -30,6 +30,7 @@ def printed(folder: Path, width: int = 80) -> list[str]:
         (Spread(3, 1.234e-5, 4e-7), "", "(1.23 ± 0.04)e-05"),
         (Spread(3, 123.4, 25.0), "", "123 ± 25"),
         (Spread(3, 0.5, 0.0), "", "0.5 ± 0"),
+        (Spread(3, 22400.0, 0.0), "", "22400"),
         (Spread(3, 0.5, 1e-12), "", "0.5 ± 1e-12"),
         (Spread(1, 0.123456, math.nan), "", "0.1235"),
         (Spread(3, math.inf, math.nan), "", "inf"),

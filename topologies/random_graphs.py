@@ -33,7 +33,7 @@ def random_regular(n: int, degree: int = 4, seed: int = 0) -> nx.Graph:
 
 
 def erdos_renyi(n: int, p: float | None = None, seed: int = 0) -> nx.Graph:
-    """Each pair is joined with probability p; by default 1.5 ln(n) / n, above the threshold of connectivity."""
+    """Each pair is joined with probability p; by default 1.5 ln(n) / n."""
     require_workers("erdos-renyi", n)
     chance = min(1.0, 1.5 * math.log(max(n, 2)) / n) if p is None else p
     if not 0 <= chance <= 1:
@@ -43,7 +43,7 @@ def erdos_renyi(n: int, p: float | None = None, seed: int = 0) -> nx.Graph:
 
 
 def watts_strogatz(n: int, k: int = 4, p: float = 0.3, seed: int = 0) -> nx.Graph:
-    """Small world: each talks to its k nearest on a ring, edges rewired with probability p; n <= k: complete."""
+    """Small world: each talks to its k nearest on a ring, edges rewired with chance p; complete if n <= k."""
     require_workers("watts-strogatz", n)
     if k < 2 or k % 2:
         raise ValueError(

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.linalg import LinearOperator
 
 from topologies.checks import as_csr, check_mixing_matrix, is_doubly_stochastic, is_nonnegative, is_symmetric
-from topologies.lanczos import DENSE, extremes, largest
+from topologies.lanczos import DENSE, LIMIT, extremes, lanczos
 
 MIXING_EPSILON = 1e-3
 """The mixing time is the number of rounds that shrink any disagreement to this part of itself."""
@@ -102,8 +101,8 @@ def circulant_row(w: sparse.csr_array) -> np.ndarray | None:
     shift = (entries.col - entries.row) % n
     row = np.zeros(n)
     row[w.indices[: w.indptr[1]]] = w.data[: w.indptr[1]]
+    # As many entries as n copies of row 0, and each equal to the one there at its offset.
     same = w.nnz == n * w.indptr[1] and bool((abs(row[shift] - entries.data) < 1e-15).all())
-    # Equal counts and equal values at every offset: no row can have an offset that row 0 lacks unless it is zero.
     return row if same else None
 
 
@@ -125,17 +124,7 @@ def _facts(w: sparse.csr_array, symmetric: bool, doubly: bool) -> tuple[float | 
         return float(modulus[1]), None, float(np.linalg.norm(w.toarray() - 1 / n, 2))
     if doubly:  # (W - J)'(W - J) = W'W - J, and W'W is symmetric and doubly stochastic
         return None, None, math.sqrt(max(0.0, extremes(w.T @ w)[0]))
-    return None, None, math.sqrt(max(0.0, largest(_deviation_squared(w))))
-
-
-def _deviation_squared(w: sparse.csr_array) -> LinearOperator:
-    """(W - J)'(W - J) as a function of a vector, with J = 11'/n."""
-
-    def apply(x: np.ndarray) -> np.ndarray:
-        y = w @ x - x.mean()
-        return w.T @ y - y.mean()
-
-    return LinearOperator(w.shape, matvec=apply, dtype=np.float64)
+    return None, None, math.sqrt(lanczos(lambda x: w.T @ (w @ x - x.mean()), n, LIMIT).high)
 
 
 def _mixing_time(n: int, rho: float) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +35,15 @@ def deal(settings: Classification, dataset: Dataset, workers: int, seed: int) ->
         alpha=settings.alpha,
         shards_per_worker=settings.shards_per_worker,
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _optimum(settings: Classification, workers: int, seed: int, weight_decay: float) -> Tensor:
+    """x* (1, d): the methods of a sweep share it."""
+    from decentral.problems.optimum import logistic_optimum
+
+    dataset = load(settings.data, settings.data_root or None)
+    return logistic_optimum(dataset, deal(settings, dataset, workers, seed), weight_decay)
 
 
 class NetworkObjective:
@@ -72,9 +82,7 @@ class NetworkObjective:
                 self._table[row, : len(shard)] = torch.from_numpy(shard)
         self.optimum: Tensor | None = None
         if getattr(settings, "optimum", False):
-            from decentral.problems.optimum import logistic_optimum
-
-            self.optimum = logistic_optimum(dataset, shards, place.weight_decay).to(place.device)
+            self.optimum = _optimum(settings, place.workers, place.seed, place.weight_decay).to(place.device)
 
     def start(self) -> Tensor:
         """The model as it was initialised, (d,)."""
