@@ -16,6 +16,7 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -144,11 +145,12 @@ def _ask(command: Sequence[str]) -> _Answer:
 
 def _stop(process: subprocess.Popen[str]) -> None:
     process.terminate()  # a launcher ends its ranks
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(2)
-    except subprocess.TimeoutExpired:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    with suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=1)
 
 
 def _clean_environment() -> dict[str, str]:
