@@ -139,8 +139,14 @@ def _ask(command: Sequence[str]) -> _Answer:
     except subprocess.TimeoutExpired:
         _stop(process)
         return _Answer(None, "", f"no answer in {_SECONDS:.0f} s")
-    words = [line.strip() for line in err.splitlines() if re.search(r"[A-Za-z]{3}", line)]
-    return _Answer(process.returncode, out, words[-1] if words else f"exit code {process.returncode}")
+    return _Answer(process.returncode, out, _complaint(err) or f"exit code {process.returncode}")
+
+
+def _complaint(text: str) -> str:
+    """The last line that tells of an error, else the last line of words: launchers frame them in banners."""
+    lines = [line.strip() for line in text.splitlines() if re.search(r"[A-Za-z]{3}", line)]
+    errors = [line for line in lines if re.search(r"error|cannot|abort", line, re.IGNORECASE)]
+    return next(reversed(errors or lines), "")
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
@@ -225,8 +231,10 @@ def _parse(answer: _Answer) -> _TorchSeen | None:
 
 
 def _torch(seen: _TorchSeen | None, answer: _Answer) -> Finding:
+    if answer.code is None:
+        return Finding("torch", "note", f"import: {answer.complaint}", "ask again; the first import is slow")
     if seen is None:
-        return Finding("torch", "broken", answer.complaint, "install the project again: make clean run")
+        return Finding("torch", "broken", answer.complaint, "install the project again: make clean install")
     return Finding("torch", "ok", f"{seen.version}, {f'for CUDA {seen.cuda}' if seen.cuda else 'for CPU'}")
 
 
@@ -245,6 +253,8 @@ def _cuda_over_mpi(seen: _TorchSeen | None, answer: _Answer | None) -> Finding:
     topic, vouched = "CUDA over MPI", cuda_aware()
     if answer is None or not seen or not seen.devices:
         return Finding(topic, "ok", "not needed: no GPU with MPI here")
+    if answer.code is None and not vouched:
+        return Finding(topic, "note", f"not known: {answer.complaint}", "ask again; the first start is slow")
     works = answer.code == 0 and answer.out.count("<direct>") == 2
     if works and vouched:
         return Finding(topic, "ok", "CUDA buffers go over MPI directly")

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from decentral.comm import Communicator
+from decentral.compiled import CompiledMethod
 
 _ELEMENTS = 1 << 19  # of one block: a few such arrays fit in a last-level cache
 _COLUMNS = 8192  # with many workers, rows shorter than this cost more than cache misses
@@ -32,11 +33,11 @@ def advance(
     lr: float,
     weight_decay: float = 0.0,
 ) -> tuple[Tensor, Any]:
-    """Round t of ``method`` from x (h, d), in place. ``gradient`` comes in blocks of columns of (h, d).
+    """Round t of ``method`` from x (h, d), which is consumed. ``gradient`` comes in blocks of columns of (h, d).
 
     Weight decay joins the gradient here, before the method, and so before any communication.
     """
-    width = block_width(*x.shape)
+    width = x.shape[1] if isinstance(method, CompiledMethod) else block_width(*x.shape)
     opening = True
     rest = state
     for columns, g in gradient:
@@ -47,10 +48,12 @@ def advance(
                 g_part = g_part.add(part, alpha=weight_decay)
             state_part = map_state(lambda s, a=a, b=b: s[:, a:b], state)
             part_after, rest = method.step(part, state_part, g_part, comm.at(t, opening), lr)
+            opening = False
+            if part.shape == x.shape:  # one block is the whole round: nothing needs to go back to its place
+                return part_after, rest
             _write(part, part_after)
             for target, source in zip(tensors_of(state_part), tensors_of(rest), strict=True):
                 _write(target, source)
-            opening = False
     return x, keep_tensors(state, rest)
 
 

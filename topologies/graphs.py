@@ -22,7 +22,6 @@ def require_workers(name: str, n: int) -> None:
 
 def build(name: str, n: int, edges: Iterable[tuple[int, int]], directed: bool = False) -> nx.Graph:
     """Graph with nodes 0..n-1 in order; an edge from a worker to itself is dropped."""
-    require_workers(name, n)
     graph = nx.DiGraph(name=name) if directed else nx.Graph(name=name)
     graph.add_nodes_from(range(n))
     graph.add_edges_from((i, j) for i, j in edges if i != j)
@@ -83,16 +82,19 @@ def hypercube(n: int) -> nx.Graph:
 
 def star(n: int) -> nx.Graph:
     """Worker 0 in the centre talks to everyone; nobody else does."""
+    require_workers("star", n)
     return build("star", n, ((0, i) for i in range(1, n)))
 
 
 def complete(n: int) -> nx.Graph:
     """Everyone talks to everyone."""
+    require_workers("complete", n)
     return build("complete", n, ((i, j) for i in range(n) for j in range(i)))
 
 
 def tree(n: int, branching: int = 2) -> nx.Graph:
     """Full tree filled level by level from its root 0; binary by default."""
+    require_workers("tree", n)
     if branching < 1:
         raise ValueError(f"tree needs at least one child a node (branching = {branching}); use 2, say")
     return build("tree", n, (((i - 1) // branching, i) for i in range(1, n)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,12 +35,17 @@ RESIDUAL = 1e-8
 
 @dataclass(frozen=True)
 class Ends:
-    """Smallest and largest eigenvalue found, and whether each has converged."""
+    """Smallest and largest eigenvalue found, with the norms of their residuals."""
 
     low: float
     high: float
-    low_done: bool
-    high_done: bool
+    low_residual: float
+    high_residual: float
+
+    @property
+    def done(self) -> bool:
+        """Whether both have converged."""
+        return max(self.low_residual, self.high_residual) < RESIDUAL
 
 
 def extremes(a: sparse.csr_array) -> tuple[float, float]:
@@ -52,11 +57,14 @@ def extremes(a: sparse.csr_array) -> tuple[float, float]:
         values = np.linalg.eigvalsh(a.toarray() + 4 * float(abs(a).sum(axis=1).max()) / n)
         return float(values[-2]), float(values[0])
     ends = lanczos(lambda x: a @ x, n, PATIENCE)
-    if not (ends.low_done and ends.high_done) and 1 - ends.high > THIN:
+    if not ends.done and 1 - ends.high > THIN:
         ends = lanczos(lambda x: a @ x, n, LIMIT)
         return ends.high, ends.low
-    high = ends.high if ends.high_done else _beyond(a, drop=1.0)
-    return high, ends.low if ends.low_done else -_beyond(-a, drop=None)
+    if ends.high_residual >= RESIDUAL:
+        ends = replace(ends, high=_beyond(a, max(1.0, ends.high), drop=1.0))
+    if ends.low_residual >= RESIDUAL:
+        ends = replace(ends, low=-_beyond(-a, ends.low_residual - ends.low, drop=None))
+    return ends.high, ends.low
 
 
 def lanczos(apply: Callable[[np.ndarray], np.ndarray], n: int, products: int) -> Ends:
@@ -81,7 +89,7 @@ def lanczos(apply: Callable[[np.ndarray], np.ndarray], n: int, products: int) ->
         exhausted = beside[-1] < 1e-13
         if exhausted or len(diagonal) % 50 == 0:
             ends = _ritz(np.array(diagonal), np.array(beside))
-            if exhausted or (ends.low_done and ends.high_done) or len(diagonal) >= products:
+            if exhausted or ends.done or len(diagonal) >= products:
                 return ends
         previous, v = v, u / beside[-1]
 
@@ -91,23 +99,35 @@ def _ritz(diagonal: np.ndarray, beside: np.ndarray) -> Ends:
     found = []
     for k in (0, diagonal.size - 1):
         value, vector = eigh_tridiagonal(diagonal, beside[:-1], select="i", select_range=(k, k))
-        found.append((float(value[0]), bool(abs(vector[-1, 0]) * beside[-1] < RESIDUAL)))
-    (low, low_done), (high, high_done) = found
-    return Ends(low, high, low_done, high_done)
+        found.append((float(value[0]), float(abs(vector[-1, 0]) * beside[-1])))
+    (low, low_residual), (high, high_residual) = found
+    return Ends(low, high, low_residual, high_residual)
 
 
-def _beyond(a: sparse.csr_array, drop: float | None) -> float:
-    """Largest eigenvalue of A, or the second if the largest is ``drop``, by shift-invert from above them all."""
-    n, diagonal = a.shape[0], a.diagonal()
-    bound = float((diagonal + abs(a).sum(axis=1) - abs(diagonal)).max())  # where Gershgorin's circles end
-    shift = bound + 1e-9
-    # Positive definite: no pivoting, and an ordering that keeps it symmetric.
-    above = sparse.csc_array(shift * sparse.eye_array(n) - a)
-    options = {"SymmetricMode": True}
-    factor = splu(above, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
+def _beyond(a: sparse.csr_array, guess: float, drop: float | None) -> float:
+    """Largest eigenvalue of A, or the second if the largest is ``drop``, by shift-invert."""
+    n = a.shape[0]
+    shift, factor = _factor_above(a, guess)
     inverse = LinearOperator(a.shape, matvec=lambda x: -factor.solve(x), dtype=np.float64)
     fixed: dict[str, Any] = {"v0": np.random.default_rng(0).standard_normal(n)}
     if "rng" in inspect.signature(eigsh).parameters:  # scipy 1.17; earlier ones are deterministic without
         fixed["rng"] = np.random.default_rng(0)
-    values = np.sort(eigsh(a, 2, sigma=shift, OPinv=inverse, return_eigenvectors=False, **fixed))[::-1]
-    return float(values[1] if drop is not None and abs(values[0] - drop) < 1e-13 else values[0])
+    values = eigsh(a, 2, sigma=shift, OPinv=inverse, tol=1e-10, return_eigenvectors=False, **fixed)
+    low, high = np.sort(values)
+    return float(low if drop is not None and abs(high - drop) < 1e-13 else high)
+
+
+def _factor_above(a: sparse.csr_array, guess: float) -> tuple[float, Any]:
+    """A shift above all eigenvalues of A, as near to ``guess`` as that can be, and the factors of shift I - A.
+
+    Without pivoting the signs of the pivots are the signs of the eigenvalues (Sylvester), so a shift that is
+    too low shows, and is raised.
+    """
+    step = 1e-9
+    while True:
+        matrix = sparse.csc_array((guess + step) * sparse.eye_array(a.shape[0]) - a)
+        options = {"SymmetricMode": True}
+        factor = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
+        if factor.U.diagonal().min() > 0:
+            return guess + step, factor
+        step *= 100

@@ -29,6 +29,7 @@ def mixing_matrix(graph: nx.Graph, weights: Any = "metropolis") -> sparse.csr_ar
     """
     if graph.number_of_nodes() == 0:
         raise ValueError("the graph has no workers; give it at least one node")
+    source = ""
     if isinstance(weights, str) and weights in WEIGHTS:
         matrix = WEIGHTS[weights](graph)
     elif isinstance(weights, (str, os.PathLike)):
@@ -36,11 +37,14 @@ def mixing_matrix(graph: nx.Graph, weights: Any = "metropolis") -> sparse.csr_ar
             names = ", ".join(WEIGHTS)
             raise ValueError(f"unknown weights {str(weights)!r}; use one of {names}, or the path of a matrix")
         matrix = read_matrix(weights)
+        source = f"{weights}: "
     else:
         matrix = weights
-    matrix = as_csr(matrix)
-    check_mixing_matrix(matrix, graph)
-    return matrix
+    try:
+        check_mixing_matrix(matrix, graph)
+    except ValueError as error:
+        raise ValueError(f"{source}{error}") from None
+    return as_csr(matrix)
 
 
 def metropolis(graph: nx.Graph) -> sparse.csr_array:

@@ -82,8 +82,8 @@ class Communicator(ABC):
 
     def start(self, x: Tensor) -> Any:
         """Send the rows of x (h, d); x must not change until :meth:`finish`."""
+        self.bill_gossip(x)
         plan = self.plan
-        self.ledger.count_gossip(plan.out_degree, x.shape[1] * x.element_size(), self.opening)
         return plan, x, None if plan.exact else self._send_halo(plan, x)
 
     def finish(self, pending: Any) -> Tensor:
@@ -98,13 +98,21 @@ class Communicator(ABC):
         plan = self.plan
         if y.shape[0] != len(plan.out_edges):
             raise ValueError(f"exchange got {y.shape[0]} rows for {len(plan.out_edges)} edges; one row an edge")
-        self.ledger.count_gossip(plan.out_degree, y.shape[1] * y.element_size(), self.opening)
+        self.bill_gossip(y)
         return self._carry(plan, y)
 
     def mean(self, x: Tensor) -> Tensor:
         """The exact mean over all n workers, workers summed ascending: (h, d) to (1, d). An all-reduce."""
-        self.ledger.count_all_reduce(x.shape[1] * x.element_size(), self.opening)
+        self.bill_all_reduce(x)
         return self._mean(x)
+
+    def bill_gossip(self, x: Tensor) -> None:
+        """Enter in the ledger that each hosted worker sends a row of x's width to each out-neighbour."""
+        self.ledger.count_gossip(self.plan.out_degree, x.shape[1] * x.element_size(), self.opening)
+
+    def bill_all_reduce(self, x: Tensor) -> None:
+        """Enter in the ledger one all-reduce of a vector of x's width."""
+        self.ledger.count_all_reduce(x.shape[1] * x.element_size(), self.opening)
 
     def observe_mean(self, x: Tensor) -> Tensor:
         """:meth:`mean` for measuring only: it is no traffic of the method, so it is not billed."""

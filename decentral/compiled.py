@@ -1,0 +1,90 @@
+"""The compiled form of a method's step: the same text through ``torch.compile``, fused into one pass over memory.
+
+For all workers in one process on a graph that does not change. It needs a C++ compiler and some seconds at the first
+round, and sums may be rounded differently; so it is an option, never the default.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decentral.comm import Communicator
+from decentral.comm.plan import MixingPlan
+from decentral.errors import UserError
+
+
+class CompiledMethod:
+    """Stands in for ``method`` in the round loop; traffic is billed as ever."""
+
+    def __init__(self, method: Any, comm: Communicator) -> None:
+        if comm.ranks > 1 or comm.schedule.period != 1:
+            raise UserError("train.compile = true needs one process and a graph that does not change; set it to false")
+        self.method = method
+        traced = _TracedComm(comm)
+
+        def step(x: Tensor, state: Any, g: Tensor, lr: float) -> Any:
+            return method.step(x, state, g, traced, lr)
+
+        self._step = torch.compile(step)
+        self._bill: tuple[int, int] | None = None
+
+    def step(self, x: Tensor, state: Any, g: Tensor, comm: Communicator, lr: float) -> Any:
+        """One round, compiled."""
+        mixes, means = self._traffic(x, state, g, comm)
+        for _ in range(mixes):
+            comm.bill_gossip(x)
+        for _ in range(means):
+            comm.bill_all_reduce(x)
+        return self._step(x, state, g, lr)
+
+    def _traffic(self, x: Tensor, state: Any, g: Tensor, comm: Communicator) -> tuple[int, int]:
+        """How often a step mixes and averages, told by a step on one column that only counts."""
+        if self._bill is None:
+            counter = _CountingComm(comm)
+            column = [s[:, :1].clone() if isinstance(s, Tensor) else s for s in state]
+            small = type(state)(*column) if hasattr(state, "_fields") else tuple(column)
+            self.method.step(x[:, :1].clone(), small, g[:, :1].clone(), counter, 1.0)
+            self._bill = counter.mixes, counter.means
+        return self._bill
+
+
+class _TracedComm:
+    """Mixing and mean as tensor expressions that a compiler can fuse."""
+
+    def __init__(self, comm: Communicator) -> None:
+        self.plan: MixingPlan = comm.plan
+        self.n, self.h = comm.n, comm.h
+
+    def mix(self, x: Tensor) -> Tensor:
+        if self.plan.exact:
+            return self.mean(x).expand(x.shape).clone()
+        parts = []
+        for run in self.plan.runs:
+            terms = [x[row : row + run.size] * weight for _, row, weight in run.terms]
+            total = terms[0]
+            for term in terms[1:]:
+                total = total + term
+            parts.append(total)
+        return torch.cat(parts)
+
+    def mean(self, x: Tensor) -> Tensor:
+        return x.mean(0, keepdim=True)
+
+
+class _CountingComm:
+    """Counts the calls of one step."""
+
+    def __init__(self, comm: Communicator) -> None:
+        self.n, self.h = comm.n, comm.h
+        self.mixes = self.means = 0
+
+    def mix(self, x: Tensor) -> Tensor:
+        self.mixes += 1
+        return x.clone()
+
+    def mean(self, x: Tensor) -> Tensor:
+        self.means += 1
+        return x[:1].clone()
