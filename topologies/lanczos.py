@@ -105,14 +105,16 @@ def _ritz(diagonal: np.ndarray, beside: np.ndarray) -> Ends:
 
 
 def _beyond(a: sparse.csr_array, guess: float, drop: float | None) -> float:
-    """Largest eigenvalue of A, or the second if the largest is ``drop``, by shift-invert."""
-    n = a.shape[0]
-    shift, factor = _factor_above(a, guess)
+    """Largest eigenvalue of A, or the second if that is ``drop``, by shift-invert."""
+    n, diagonal = a.shape[0], a.diagonal()
+    circles = float((diagonal + abs(a).sum(axis=1) - abs(diagonal)).max())  # Gershgorin: none lies above
+    shift, factor = _factor_above(a, min(guess, circles))
     inverse = LinearOperator(a.shape, matvec=lambda x: -factor.solve(x), dtype=np.float64)
+    tolerance = 1e-6 if drop is None else 1e-10  # of 1 / (shift - eigenvalue)
     fixed: dict[str, Any] = {"v0": np.random.default_rng(0).standard_normal(n)}
     if "rng" in inspect.signature(eigsh).parameters:  # scipy 1.17; earlier ones are deterministic without
         fixed["rng"] = np.random.default_rng(0)
-    values = eigsh(a, 2, sigma=shift, OPinv=inverse, tol=1e-10, return_eigenvectors=False, **fixed)
+    values = eigsh(a, 2, sigma=shift, OPinv=inverse, tol=tolerance, return_eigenvectors=False, **fixed)
     low, high = np.sort(values)
     return float(low if drop is not None and abs(high - drop) < 1e-13 else high)
 
