@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,29 @@ from decentral.comm import Communicator
 from decentral.errors import UserError
 from decentral.problems.objective import Objective
 from decentral.recorder import write_whole
-from decentral.rounds import tensors_of
+from decentral.algorithms.state import tensors_of
+
+KEYS = ("t", "wall_s", "loss_limit", "row", "x", "state_tensors", "state_rest", "buffers", "ledger", "oracle")
 
 
-def save(path: Path, world: Any, comm: Communicator, objective: Objective, **state: Any) -> None:
+def save(
+    path: Path,
+    world: Any,
+    comm: Communicator,
+    objective: Objective,
+    x: Tensor,
+    method_state: Any,
+    **more: Any,
+) -> None:
     """Collect the hosted rows of all ranks and write them on rank 0. Called by every rank.
 
-    ``state``: t, x, method_state, wall_s, loss_limit.
+    ``more``: t, wall_s, loss_limit, row, which are alike on all ranks.
     """
-    method_state = state.pop("method_state")
     ledger = comm.ledger.state()
     gossip = world.collect(torch.from_numpy(ledger.pop("gossip_bytes")))
     whole = {
-        **state,
-        "x": world.collect(state["x"]),
+        **more,
+        "x": world.collect(x),
         "state_tensors": [world.collect(s) for s in tensors_of(method_state)],
         "state_rest": [None if isinstance(s, Tensor) else s for s in method_state],
         "buffers": {name: world.collect(b) for name, b in objective.buffers.items()},
@@ -39,22 +48,27 @@ def save(path: Path, world: Any, comm: Communicator, objective: Objective, **sta
         "oracle": objective.oracle,
     }
     if world.rank == 0:
-        memory = io.BytesIO()
-        torch.save(whole, memory)
-        write_whole(path, memory.getvalue())
+        write_whole(path, lambda file: torch.save(whole, file))
 
 
-def load(path: Path, comm: Communicator, objective: Objective, x: Tensor, method_state: Any) -> dict[str, Any]:
-    """Put this rank's rows back into x, the method's state, the buffers and the ledger; return what else was kept."""
+def read(path: Path) -> dict[str, Any]:
+    """What :func:`save` wrote, the tensors mapped from the file. Raises UserError if it is anything else."""
     try:
-        whole = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        whole: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        missing = [key for key in KEYS if key not in whole]
     except Exception as error:
-        raise UserError(f"{path} is no checkpoint of this version ({error}); delete it to start that run anew") from error
-    if whole["oracle"] != objective.oracle:
+        missing = [str(error).strip().split("\n")[0]]
+    if missing:
         raise UserError(
-            f"{path} was made with the {whole['oracle']} gradient oracle, but here {objective.oracle} was chosen: "
-            f"the results would differ in their last bits; resume with --set train.oracle={whole['oracle']}"
+            f"{path} is no checkpoint of this version ({missing[0]}); delete it to start that run anew"
         )
+    return whole
+
+
+def restore(
+    whole: Mapping[str, Any], comm: Communicator, objective: Objective, x: Tensor, method_state: Any
+) -> Any:
+    """Put this rank's rows back into x, the buffers and the ledger; return the method's state, likewise."""
     rows = slice(comm.rows.start, comm.rows.stop)
     x.copy_(whole["x"][rows])
     for target, source in zip(tensors_of(method_state), whole["state_tensors"], strict=True):
@@ -69,7 +83,5 @@ def load(path: Path, comm: Communicator, objective: Objective, x: Tensor, method
         kept["messages"] if first else 0,
         kept["mpi_bytes"] if first else 0,
     )
-    fields = iter(tensors_of(method_state))
-    rest = [next(fields) if isinstance(s, Tensor) else r for s, r in zip(method_state, whole["state_rest"], strict=True)]
-    again = type(method_state)(*rest) if hasattr(method_state, "_fields") else tuple(rest)
-    return {**{k: whole[k] for k in ("t", "wall_s", "loss_limit")}, "method_state": again}
+    rest = [s if r is None else r for s, r in zip(method_state, whole["state_rest"], strict=True)]
+    return type(method_state)(*rest) if hasattr(method_state, "_fields") else tuple(rest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -12,7 +12,10 @@ from decentral.errors import UserError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="decentral")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, help="Print the version.",
+    callback=lambda *given: _print_version(*given),
+)  # fmt: skip
 def cli() -> None:
     """Train neural networks without a centre: simulate on a laptop, run the same file under mpirun.
 
@@ -25,8 +28,12 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.toml")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field, e.g. train.lr=0.1.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Results folder [results/<name>].")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field, e.g. train.lr=0.1."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Results folder [results/<name>]."
+)
 @click.option("--resume", is_flag=True, help="Go on with the runs that DIR holds unfinished.")
 def run(file: Path, overrides: tuple[str, ...], out: Path | None, resume: bool) -> None:
     """Run an experiment: all its sweeps and seeds. Also under mpirun, unchanged."""
@@ -44,13 +51,19 @@ def list_(what: str | None) -> None:
     print_catalogue(what)
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
+@cli.command()
 @click.argument("name", metavar="NAME")
-@click.option("-n", "--workers", type=int, default=None, help="Number of workers (not needed for a graph file).")
+@click.option(
+    "-n", "--workers", type=int, default=None, help="Number of workers (not needed for a graph file)."
+)
 @click.option("--weights", default="metropolis", show_default=True, help="Rule of the mixing matrix.")
-@click.option("--set", "parameters", multiple=True, metavar="KEY=VALUE", help="A parameter, e.g. degree=6 or seed=1.")
+@click.option(
+    "--set", "parameters", multiple=True, metavar="KEY=VALUE", help="A parameter, e.g. degree=6 or seed=1."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FIGURE", help="Draw the graph and its spectrum.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FIGURE", help="Draw the graph and its spectrum."
+)
 def topology(
     name: str, workers: int | None, weights: str, parameters: tuple[str, ...], as_json: bool, out: Path | None
 ) -> None:
@@ -72,7 +85,9 @@ def compare(folders: tuple[Path, ...]) -> None:
 
 @cli.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FIGURE", help="PNG, SVG or PDF.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), metavar="FIGURE", help="PNG, SVG or PDF."
+)
 @click.option("--x", default=None, help="Column or swept field on the x axis [round].")
 @click.option("--y", default=None, help="Column on the y axis [the first distance or accuracy].")
 @click.option("--group", default=None, help="Swept field that colours the curves.")
@@ -96,12 +111,30 @@ def doctor(as_json: bool) -> None:
 def main() -> None:
     """Entry point: mistakes of the user are one line on standard error and exit code 2."""
     try:
-        cli(standalone_mode=False)
+        cli(standalone_mode=False, prog_name="decentral")
     except click.exceptions.Abort:
-        sys.exit(130)
-    except click.ClickException as error:
+        _fail("interrupted before anything was written", 130)
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        _fail(f"{error.format_message()}{f' See `{context.command_path} --help`.' if context else ''}", 2)
     except UserError as error:
-        print(f"decentral: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error), 2)
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    print(f"decentral: {' '.join(text.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _print_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            click.echo(f"decentral {version('decentral')}")
+        except PackageNotFoundError:
+            click.echo("decentral, not installed: run from its source tree")
+        context.exit()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from decentral.comm import Communicator
 from decentral.comm.plan import MixingPlan
+from decentral.algorithms.state import map_state
 from decentral.errors import UserError
 
 
@@ -26,7 +27,8 @@ class CompiledMethod:
         traced = _TracedComm(comm)
 
         def step(x: Tensor, state: Any, g: Tensor, lr: float) -> Any:
-            return method.step(x, state, g, traced, lr)
+            # copies, which the compiler fuses away: else what the method overwrites costs a pass of its own
+            return method.step(x.clone(), map_state(Tensor.clone, state), g, traced, lr)
 
         self._step = torch.compile(step)
         self._bill: tuple[int, int] | None = None
@@ -44,8 +46,7 @@ class CompiledMethod:
         """How often a step mixes and averages, told by a step on one column that only counts."""
         if self._bill is None:
             counter = _CountingComm(comm)
-            column = [s[:, :1].clone() if isinstance(s, Tensor) else s for s in state]
-            small = type(state)(*column) if hasattr(state, "_fields") else tuple(column)
+            small = map_state(lambda s: s[:, :1].clone(), state)
             self.method.step(x[:, :1].clone(), small, g[:, :1].clone(), counter, 1.0)
             self._bill = counter.mixes, counter.means
         return self._bill
@@ -63,7 +64,7 @@ class _TracedComm:
             return self.mean(x).expand(x.shape).clone()
         parts = []
         for run in self.plan.runs:
-            terms = [x[row : row + run.size] * weight for _, row, weight in run.terms]
+            terms = [x[row : row + run.size] * weight for row, weight in run.terms]
             total = terms[0]
             for term in terms[1:]:
                 total = total + term

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import networkx as nx
 
 SECTIONS = ("problem", "topology", "algorithm", "train", "schedule")
+_PATHS = ("topology.path", "topology.weights", "problem.data_root")
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,11 @@ class Train:
         for key in ("lr", "rounds", "batch_size", "record_every", "checkpoint_every", "eval_samples"):
             value = getattr(self, key)
             if not isinstance(value, str) and not 0 < value < float("inf"):
-                raise UserError(f"train.{key} = {value} must be positive")
+                raise UserError(f"train.{key} = {value} must be positive and finite")
         if not 0 <= self.weight_decay < float("inf"):
-            raise UserError(f"train.weight_decay = {self.weight_decay} must not be negative; 0 is none")
+            raise UserError(
+                f"train.weight_decay = {self.weight_decay} must be finite and not negative; 0 is none"
+            )
 
     @property
     def record_rounds(self) -> int:
@@ -68,12 +71,12 @@ class Topology:
     """A graph or schedule by name, its size, and the rule of its weights; ``[topology]`` in TOML.
 
     ``parameters`` are the further keys, checked against the constructor's signature. The name "file" takes
-    ``path``, any graph file that networkx reads, and finds ``workers`` in it.
+    ``path``, any graph file that networkx reads, and finds ``workers`` in it. A schedule brings its own weights.
     """
 
     name: str
     workers: int
-    weights: str
+    weights: str | None
     parameters: Mapping[str, Any]
 
     @classmethod
@@ -81,13 +84,16 @@ class Topology:
         """Checked against the tables of :mod:`topologies`."""
         table = dict(table)
         name = _pop_name(table, "topology", {**topologies.TOPOLOGIES, **topologies.SCHEDULES, "file": None})
-        weights = table.pop("weights", "metropolis")
-        if not isinstance(weights, str):
+        weights = table.pop("weights", None)
+        if weights is not None and name in topologies.SCHEDULES:
+            raise UserError(f"topology.weights = {weights!r}: {name} has weights of its own; remove the key")
+        if not isinstance(weights, str | None):
             raise UserError(f"topology.weights = {weights!r} should be a rule's name or a matrix file's path")
-        if name == "file":
-            graph = from_table(topologies.read_graph, table, "topology")
-            return cls(name, graph.number_of_nodes(), weights, table)
+        if weights is None and name not in topologies.SCHEDULES:
+            weights = "metropolis"
         workers = table.pop("workers", None)
+        if workers is None and name == "file":
+            return cls(name, _read(table).number_of_nodes(), weights, table)
         if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
             raise UserError(f"topology.workers = {workers!r} should be an integer of at least 1")
         topology = cls(name, workers, weights, table)
@@ -97,7 +103,13 @@ class Topology:
     def build(self) -> nx.Graph | topologies.Schedule:
         """The networkx graph, or the Schedule. Raises UserError on impossible parameters."""
         if self.name == "file":
-            return from_table(topologies.read_graph, self.parameters, "topology")
+            graph = _read(self.parameters)
+            if len(graph) != self.workers:
+                raise UserError(
+                    f"topology.workers = {self.workers} but {self.parameters['path']} has {len(graph)} nodes; "
+                    "set the key to that number, or remove it"
+                )
+            return graph
         constructors = {**topologies.TOPOLOGIES, **topologies.SCHEDULES}
         return from_table(constructors[self.name], self.parameters, "topology", n=self.workers)
 
@@ -137,10 +149,9 @@ class RunConfig:
         if not isinstance(allow_unstable, bool):
             raise UserError(f"algorithm.allow_unstable = {allow_unstable!r} should be true or false")
         sections["schedule"].setdefault("name", "constant")
-        seeds = table.get("seeds", [0])
         config = cls(
-            name=table["name"],
-            seed=seeds[0],
+            name=_file_name(table["name"]),
+            seed=table["seeds"][0],
             problem=_named(sections["problem"], "problem", PROBLEMS),
             topology=Topology.from_table(sections["topology"]),
             algorithm=_named(algorithm, "algorithm", ALGORITHMS),
@@ -149,7 +160,10 @@ class RunConfig:
             schedule=_named(sections["schedule"], "schedule", SCHEDULES),
             table=table,
         )
-        config.problem.check(config.topology.workers, config.train)
+        try:
+            config.problem.check(config.topology.workers, config.train)
+        except ValueError as error:
+            raise UserError(str(error)) from error
         return config
 
     def resolved(self) -> dict[str, Any]:
@@ -160,8 +174,8 @@ class RunConfig:
             "problem": {"name": self.table["problem"]["name"], **_fields(self.problem)},
             "topology": {
                 "name": self.topology.name,
-                **({} if self.topology.name == "file" else {"workers": self.topology.workers}),
-                "weights": self.topology.weights,
+                "workers": self.topology.workers,
+                **({"weights": self.topology.weights} if self.topology.weights else {}),
                 **self.topology.parameters,
             },
             "algorithm": {
@@ -194,13 +208,30 @@ def graph_of(topology_table: Mapping[str, Any]) -> nx.Graph:
     return graph
 
 
-def absolute_paths(table: dict[str, Any], base: Path) -> None:
-    """Paths in an experiment file are meant from that file's folder; make them absolute, in place."""
-    topology = table.get("topology", {})
-    for key in ("path", "weights"):
-        value = topology.get(key)
-        if isinstance(value, str) and (key == "path" or Path(value).suffix) and (base / value).exists():
-            topology[key] = str((base / value).resolve())
+def absolute_paths(value: Any, base: Path, key: str = "") -> Any:
+    """The table with its paths made absolute where they lead to something from ``base``, the file's own folder."""
+    if isinstance(value, Mapping):
+        prefix = "" if key in ("", "sweep") else f"{key}."
+        return {k: absolute_paths(v, base, prefix + k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [absolute_paths(v, base, key) for v in value]
+    if (
+        key not in _PATHS
+        or not isinstance(value, str)
+        or (key == "topology.weights" and value in topologies.WEIGHTS)
+    ):
+        return value
+    return str((base / value).resolve()) if value and (base / value).exists() else value
+
+
+def _read(parameters: Mapping[str, Any]) -> nx.Graph:
+    return from_table(topologies.read_graph, parameters, "topology")
+
+
+def _file_name(name: Any) -> str:
+    if not isinstance(name, str) or not name.strip(". ") or "/" in name or not name.isprintable():
+        raise UserError(f'name = {name!r} should be a text that can name a folder, as in name = "quickstart"')
+    return name
 
 
 def _named(table: dict[str, Any], section: str, choices: Mapping[str, Any]) -> Any:

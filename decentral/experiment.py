@@ -13,9 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from decentral.config import SECTIONS, RunConfig, absolute_paths
 from decentral.errors import UserError, nearest
-from decentral.figures import parse_figure
+from decentral.figures import COLUMNS, check_figure, figures_of
+from decentral.recorder import FINAL_ONLY
+from decentral.results import Experiment as Results
+from decentral.results import Run
 
 TOP_LEVEL = ("name", "question", "seeds", *SECTIONS, "sweep", "figure")
 
@@ -48,26 +53,22 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         raise UserError(f"{path} cannot be read ({error}); give an experiment file (*.toml)") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
-    table.setdefault("name", path.stem)
-    absolute_paths(table, path.parent)
+    table = {"name": path.stem} | absolute_paths(table, path.parent)
     return expand(table, [parse_override(text) for text in overrides])
 
 
-def expand(table: dict[str, Any], overrides: Sequence[tuple[str, Any]] = ()) -> Experiment:
+def expand(table: Mapping[str, Any], overrides: Sequence[tuple[str, Any]] = ()) -> Experiment:
     """The grid: product of the sweep's axes, times the seeds; overrides come last and win."""
+    table = {"name": "experiment"} | copy.deepcopy(dict(table))
+    for key, value in overrides:
+        _override(table, key, value)
     for key in table:
         if key not in TOP_LEVEL:
             raise UserError(f"unknown key {key}; {nearest(key, TOP_LEVEL)}")
-    table = copy.deepcopy(table)
-    _check_figures(table.get("figure", []))
-    for key, value in overrides:
-        if key.split(".")[0] not in TOP_LEVEL:
-            raise UserError(f"--set {key}: unknown key; {nearest(key.split('.')[0], TOP_LEVEL)}")
-        _put(table, key, value)
+    if not isinstance(table.get("question", ""), str):
+        raise UserError(f"question = {table['question']!r} should be a text, for the report")
     base = {k: v for k, v in table.items() if k not in ("sweep", "figure", "question")}
-    fixed = dict(overrides)
-    axes = [(k, v) for k, v in _axes(table.get("sweep", {})) if k not in fixed]
-    seeds = _seeds(table)
+    axes = list(_axes(table.get("sweep", {})))
     runs: dict[str, PlannedRun] = {}
     for point in itertools.product(*(values for _, values in axes)):
         resolved = copy.deepcopy(base)
@@ -75,17 +76,14 @@ def expand(table: dict[str, Any], overrides: Sequence[tuple[str, Any]] = ()) -> 
         for (key, _), value in zip(axes, point, strict=True):
             _put(resolved, key, value)
             swept |= _flat(key, value)
-        for key, value in overrides:
-            if not key.startswith("sweep."):
-                _put(resolved, key, value)
-                if key in swept:
-                    swept[key] = value
-        for seed in seeds:
+        for seed in _seeds(table):
             resolved["seeds"] = [seed]
             config = RunConfig.from_table(copy.deepcopy(resolved))
             run_id = _run_id(swept, seed, config)
             runs[run_id] = PlannedRun(run_id, swept, config)
-    return Experiment(str(table["name"]), table, tuple(_same_fields(list(runs.values()))))
+    planned = tuple(_same_fields(list(runs.values())))
+    _check_figures(table, planned)
+    return Experiment(table["name"], table, planned)
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -99,13 +97,34 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key.strip(), value
 
 
+def _override(table: dict[str, Any], key: str, value: Any) -> None:
+    """Set a field; where the sweep varies that field, it does so no more."""
+    _put(table, key, value)
+    if key.split(".")[0] not in SECTIONS:
+        return
+    axes = dict(_axes(table.pop("sweep", {})))
+    for name, fixed in _flat(key, value).items():
+        axes.pop(name, None)
+        for axis, values in axes.items():
+            if name.startswith(f"{axis}."):
+                axes[axis] = _fix(values, name.removeprefix(f"{axis}."), fixed)
+    for axis, values in axes.items():
+        _put(table.setdefault("sweep", {}), axis, values)
+
+
+def _fix(values: list[Any], key: str, fixed: Any) -> list[Any]:
+    """The tables of an axis with ``fixed`` where they name ``key``; of those that are then equal, one."""
+    tables = [{**v, key: fixed} if isinstance(v, Mapping) and key in v else v for v in values]
+    return [v for i, v in enumerate(tables) if v not in tables[:i]]
+
+
 def _put(table: dict[str, Any], dotted: str, value: Any) -> None:
     """Set ``a.b.c``; a table as value is merged into the section of that name."""
     *parents, last = dotted.split(".")
     for key in parents:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
-            raise UserError(f"--set {dotted}: {key} is no table, so it has no keys")
+            raise UserError(f"{dotted} cannot be set: {key} = {table!r} is no table; set {key} itself")
     if isinstance(value, dict) and isinstance(table.get(last), dict):
         table[last] = {**table[last], **value}
     else:
@@ -123,6 +142,10 @@ def _axes(sweep: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
             yield from _axes(values, dotted)
         elif not isinstance(values, list) or not values:
             raise UserError(f"sweep.{dotted} = {values!r} should be a non-empty list of values to try")
+        elif len({repr(v) for v in values}) < len(values):
+            raise UserError(
+                f"sweep.{dotted} = {values!r} holds a value twice; leave one, and use seeds to repeat runs"
+            )
         else:
             yield dotted, values
 
@@ -132,7 +155,7 @@ def _seeds(table: Mapping[str, Any]) -> list[int]:
     whole = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) for s in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds = {seeds!r} should be a list of different integers, as in seeds = [0, 1, 2]")
-    return seeds
+    return list(seeds)
 
 
 def _flat(key: str, value: Any) -> dict[str, Any]:
@@ -141,11 +164,22 @@ def _flat(key: str, value: Any) -> dict[str, Any]:
     return {key: value}
 
 
-def _check_figures(figures: Any) -> None:
+def _check_figures(table: Mapping[str, Any], planned: Sequence[PlannedRun]) -> None:
+    """Refuse figures of columns or fields that no run will have, as drawing them would."""
+    figures = table.get("figure", [])
     if not isinstance(figures, list) or not all(isinstance(figure, Mapping) for figure in figures):
         raise UserError(f"figure = {figures!r} should be tables; write [[figure]] above the keys of each")
-    for figure in figures:
-        parse_figure(figure)
+    if not figures:
+        return
+    recorded = {column: np.empty(0) for column in COLUMNS if column not in FINAL_ONLY}
+    runs = [
+        Run(r.id, "planned", "", r.config.seed, r.swept, {}, recorded, r.config.resolved(), {})
+        for r in planned
+    ]
+    swept = tuple(planned[0].swept)
+    foreseen = Results(Path(), table["name"], "", "", table, swept, tuple(COLUMNS), tuple(runs), ())
+    for spec in figures_of(foreseen):
+        check_figure(spec, foreseen)
 
 
 def _same_fields(runs: list[PlannedRun]) -> Iterator[PlannedRun]:
@@ -153,7 +187,9 @@ def _same_fields(runs: list[PlannedRun]) -> Iterator[PlannedRun]:
     names = list(dict.fromkeys(name for run in runs for name in run.swept))
     for run in runs:
         resolved = run.config.resolved()
-        yield PlannedRun(run.id, {name: run.swept.get(name, _get(resolved, name)) for name in names}, run.config)
+        yield PlannedRun(
+            run.id, {name: run.swept.get(name, _get(resolved, name)) for name in names}, run.config
+        )
 
 
 def _get(table: Mapping[str, Any], dotted: str) -> Any:
@@ -166,5 +202,5 @@ def _get(table: Mapping[str, Any], dotted: str) -> Any:
 def _run_id(swept: Mapping[str, Any], seed: int, config: RunConfig) -> str:
     words = [str(v) if k.endswith(".name") else f"{k.split('.')[-1]}-{v}" for k, v in swept.items()]
     slug = re.sub(r"[^A-Za-z0-9.+-]+", "-", "_".join(words) or config.name)[:80]
-    digest = hashlib.sha256(json.dumps(config.resolved(), sort_keys=True).encode()).hexdigest()[:6]
+    digest = hashlib.sha256(json.dumps(config.resolved(), sort_keys=True).encode()).hexdigest()[:8]
     return f"{slug}_seed-{seed}_{digest}"

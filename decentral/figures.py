@@ -80,7 +80,7 @@ def check_figure(spec: FigureSpec, experiment: Experiment) -> None:
     """Refuse a figure whose columns or fields the experiment does not have."""
     if spec.kind == "final":
         _known("y", spec.y, experiment.metrics, "column of results.csv")
-        _known("x", spec.x, _fields(experiment), "field of the experiment")
+        _known("x", spec.x, _fields(experiment) | set(experiment.metrics), "field or column of results.csv")
         if spec.theory:
             _known("theory", spec.theory, experiment.metrics, "column of results.csv")
     else:
@@ -212,7 +212,7 @@ def _check_choices(where: str, spec: FigureSpec, has_x: bool) -> None:
     if spec.log is not None and spec.log not in LOGS:
         raise UserError(f"{where}: log = {spec.log!r} must be one of '', 'x', 'y', 'xy'")
     if spec.kind == "final" and not has_x:
-        raise UserError(f"{where}: kind = 'final' needs x, a swept field such as 'train.lr'")
+        raise UserError(f"{where}: kind = 'final' needs x, a swept field such as 'train.lr' or a final column")
     if spec.name and not re.fullmatch(r"[\w][\w.+-]*", spec.name):
         raise UserError(
             f"{where}: name = {spec.name!r} must be a file name of letters, digits, '-', '_' or '.'"
@@ -262,6 +262,7 @@ class Column:
 COLUMNS = {
     "round": Column("round", "round"),
     "epoch": Column("epoch", "epoch"),
+    "spectral_gap": Column("spectral gap 1 - ρ of the mixing matrix", "gap", better="high"),
     "samples": Column("training samples seen", "samples"),
     "wall_s": Column("wall-clock time", "wall time", "s"),
     "simulated_s": Column("simulated time", "simulated", "s"),

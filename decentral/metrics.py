@@ -19,6 +19,7 @@ from decentral.comm import Communicator
 from decentral.problems.objective import Objective
 
 _COLUMNS = 8192  # fixed, so that a worker's sum has the same order in every world
+_ELEMENTS = 1 << 20  # looked at in one go, so that measuring needs little memory
 
 
 def measure(x: Tensor, comm: Communicator, objective: Objective) -> dict[str, float]:
@@ -65,16 +66,23 @@ def finite(row: Mapping[str, float]) -> bool:
     return all(np.isfinite(v) for k, v in row.items() if k.endswith("_sq"))
 
 
+def norms(x: Tensor) -> NDArray[np.float64]:
+    """|x_i|^2 of each hosted worker, (h,), float64."""
+    return _square_distance(x, x.new_zeros(1, x.shape[1]))
+
+
 def _mean_square_distance(x: Tensor, centre: Tensor, comm: Communicator) -> float:
     return float(comm.observe(_square_distance(x, centre)).mean())
 
 
 def _square_distance(x: Tensor, centre: Tensor) -> NDArray[np.float64]:
     """|x_i - centre|^2 for each row, float64; numpy sums each row in an order of its own, alike in every world."""
-    total = np.zeros(x.shape[0])
-    for a in range(0, x.shape[1], _COLUMNS):
-        apart = x[:, a : a + _COLUMNS].double() - centre[:, a : a + _COLUMNS].double()
-        block = apart.cpu().numpy()
-        np.multiply(block, block, out=block)
-        total += block.sum(axis=1)
+    h, d = x.shape
+    total, rows = np.zeros(h), max(1, _ELEMENTS // min(d, _COLUMNS))
+    for a in range(0, d, _COLUMNS):
+        middle = centre[:, a : a + _COLUMNS].double()
+        for b in range(0, h, rows):
+            block = (x[b : b + rows, a : a + _COLUMNS].double() - middle).cpu().numpy()
+            with np.errstate(over="ignore"):  # a model that overflows is told by its infinite distance
+                total[b : b + rows] += np.multiply(block, block, out=block).sum(axis=1)
     return total

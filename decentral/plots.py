@@ -272,7 +272,7 @@ def _places(runs: Iterable[Run], field: str) -> dict[Value, float]:
 
 def _tick_places(ax: Any, places: dict[Value, float], field: str) -> None:
     named = not all(isinstance(v, float) for v in places)
-    if named or len(places) <= 8:
+    if named or ("." in field and len(places) <= 8):  # a swept field; a measured one has the axis's own ticks
         ax.set_xticks(list(places.values()), [_plain(value_label(field, v)) for v in places])
         ax.set_xticks([], minor=True)
     if named:
@@ -282,7 +282,7 @@ def _tick_places(ax: Any, places: dict[Value, float], field: str) -> None:
 def _label_axes(axes: list[Any], scene: Scene) -> None:
     """Scales and labels; of panels that share their axes, the leftmost and the lowest are labelled."""
     spec, columns = scene.spec, _columns(len(axes))
-    x_text = field_label(spec.x) if spec.kind == "final" else axis_label(spec.x, scene.scales.size_x)[0]
+    x_text = field_label(spec.x) if spec.kind == "final" and "." in spec.x else axis_label(spec.x, scene.scales.size_x)[0]
     for i, ax in enumerate(axes):
         ax.set_xscale("log" if scene.scales.log_x else "linear")
         ax.set_yscale("log" if scene.scales.log_y else "linear")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
@@ -42,17 +43,18 @@ class Progress:
 
     def begin(self, planned: PlannedRun) -> None:
         """A run begins."""
+        words = " ".join([*map(str, planned.swept.values()), f"seed {planned.config.seed}"])
+        self.one = self.bars.add_task(escape(words[:32]), total=planned.config.train.rounds, newest="")
+        if not self.console.is_terminal:
+            self.say(f"run {self.done + 1} of {self.total}: {words}")
+
+    def end(self) -> None:
+        """That run has ended."""
+        self.done += 1
         if self.one is not None:
             self.bars.remove_task(self.one)
-            self.done += 1
         if self.all is not None:
             self.bars.update(self.all, completed=self.done)
-        words = [str(v) for v in planned.swept.values()] + [f"seed {planned.config.seed}"]
-        label = " ".join(words)[:32]
-        self.one = self.bars.add_task(label, total=planned.config.train.rounds, newest="")
-        if self.show and not self.console.is_terminal:
-            self.say(f"run {self.done + 1} of {self.total}: {' '.join(words)}")
-            self.done += self.one is None
 
     def update(self, t: int, row: dict[str, Any]) -> None:
         """Round t is done; ``row`` is the newest record."""
@@ -60,7 +62,7 @@ class Progress:
         if self.one is not None:
             self.bars.update(self.one, completed=t, newest=newest)
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, style: str = "") -> None:
         """A line above the bars."""
         if self.show:
-            self.console.print(text, highlight=False)
+            self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

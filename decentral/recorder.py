@@ -1,10 +1,10 @@
 """What a run leaves on disk. Written by rank 0 only; a file under its final name is whole.
 
-    DIR/experiment.toml, command.txt, results.csv          the experiment, and one row a run
-    DIR/runs/<id>/config.toml, environment.json            the run's value, and where it ran
-    DIR/runs/<id>/metrics.csv                              grows; rows after the last checkpoint are redone on resume
-    DIR/runs/<id>/checkpoint.pt                            replaced whole
-    DIR/runs/<id>/status.json                              there only when the run has ended
+DIR/experiment.toml, command.txt, results.csv          the experiment, and one row a run
+DIR/runs/<id>/config.toml, environment.json            the run's value, and where it ran
+DIR/runs/<id>/metrics.csv                              grows; rows since the last checkpoint are redone on resume
+DIR/runs/<id>/checkpoint.pt                            replaced whole
+DIR/runs/<id>/status.json                              there only when the run has ended
 """
 
 from __future__ import annotations
@@ -12,20 +12,28 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import tomli_w
 
+PART = ".part"
+"""Ends the name of a file that is being written; one that is left over was cut short, and nothing reads it."""
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
-    data = content.encode() if isinstance(content, str) else content
+FINAL_ONLY = ("spectral_gap", "theory_bias_sq")
+"""Columns of results.csv that metrics.csv has not: they do not change over the rounds."""
+
+
+def write_whole(path: Path, content: str | Callable[[BinaryIO], object]) -> None:
+    """Write a text, or what ``content`` writes, so that the file is there whole or not at all, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + PART)
     with part.open("wb") as file:
-        file.write(data)
+        if isinstance(content, str):
+            file.write(content.encode())
+        else:
+            content(file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
@@ -52,7 +60,7 @@ class RunFolder:
             (self.path / "metrics.csv").unlink(missing_ok=True)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """One more record, on disk when this returns."""
+        """One more record; it outlives this process, though not a power cut."""
         path = self.path / "metrics.csv"
         fresh = not path.exists()
         with path.open("a", newline="") as file:

@@ -42,9 +42,11 @@ class Run:
         return self.status == "finished"
 
     def field(self, name: str) -> Value | None:
-        """The value of a dotted field, swept or fixed; ``None`` where the run has no such field."""
+        """The value of a dotted field, swept or fixed, or a final metric; ``None`` where the run has none such."""
         if name in self.fields:
             return self.fields[name]
+        if name in self.final:
+            return self.final[name]
         value: Any = self.config
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None

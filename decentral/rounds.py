@@ -11,16 +11,17 @@ from typing import Any
 
 from torch import Tensor
 
+from decentral.algorithms.state import keep_tensors, map_state, tensors_of
 from decentral.comm import Communicator
 from decentral.compiled import CompiledMethod
 
 _ELEMENTS = 1 << 19  # of one block: a few such arrays fit in a last-level cache
-_COLUMNS = 8192  # with many workers, rows shorter than this cost more than cache misses
+_COLUMNS = 256  # rows shorter than this cost more than cache misses do
 
 
 def block_width(h: int, d: int) -> int:
-    """Columns a block: about half a million elements, never more than an eighth of a large model."""
-    return max(_ELEMENTS // h, min(_COLUMNS, d // 8), 1)
+    """Columns a block: about half a million elements, but no fewer than 256 columns."""
+    return max(_ELEMENTS // h, min(_COLUMNS, d))
 
 
 def advance(
@@ -55,25 +56,6 @@ def advance(
             for target, source in zip(tensors_of(state_part), tensors_of(rest), strict=True):
                 _write(target, source)
     return x, keep_tensors(state, rest)
-
-
-def tensors_of(state: Any) -> list[Tensor]:
-    """The tensors of a state (a NamedTuple or tuple), in order."""
-    return [s for s in state if isinstance(s, Tensor)]
-
-
-def map_state(f: Any, state: Any) -> Any:
-    """The state with f applied to its tensors, and its other fields as they are."""
-    return _like(state, [f(s) if isinstance(s, Tensor) else s for s in state])
-
-
-def keep_tensors(state: Any, rest: Any) -> Any:
-    """The tensors of ``state`` with the other fields of ``rest``."""
-    return _like(state, [s if isinstance(s, Tensor) else r for s, r in zip(state, rest, strict=True)])
-
-
-def _like(state: Any, fields: list[Any]) -> Any:
-    return type(state)(*fields) if hasattr(state, "_fields") else tuple(fields)
 
 
 def _write(target: Tensor, source: Tensor) -> None:

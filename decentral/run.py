@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,39 +16,56 @@ from decentral.comm.launch import find_world, local_rank
 from decentral.errors import UserError
 from decentral.experiment import Experiment, PlannedRun, load
 from decentral.progress import Progress
-from decentral.recorder import RunFolder, write_results, write_whole
+from decentral.recorder import PART, RunFolder, write_results, write_whole
 
-_FINISHED, _USER, _DIVERGED = 0, 2, 3
+_FINISHED, _USER, _DIVERGED, _INTERRUPTED = 0, 2, 3, 130
 
 
 def run(file: Path, overrides: Sequence[str], out: Path | None, resume: bool) -> int:
     """Run an experiment file; the exit code: 0, or 3 if a run diverged. Mistakes of the user: 2, nothing written."""
     world = find_world()
     try:
-        experiment, folder, done = _prepare(world, file, overrides, out, resume)
-    except _Refused as refusal:
+        experiment, folder, done = prepare(world, file, overrides, out, resume)
+    except Refused as refusal:
         if world.rank == 0:
             raise UserError(str(refusal)) from None
         return _USER
     try:
         return _run_all(world, experiment, folder, done)
     except KeyboardInterrupt:
-        world.abort(f"interrupted; the same command with --resume goes on from the last checkpoint in {folder}", 130)
+        return _end(
+            world,
+            f"interrupted; the same command with --resume goes on from here (in {folder})",
+            _INTERRUPTED,
+        )
     except UserError as error:
-        world.abort(str(error), _USER)
+        return _end(world, str(error), _USER)
     except Exception as error:
+        if world.ranks == 1:
+            raise
         traceback.print_exc()
-        world.abort(f"{type(error).__name__}: {error}")
+        return _end(world, f"{type(error).__name__}: {error}", 1)
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """A rank found a mistake of the user; all ranks know of it."""
 
 
-def _prepare(
+def _end(world: Any, text: str, code: int) -> int:
+    """End this process, or all ranks, with a line on standard error."""
+    if world.ranks > 1:
+        world.abort(text, code)
+    print(f"decentral: {text}", file=sys.stderr)
+    return code
+
+
+def prepare(
     world: Any, file: Path, overrides: Sequence[str], out: Path | None, resume: bool
 ) -> tuple[Experiment, Path, dict[str, dict[str, Any]]]:
-    """All checks, on all ranks, before anything is written."""
+    """All checks, on all ranks, before anything is written: the experiment, its folder, the runs that have ended.
+
+    Raises Refused on every rank if any found a mistake.
+    """
     experiment, mistake = None, None
     try:
         experiment = load(file, overrides)
@@ -57,13 +76,12 @@ def _prepare(
         mistake = str(error)
     mistakes = [text for text in world.agree(mistake) if text]
     if mistakes or experiment is None:
-        raise _Refused(mistakes[0])
+        raise Refused(mistakes[0])
     return experiment, folder, world.agree(done)[0]
 
 
 def _check_runs(world: Any, experiment: Experiment, done: dict[str, Any]) -> None:
-    from decentral.stability import refuse_unstable
-    from decentral.training import device_of
+    from decentral.training import check, device_of
 
     checked: set[str] = set()
     for planned in experiment.runs:
@@ -73,14 +91,10 @@ def _check_runs(world: Any, experiment: Experiment, done: dict[str, Any]) -> Non
         device_of(config.train.device, local_rank())
         _check_ranks(config.topology.workers, world.ranks)
         config.problem.prepare(config.topology.workers, config.seed)
-        key = repr((config.algorithm, config.topology, config.train, config.schedule, config.problem))
-        if not config.allow_unstable and key not in checked:
+        key = repr(dataclasses.replace(config, table={}))
+        if key not in checked:
             checked.add(key)
-            train = config.train
-            lr = max(config.schedule.lr(t, train.rounds, train.lr) for t in range(train.rounds))
-            refuse_unstable(
-                config.algorithm, config.topology.mixing(), lr, config.problem, config.seed, train.weight_decay
-            )
+            check(config, world)
 
 
 def _check_ranks(workers: int, ranks: int) -> None:
@@ -94,18 +108,25 @@ def _check_ranks(workers: int, ranks: int) -> None:
 
 def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[str, dict[str, Any]]:
     """The runs of this experiment that have ended in ``folder``: id -> status. Refuses a folder of something else."""
-    if not folder.exists() or not any(folder.iterdir() if folder.is_dir() else [folder]):
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"--out {folder}: {there} is a file; choose another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--out {folder}: no permission to write in {there}; choose another folder")
+    if there != folder or all(path.suffix == PART for path in folder.iterdir()):
         return {}
     if not (folder / "experiment.toml").exists():
-        raise UserError(f"--out {folder} holds other files and no experiment; choose another folder, or empty it")
-    there = {path.name for path in (folder / "runs").glob("*") if path.is_dir()}
-    planned = {r.id for r in experiment.runs}
-    if there - planned:
         raise UserError(
-            f"--out {folder} already holds another experiment (its run {min(there - planned)} is none of this one's); "
+            f"--out {folder} holds other files and no experiment; choose another folder, or empty it"
+        )
+    begun = {path.name for path in (folder / "runs").glob("*") if path.is_dir()}
+    planned = {r.id for r in experiment.runs}
+    if begun - planned:
+        raise UserError(
+            f"--out {folder} already holds another experiment (its run {min(begun - planned)} is none of this one's); "
             "choose another folder, or remove that one"
         )
-    done = {name: status for name in there if (status := RunFolder(folder / "runs" / name).status())}
+    done = {name: status for name in begun if (status := RunFolder(folder / "runs" / name).status())}
     if not resume:
         raise UserError(
             f"--out {folder} already holds this experiment ({len(done)} of {len(planned)} runs have ended); "
@@ -135,6 +156,7 @@ def _run_all(world: Any, experiment: Experiment, folder: Path, done: dict[str, d
                 continue
             progress.begin(planned)
             ended[planned.id] = _one(world, planned, RunFolder(folder / "runs" / planned.id), progress)
+            progress.end()
             if root:
                 write_results(folder / "results.csv", _results(experiment, ended))
     if root:
@@ -143,26 +165,26 @@ def _run_all(world: Any, experiment: Experiment, folder: Path, done: dict[str, d
     diverged = [name for name, status in ended.items() if status["status"] == "diverged"]
     if diverged and root:
         for name in diverged:
-            progress.say(f"[yellow]diverged[/] {name}: {ended[name]['message']}")
+            progress.say(f"diverged: {name}: {ended[name]['message']}", style="yellow")
     return _DIVERGED if diverged else _FINISHED
 
 
 def _one(world: Any, planned: PlannedRun, folder: RunFolder, progress: Progress) -> dict[str, Any]:
     """Run or resume one run; its status."""
+    from decentral import checkpoint
     from decentral.provenance import environment
     from decentral.training import Training, device_of
 
     device = device_of(planned.config.train.device, local_rank())
-    training = Training(planned.config, world, device, folder)
-    resumable = world.agree(folder.checkpoint.exists() if world.rank == 0 else False)[0]
-    if resumable:
-        training.resume(folder.checkpoint)
+    begun = world.agree(folder.checkpoint.exists() if world.rank == 0 else False)[0]
+    kept = checkpoint.read(folder.checkpoint) if begun else None
+    training = Training(planned.config, world, device, folder, kept)
     if world.rank == 0:
-        facts = {"oracle": training.objective.oracle, "device": str(device), "notes": training.objective.notes}
+        facts = {"oracle": training.objective.oracle, "device": str(device), "notes": training.notes}
         folder.begin(planned.config.resolved(), environment(world.ranks, **facts))
-        folder.keep_rows(training.t if resumable else -1)
-        for note in training.objective.notes:
-            progress.say(f"[dim]{planned.id}: {note}[/]")
+        folder.keep_rows(training.t if kept else -1)
+        for note in training.notes:
+            progress.say(f"{planned.id}: {note}", style="dim")
     outcome = training.run(progress.update)
     status = {"status": outcome.status, "message": outcome.message, "final": outcome.final}
     if world.rank == 0:
@@ -191,6 +213,11 @@ def _show(folder: Path) -> None:
 
     console = Console(width=min(Console().width, 100))
     console.print(summary_table(read_experiment(folder), console.width))
-    figures = draw_experiment(folder)
+    try:
+        figures = draw_experiment(folder)
+    except UserError as error:
+        raise UserError(
+            f"{error}; all runs have ended: mend [[figure]] and draw again with --resume"
+        ) from error
     report = write_report(folder, figures)
-    console.print(f"figures in {folder / 'figures'}, report in {report}", soft_wrap=True)
+    console.print(f"figures in {folder / 'figures'}, report in {report}", soft_wrap=True, markup=False)

@@ -51,9 +51,11 @@ class Step:
         _check_warmup(self.warmup_rounds)
         object.__setattr__(self, "milestones", tuple(self.milestones))
         if not all(0 < m < 1 for m in self.milestones):
-            raise ValueError(f"milestones = {list(self.milestones)} must be fractions of the rounds in (0, 1)")
-        if not self.factor > 0:
-            raise ValueError(f"factor = {self.factor} must be positive; 0.1 is usual")
+            raise ValueError(
+                f"milestones = {list(self.milestones)} must be fractions of the rounds in (0, 1)"
+            )
+        if not 0 < self.factor < math.inf:
+            raise ValueError(f"factor = {self.factor} must be positive and finite; 0.1 is usual")
 
     def lr(self, t: int, rounds: int, base: float) -> float:
         """See :class:`Schedule`."""
@@ -71,7 +73,9 @@ class Cosine:
     def __post_init__(self) -> None:
         _check_warmup(self.warmup_rounds)
         if not 0 <= self.final <= 1:
-            raise ValueError(f"final = {self.final} must be in [0, 1]: the last lr as a fraction of the first")
+            raise ValueError(
+                f"final = {self.final} must be in [0, 1]: the last lr as a fraction of the first"
+            )
 
     def lr(self, t: int, rounds: int, base: float) -> float:
         """See :class:`Schedule`."""

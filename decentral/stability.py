@@ -16,29 +16,29 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 from torch import Tensor
 
 import topologies
+from decentral.algorithms.state import tensors_of, with_tensors
 from decentral.comm import LocalComm
 from decentral.errors import UserError
 from decentral.problems.objective import Linear
-from decentral.rounds import tensors_of
 
 _TOLERANCE = 1e-9
+_ARNOLDI = 1e-6  # how far growth that Arnoldi found may be off
 _EXACT = 10_000_000  # entries of all Hessians up to which the map of a quadratic problem is looked at whole
+_SMALL = 600  # size up to which a linear map is written out as a matrix
 _ALLOW = "--set algorithm.allow_unstable=true goes on regardless"
-_DENSE = 256  # workers up to which a changing mixing is followed as a whole matrix
-_MODES = 1024  # workers up to which all eigenvalues are looked at, not only the extremes
 
 
 class ModeComm:
-    """A communicator on one mode of W: ``mix`` multiplies by its eigenvalue; the mean sees only consensus."""
+    """A communicator on modes of W, one a column: ``mix`` multiplies by the eigenvalue; the mean sees consensus."""
 
     n = h = 1
 
-    def __init__(self, eigenvalue: complex, consensus: bool) -> None:
-        self.eigenvalue, self.consensus = eigenvalue, consensus
+    def __init__(self, eigenvalues: Tensor, consensus: Tensor) -> None:
+        self.eigenvalues, self.consensus = eigenvalues, consensus
 
     def mix(self, x: Tensor) -> Tensor:
         """Lambda x."""
-        return x * self.eigenvalue
+        return x * self.eigenvalues
 
     start = mix
 
@@ -48,84 +48,112 @@ class ModeComm:
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean of a consensus is itself, of any other mode zero."""
-        return x.clone() if self.consensus else torch.zeros_like(x)
+        return x * self.consensus
 
 
-def amplification(method: Any, eigenvalue: complex, step: float, consensus: bool = False) -> float:
-    """Spectral radius of one round on the mode ``eigenvalue`` with lr times curvature = ``step``."""
-    comm = ModeComm(eigenvalue, consensus)
-    warm = _state_after_a_round(method, comm)
-    size = 1 + len(tensors_of(warm))
-    basis = torch.eye(size, dtype=torch.complex128).unsqueeze(1)  # a row of (1, size) for x and each state tensor
-    x, state = method.step(basis[0].clone(), _with(warm, basis[1:]), basis[0] * step, comm, 1.0)
-    matrix = torch.cat([x, *tensors_of(state)])
-    return float(torch.linalg.eigvals(matrix).abs().max())
+def amplification(method: Any, eigenvalue: Any, step: float, consensus: Any = False) -> Any:
+    """Spectral radius of one round on the mode ``eigenvalue`` with lr times curvature = ``step``; or of many modes."""
+    values = torch.from_numpy(np.atleast_1d(np.asarray(eigenvalue, dtype=np.complex128)))[None]
+    comm = ModeComm(values, torch.from_numpy(np.atleast_1d(consensus)))
+    zero = torch.zeros_like(values)
+    state = method.step(zero.clone(), method.init(zero, comm), zero.clone(), comm, 1.0)[
+        1
+    ]  # it has seen an lr
+    size = 1 + len(tensors_of(state))
+    columns = []
+    for k in range(size):
+        x, *rest = (torch.full_like(zero, float(i == k)) for i in range(size))
+        after, last = method.step(x.clone(), with_tensors(state, rest), x * step, comm, 1.0)
+        columns.append(torch.cat([after, *tensors_of(last)]))  # (size, modes)
+    radius = torch.linalg.eigvals(torch.stack(columns, 1).permute(2, 0, 1)).abs().amax(1).numpy()
+    return radius if np.ndim(eigenvalue) else float(radius[0])
 
 
 def growth_of_schedule(method: Any, schedule: topologies.Schedule) -> float:
     """Growth a round, apart from consensus, over a period of a mixing that changes (or 200 rounds of one without)."""
-    comm = LocalComm(schedule)
-    n, rounds = schedule.n, schedule.period or 200
-    columns = torch.from_numpy(np.linalg.qr(np.c_[np.ones(n), np.eye(n)[:, 1:]])[0][:, 1:])  # orthogonal to 1
-    warm = _state_after_a_round(method, comm, n)
-    blocks = 1 + len(tensors_of(warm))
-    parts = [
-        torch.cat([columns if i == j else torch.zeros_like(columns) for j in range(blocks)], 1) for i in range(blocks)
-    ]
-    x, state = parts[0], _with(warm, parts[1:])
-    for t in range(rounds):
-        x, state = method.step(x, state, torch.zeros_like(x), comm.at(t), 1.0)
-    matrix = torch.cat([columns.T @ part for part in (x, *tensors_of(state))]).numpy()
-    radius = np.abs(np.linalg.eigvals(matrix)).max() if schedule.period else np.linalg.norm(matrix, 2)
-    return float(radius ** (1 / rounds))
+    comm, n, rounds = LocalComm(schedule), schedule.n, schedule.period or 200
+    zero = torch.zeros(n, 1, dtype=torch.float64)
+    state = method.step(zero.clone(), method.init(zero, comm), zero.clone(), comm, 1.0)[1]
+    parts = 1 + len(tensors_of(state))
+
+    def period(flat: NDArray[np.float64]) -> NDArray[np.float64]:
+        apart = torch.from_numpy(np.array(flat).reshape(parts, n, -1))
+        x, *rest = apart - apart.mean(1, keepdim=True)
+        last = with_tensors(state, rest)
+        for t in range(rounds):
+            x, last = method.step(x, last, torch.zeros_like(x), comm.at(t), 1.0)
+        after = torch.stack([x, *tensors_of(last)])
+        return np.asarray((after - after.mean(1, keepdim=True)).reshape(flat.shape).numpy())
+
+    if schedule.period is None:
+        return (
+            float(np.linalg.norm(period(np.eye(parts * n)), 2) ** (1 / rounds))
+            if parts * n <= _SMALL
+            else 0.0
+        )
+    return float(_radius(period, parts * n) ** (1 / rounds))
 
 
 def growth_on_quadratics(method: Any, w: Any, hessians: NDArray[np.float64], lr: float) -> float:
-    """Growth a round of the method's own linear map on f_i = x' H_i x / 2, by Arnoldi; NaN if that does not converge."""
+    """Growth a round of the method's own linear map on f_i = x' H_i x / 2; NaN if that cannot be found."""
     n, d = hessians.shape[:2]
     comm, H = LocalComm(w), torch.from_numpy(hessians)
-    warm = _state_after_a_round(method, comm, n, lr)
-    parts = 1 + len(tensors_of(warm))
+    zero = torch.zeros(n, d, dtype=torch.float64)
+    state = method.step(zero.clone(), method.init(zero, comm), zero.clone(), comm, lr)[1]
+    parts = 1 + len(tensors_of(state))
 
     def a_round(flat: NDArray[np.float64]) -> NDArray[np.float64]:
-        x, *rest = torch.from_numpy(flat.reshape(-1)).view(parts, n, d).clone()
-        g = (H @ x.unsqueeze(-1)).squeeze(-1)
-        x, state = method.step(x, _with(warm, rest), g, comm, lr)
-        return torch.stack([x, *tensors_of(state)]).reshape(-1).numpy()
+        points = torch.from_numpy(np.array(flat).reshape(parts, n, d, -1))
+        g = torch.einsum("nde,nek->ndk", H, points[0]).reshape(n, -1)
+        x, *rest = points.reshape(parts, n, -1)
+        x, last = method.step(x, with_tensors(state, rest), g, comm, lr)
+        return np.asarray(torch.stack([x, *tensors_of(last)]).reshape(flat.shape).numpy())
 
-    size = parts * n * d
+    return _radius(a_round, parts * n * d)
+
+
+def _radius(linear: Any, size: int) -> float:
+    """Spectral radius of the map of (size, ...) to itself; NaN if Arnoldi does not find it."""
+    if size <= _SMALL:
+        return float(np.abs(np.linalg.eigvals(linear(np.eye(size)))).max())
     first = np.random.default_rng(0).standard_normal(size)
     try:
-        values = eigs(LinearOperator((size, size), a_round, dtype=float), 1, v0=first, tol=1e-8, maxiter=500)[0]
-    except (ArpackNoConvergence, TypeError):  # TypeError: the matrix is too small for Arnoldi
+        values = eigs(LinearOperator((size, size), linear, dtype=float), 1, v0=first, tol=1e-8, maxiter=500)[
+            0
+        ]
+    except ArpackNoConvergence:
         return float("nan")
     return float(np.abs(values).max())
 
 
-def refuse_unstable(method: Any, schedule: topologies.Schedule, lr: float, problem: Any, seed: int, decay: float) -> None:
+def refuse_unstable(
+    method: Any, schedule: topologies.Schedule, lr: float, problem: Any, seed: int, decay: float
+) -> None:
     """Raise UserError with the reason if the method is bound to diverge on this mixing or on this problem.
 
     On quadratics the whole map is looked at where it is small enough, else the mode of the largest curvature.
     """
     if schedule.n == 1:
         return
-    growth, mode = _growth_of_mixing(method, schedule)
-    if growth > 1 + _TOLERANCE:
+    growth, mode, tolerance = _growth_of_mixing(method, schedule)
+    if growth > 1 + tolerance:
         raise UserError(
             f"{type(method).__name__} diverges on this mixing{mode}: differences between workers grow by {growth:.4g} "
             f"a round, whatever the learning rate ({method}); use a static symmetric graph or less momentum; {_ALLOW}"
         )
     if not isinstance(problem, Linear) or schedule.period != 1:
         return
-    w = schedule.matrix(0)
-    step = lr * (problem.largest_curvature(schedule.n, seed) + decay)
-    modes = [(1.0, True), *((value, False) for value in _modes(w))]
-    growth, worst = max(((amplification(method, v, step, one), v) for v, one in modes), key=lambda pair: pair[0])
-    if growth > 1 + _TOLERANCE and schedule.n * problem.dimension**2 <= _EXACT:  # type: ignore[attr-defined]
-        hessians = problem.linear_terms(schedule.n, seed)[0] + decay * np.eye(problem.dimension)  # type: ignore[attr-defined]
+    w, n = schedule.matrix(0), schedule.n
+    step = lr * (problem.largest_curvature(n, seed) + decay)
+    modes = np.append(_modes(w), 1.0)
+    growths = amplification(method, modes, step, np.arange(len(modes)) == len(modes) - 1)
+    growth, worst, tolerance = growths.max(), modes[growths.argmax()], _TOLERANCE
+    dimension = problem.dimension  # type: ignore[attr-defined]
+    if growth > 1 + _TOLERANCE and n * dimension**2 <= _EXACT:
+        hessians: NDArray[np.float64] = problem.linear_terms(n, seed)[0] + decay * np.eye(dimension)
         exact = growth_on_quadratics(method, w, hessians, lr)
-        growth = growth if np.isnan(exact) else exact
-    if growth > 1 + _TOLERANCE:
+        growth, tolerance = (growth, _TOLERANCE) if np.isnan(exact) else (exact, _ARNOLDI)
+    if growth > 1 + tolerance:
         raise UserError(
             f"{type(method).__name__} diverges at lr * L = {step:.4g} (L: largest curvature): on the eigenvalue "
             f"{_show(worst)} of W the error grows by {growth:.4g} a round ({method}); lower train.lr, or if that "
@@ -133,41 +161,39 @@ def refuse_unstable(method: Any, schedule: topologies.Schedule, lr: float, probl
         )
 
 
-def _growth_of_mixing(method: Any, schedule: topologies.Schedule) -> tuple[float, str]:
-    """The largest growth apart from consensus at lr -> 0, and on what."""
+def _growth_of_mixing(method: Any, schedule: topologies.Schedule) -> tuple[float, str, float]:
+    """The largest growth apart from consensus at lr -> 0, on what, and how far it may be off."""
     if schedule.period != 1:
-        if schedule.n > _DENSE:
-            return 0.0, ""
-        return growth_of_schedule(method, schedule), ", which varies with time (growth over its period)"
+        growth = growth_of_schedule(method, schedule)
+        return growth, ", which varies with time (growth over its period)", _ARNOLDI
     w = schedule.matrix(0)
-    growth, worst = max(((amplification(method, value, 0.0), value) for value in _modes(w)), key=lambda pair: pair[0])
+    modes = _modes(w)
+    if not len(modes):
+        return 0.0, "", _TOLERANCE
+    growths = amplification(method, modes, 0.0)
     kind = "" if topologies.is_symmetric(w) else " is nonsymmetric (directed), and"
-    return growth, f", which{kind} has the eigenvalue {_show(worst)}"
+    return growths.max(), f", which{kind} has the eigenvalue {_show(modes[growths.argmax()])}", _TOLERANCE
 
 
 def _modes(w: Any) -> NDArray[Any]:
-    """Eigenvalues of W apart from one eigenvalue 1: all of them, or the extremes and a line between them."""
-    n = w.shape[0]
-    if n == 1:
-        return np.empty(0)
-    if n <= _MODES:
+    """Eigenvalues of W apart from one eigenvalue 1: all of them, or where those are too many the outermost."""
+    try:
         values = topologies.eigenvalues(w)
-        return np.delete(values, np.abs(values - 1).argmin())
-    spectrum = topologies.spectrum(w)
-    return np.linspace(spectrum.last, spectrum.second, 65)
+    except ValueError:  # of many workers they are known for circulant matrices only
+        if topologies.is_symmetric(w):
+            spectrum = topologies.spectrum(w)
+            return np.linspace(spectrum.last or 0.0, spectrum.second or 0.0, 65)
+        values = np.concatenate([_outermost(w, which) for which in ("LM", "SR", "LI")])
+    return np.asarray(np.delete(values, np.abs(values - 1).argmin()))
 
 
-def _state_after_a_round(method: Any, comm: Any, n: int = 1, lr: float = 1.0) -> Any:
-    """A state that has seen the learning rate."""
-    x = torch.zeros(n, 1, dtype=torch.float64)
-    return method.step(x, method.init(x, comm), x.clone(), comm, lr)[1]
-
-
-def _with(state: Any, tensors: Any) -> Any:
-    """The state with its tensors replaced, in order, by copies."""
-    replacement = iter(tensors)
-    fields = [next(replacement).clone() if isinstance(s, Tensor) else s for s in state]
-    return type(state)(*fields) if hasattr(state, "_fields") else tuple(fields)
+def _outermost(w: Any, which: str) -> NDArray[Any]:
+    first = np.random.default_rng(0).standard_normal(w.shape[0])
+    try:
+        found = eigs(w, 6, which=which, v0=first, tol=1e-6, return_eigenvectors=False)
+    except ArpackNoConvergence as error:
+        found = error.eigenvalues
+    return np.asarray(found)
 
 
 def _show(value: complex) -> str:

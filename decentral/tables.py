@@ -7,6 +7,7 @@ checked strictly against its annotations. There is no second class that mirrors 
 from __future__ import annotations
 
 import inspect
+import os
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -31,7 +32,7 @@ def from_table(target: Callable[..., T], table: Mapping[str, Any], section: str,
     try:
         checked = model(**table)
     except ValidationError as error:
-        raise UserError(_one_line(error, section, target)) from None
+        raise UserError(_one_line(error, section)) from None
     try:
         return target(**given, **{key: getattr(checked, key) for key in fields})
     except UserError:
@@ -52,9 +53,11 @@ def schema(target: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, An
 
 
 def _from_toml(hint: Any) -> Any:
-    """TOML has arrays, no tuples: ``tuple[int, ...]`` is read from an array."""
+    """TOML has arrays, no tuples: ``tuple[int, ...]`` is read from an array; and a path is a text."""
     if typing.get_origin(hint) is tuple:
         return list[typing.get_args(hint)[0]]  # type: ignore[misc]
+    if any(typing.get_origin(part) is os.PathLike for part in typing.get_args(hint)):
+        return str
     return hint
 
 
@@ -62,11 +65,11 @@ def _suggestion(key: str, fields: Mapping[str, Any], section: str) -> str:
     return nearest(key, fields) if fields else f"[{section}] takes no further keys here; remove it"
 
 
-def _one_line(error: ValidationError, section: str, target: Any) -> str:
-    first = error.errors()[0]
+def _one_line(error: ValidationError, section: str) -> str:
+    first, *others = error.errors()
     key = f"{section}.{first['loc'][0]}"
     if first["type"] == "missing":
-        return f"missing key {key}; add it (needed by {getattr(target, '__name__', section)})"
-    message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    rules = [e["msg"].removeprefix("Input should be ") for e in error.errors() if e["loc"][0] == first["loc"][0]]
-    return f"{key} = {first['input']!r} should be {' or '.join(dict.fromkeys(rules)) or message}"
+        return f"missing key {key}; add it to [{section}]"
+    same = [first, *(e for e in others if e["loc"][0] == first["loc"][0])]  # the choices of a union
+    rules = [e["msg"].removeprefix("Input should be ") for e in same]
+    return f"{key} = {first['input']!r} should be {' or '.join(dict.fromkeys(rules))}"

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+import topologies
 from decentral import checkpoint
+from decentral.compiled import CompiledMethod
 from decentral.config import RunConfig
 from decentral.errors import UserError
-from decentral.metrics import finite, first_divergence, measure, traffic
+from decentral.metrics import finite, first_divergence, measure, norms, traffic
 from decentral.problems.objective import Linear, Objective, Place
 from decentral.recorder import RunFolder
 from decentral.rounds import advance
+from decentral.schedule import Constant
+from decentral.stability import refuse_unstable
 from decentral.theory import fixed_point
 
-_LOSSES_KEPT = 50  # rounds whose losses are kept before they are looked at: one synchronisation for many rounds
+_LOSSES_KEPT = (
+    50  # rounds whose losses are kept before they are looked at: one synchronisation for many rounds
+)
 _SMALL = 10_000_000  # entries of all Hessians up to which the closed form is solved
 _BLOW_UP = 1e10  # a loss this many times the first (or 1) has diverged
 
@@ -38,12 +44,14 @@ def device_of(wish: str, local_rank: int) -> torch.device:
     if wish == "cpu" or (wish == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise UserError('train.device = "cuda" but this torch sees no GPU; use "cpu" or "auto", or see `decentral doctor`')
+        raise UserError(
+            'train.device = "cuda" but this torch sees no GPU; use "cpu" or "auto", or see `decentral doctor`'
+        )
     return torch.device("cuda", local_rank % torch.cuda.device_count())
 
 
-def place_of(config: RunConfig, rows: range, device: torch.device) -> Place:
-    """Where the objective of this run is built on this rank."""
+def place_of(config: RunConfig, rows: range, device: torch.device, oracle: str) -> Place:
+    """Where the objective of this run is built on this rank, with which gradient oracle."""
     return Place(
         workers=config.topology.workers,
         rows=rows,
@@ -52,33 +60,57 @@ def place_of(config: RunConfig, rows: range, device: torch.device) -> Place:
         device=device,
         batch_size=config.train.batch_size,
         weight_decay=config.train.weight_decay,
-        oracle=config.train.oracle,
+        oracle=oracle,  # type: ignore[arg-type]
         eval_samples=config.train.eval_samples,
     )
+
+
+def check(config: RunConfig, world: Any) -> None:
+    """Refuse what can be known to fail before the first round: the mixing, its stability, and what cannot be compiled."""
+    mixing, train = config.topology.mixing(), config.train
+    if train.compile:
+        CompiledMethod(config.algorithm, world.communicator(mixing))
+    if not config.allow_unstable:
+        rounds = range(0, train.rounds, max(1, train.rounds // 10_000))
+        lr = max(config.schedule.lr(t, train.rounds, train.lr) for t in rounds)
+        refuse_unstable(config.algorithm, mixing, lr, config.problem, config.seed, train.weight_decay)
 
 
 class Training:
     """The state of one run: models x (h, d), the method's state, the round, the time spent in rounds."""
 
-    def __init__(self, config: RunConfig, world: Any, device: torch.device, folder: RunFolder | None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        world: Any,
+        device: torch.device,
+        folder: RunFolder | None,
+        kept: Mapping[str, Any] | None = None,
+    ) -> None:
         self.config, self.world, self.folder = config, world, folder
         self.comm = world.communicator(config.topology.mixing())
-        self.objective: Objective = config.problem.build(place_of(config, self.comm.rows, device))
-        start = self.objective.start()
-        self.x = start.expand(self.comm.h, -1).clone()
+        oracle = config.train.oracle
+        if kept and kept["oracle"] in ("batched", "loop"):
+            oracle = kept[
+                "oracle"
+            ]  # with other ranks another might be chosen, and the last bits would differ
+        self.objective: Objective = config.problem.build(place_of(config, self.comm.rows, device, oracle))
+        self.x = self.objective.start().expand(self.comm.h, -1).clone()
         self.state = config.algorithm.init(self.x, self.comm)
+        self.method = (
+            CompiledMethod(config.algorithm, self.comm) if config.train.compile else config.algorithm
+        )
         self.t, self.wall_s, self.loss_limit = 0, 0.0, float("inf")
         self.row: dict[str, Any] = {}
-
-    def resume(self, path: Any) -> None:
-        """Go on from a checkpoint."""
-        kept = checkpoint.load(path, self.comm, self.objective, self.x, self.state)
-        self.t, self.wall_s, self.loss_limit = kept["t"], kept["wall_s"], kept["loss_limit"]
-        self.state = kept["method_state"]
+        self.notes = [*self.objective.notes, *_notes(self.comm.schedule)]
+        if kept:  # go on from a checkpoint
+            self.t, self.wall_s, self.loss_limit = kept["t"], kept["wall_s"], kept["loss_limit"]
+            self.row = kept["row"]
+            self.state = checkpoint.restore(kept, self.comm, self.objective, self.x, self.state)
 
     def run(self, progress: Callable[[int, dict[str, Any]], None]) -> Outcome:
         """All rounds that are left, with records and checkpoints. Every rank calls it."""
-        train, method = self.config.train, self.config.algorithm
+        train, schedule = self.config.train, self.comm.schedule
         losses = torch.zeros(_LOSSES_KEPT, self.comm.h, dtype=torch.float64, device=self.x.device)
         seen = self.t
         if self.t == 0:
@@ -88,7 +120,7 @@ class Training:
             lr = self.config.schedule.lr(self.t, train.rounds, train.lr)
             gradient = self.objective.gradient(self.x, self.t)
             self.x, self.state = advance(
-                method, self.x, self.state, gradient, self.comm, self.t, lr, train.weight_decay
+                self.method, self.x, self.state, gradient, self.comm, self.t, lr, train.weight_decay
             )
             losses[self.t - seen] = self.objective.losses
             self.t += 1
@@ -102,15 +134,18 @@ class Training:
                 return Outcome("diverged", bad, self.row)
             seen = self.t
             if record and not self._record():
-                return Outcome("diverged", f"round {self.t}: the models overflowed", self.row)
+                return Outcome(
+                    "diverged", f"round {self.t}, worker {self._overflown()}: its model overflowed", self.row
+                )
             if keep and self.folder is not None:
                 checkpoint.save(
-                    self.folder.checkpoint, self.world, self.comm, self.objective,
-                    t=self.t, x=self.x, method_state=self.state, wall_s=self.wall_s, loss_limit=self.loss_limit,
+                    self.folder.checkpoint, self.world, self.comm, self.objective, self.x, self.state,
+                    t=self.t, wall_s=self.wall_s, loss_limit=self.loss_limit, row=self.row,
                 )  # fmt: skip
             progress(self.t, self.row)
             began = time.perf_counter()
-        return Outcome("finished", "", self.row | self._theory())
+        gap = {"spectral_gap": topologies.spectral_gap(schedule.matrix(0))} if schedule.period == 1 else {}
+        return Outcome("finished", "", self.row | gap | self._theory())
 
     def _diverged(self, losses: Any, start: int) -> str:
         if start == 0:
@@ -118,6 +153,9 @@ class Training:
             self.loss_limit = _BLOW_UP * max(1.0, float(first)) if np.isfinite(first) else _BLOW_UP
         bad = first_divergence(losses, start, self.loss_limit, self.comm)
         return f"round {bad[0]}, worker {bad[1]}: its loss is {bad[2]:.4g}" if bad else ""
+
+    def _overflown(self) -> int:
+        return int(np.argmin(np.isfinite(self.comm.observe(norms(self.x)))))
 
     def _record(self) -> bool:
         """One row of metrics; False, and no row, if the models are no longer finite."""
@@ -143,8 +181,10 @@ class Training:
     def _theory(self) -> dict[str, float]:
         """theory_bias_sq: the bias of the closed-form steady state, where there is one."""
         config, problem, schedule = self.config, self.config.problem, self.comm.schedule
-        constant = config.table.get("schedule", {}).get("name", "constant") == "constant"
-        if not (isinstance(problem, Linear) and problem.exact(config.train) and constant and schedule.period == 1):
+        constant = isinstance(config.schedule, Constant)
+        if not (
+            isinstance(problem, Linear) and problem.exact(config.train) and constant and schedule.period == 1
+        ):
             return {}
         if self.objective.optimum is None or self.comm.n * self.objective.d**2 > _SMALL:
             return {}
@@ -155,3 +195,10 @@ class Training:
             return {}
         apart = rest - self.objective.optimum.double().cpu().numpy()
         return {"theory_bias_sq": float((apart**2).sum(1).mean())}
+
+
+def _notes(mixing: topologies.Schedule) -> list[str]:
+    matrices = map(mixing.matrix, range(mixing.period or 0))
+    if all(map(topologies.is_doubly_stochastic, matrices)):
+        return []
+    return ["the columns of the mixing matrix do not sum to one: gossip weighs some workers more than others"]

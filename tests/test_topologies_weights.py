@@ -81,7 +81,7 @@ def test_max_degree_on_a_star_by_hand():
 def test_max_degree_is_doubly_stochastic_on_a_balanced_directed_graph_that_metropolis_refuses():
     graph = nx.DiGraph([(0, 1), (1, 2), (2, 0), (2, 3), (3, 2)])
     assert topologies.is_doubly_stochastic(mixing_matrix(graph, "max-degree"))
-    with pytest.raises(ValueError, match="worker 2 receives from 2 and sends to 2"):
+    with pytest.raises(ValueError, match="they run from 1 to 2"):
         mixing_matrix(graph, "metropolis")
 
 
@@ -169,14 +169,15 @@ HALF = np.array([[0.5, 0.5, 0], [0.25, 0.5, 0.25], [0, 0.5, 0.5]])
         ),
         (
             lambda: mixing_matrix(nx.DiGraph([(0, 1), (1, 2), (2, 0), (0, 2)])),
-            "metropolis needs a directed graph whose in- and out-degrees are all equal (worker 0 receives from 1 "
-            "and sends to 2, worker 0 receives from 1); use weights 'uniform' or an undirected graph",
+            "metropolis needs a directed graph whose in- and out-degrees are all equal (they run from 1 "
+            "to 2); use weights 'uniform' or an undirected graph",
         ),
         (lambda: mixing_matrix(topologies.exponential(8), "best-constant"), "needs an undirected graph; use"),
         (lambda: mixing_matrix(topologies.ring(4), "edge-weight"), "(edge 0 -> 1 has none); add it"),
         (
             lambda: mixing_matrix(nx.Graph([(0, 1), (2, 3)])),
-            "the graph is not connected: workers 0 and 2 cannot both reach each other (2 separate parts); add edges",
+            "the graph is not connected: workers 0 and 2 cannot both reach each other (2 separate "
+            "parts); add edges between the parts",
         ),
         (lambda: mixing_matrix(nx.DiGraph([(0, 1), (1, 2)]), "uniform"), "the graph is not connected"),
         (lambda: check_mixing_matrix(np.ones((2, 3))), "the mixing matrix is 2 x 3; it must be square"),
@@ -192,8 +193,8 @@ HALF = np.array([[0.5, 0.5, 0], [0.25, 0.5, 0.25], [0, 0.5, 0.5]])
         ),
         (
             lambda: check_mixing_matrix(HALF, doubly_stochastic=True),
-            "column 0 of the mixing matrix sums to 0.75; a doubly stochastic matrix needs columns that sum to 1: "
-            "use weights 'metropolis'",
+            "column 0 of the mixing matrix sums to 0.75; a doubly stochastic matrix needs columns that sum "
+            "to 1: use weights 'metropolis'",
         ),
         (
             lambda: check_mixing_matrix(HALF, symmetric=True),

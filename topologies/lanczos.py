@@ -120,7 +120,7 @@ def _beyond(a: sparse.csr_array, guess: float, drop: float | None) -> float:
 
 
 def _factor_above(a: sparse.csr_array, guess: float) -> tuple[float, Any]:
-    """A shift above all eigenvalues of A, as near to ``guess`` as that can be, and the factors of shift I - A.
+    """A shift above all eigenvalues of A, near ``guess``, and the factors of shift I - A.
 
     Without pivoting the signs of the pivots are the signs of the eigenvalues (Sylvester), so a shift that is
     too low shows, and is raised.

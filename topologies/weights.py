@@ -53,14 +53,12 @@ def metropolis(graph: nx.Graph) -> sparse.csr_array:
     On a directed graph only where all in- and out-degrees are equal; W is then not symmetric.
     """
     edges = support(graph)
-    incoming, outgoing = _degrees(edges)
-    uneven = np.flatnonzero((incoming != incoming[0]) | (outgoing != incoming[0]))
-    if uneven.size and not is_mutual(edges):
-        i = int(uneven[0])
-        where = f"worker {i} receives from {incoming[i]:.0f} and sends to {outgoing[i]:.0f}"
-        rule = f"metropolis needs a directed graph whose in- and out-degrees are all equal ({where}, "
-        remedy = "use weights 'uniform' or an undirected graph"
-        raise ValueError(f"{rule}worker 0 receives from {incoming[0]:.0f}); {remedy}")
+    incoming, outgoing = edges.sum(axis=1), edges.sum(axis=0)
+    degrees = np.concatenate([incoming, outgoing])
+    if degrees.min() < degrees.max() and not is_mutual(edges):
+        span = f"they run from {degrees.min():.0f} to {degrees.max():.0f}"
+        rule = f"metropolis needs a directed graph whose in- and out-degrees are all equal ({span})"
+        raise ValueError(f"{rule}; use weights 'uniform' or an undirected graph")
     pairs = edges.tocoo()
     share = 1 / (1 + np.maximum(incoming[pairs.row], incoming[pairs.col]))
     return _close(sparse.csr_array((share, (pairs.row, pairs.col)), shape=edges.shape))
@@ -126,10 +124,6 @@ WEIGHTS = {
     **{f"lazy-{name}": lazy(rule) for name, rule in _RULES.items()},
 }
 """Rules by name; ``lazy`` is ``lazy-metropolis``."""
-
-
-def _degrees(received: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
-    return received.sum(axis=1), received.sum(axis=0)
 
 
 def _close(off_diagonal: sparse.csr_array) -> sparse.csr_array:

@@ -1,29 +1,35 @@
 """How the hosted rows of W x are summed: own row first, then neighbours ascending, in every world.
 
-A row's sum runs over *terms* (source row, weight). Consecutive rows whose terms sit at equal offsets
-with equal weights form a *run* and are summed as slices: three slices for a ring of any size. The
-arithmetic of a row is the same whichever run holds it, so every split of the workers over ranks
-gives the same bits.
+A row's sum runs over *terms* (source row, weight). In float32 on a CPU all rows are one call of ``embedding_bag``,
+which multiplies and adds a row's terms in their order in one pass over memory. Otherwise consecutive rows whose terms
+sit at equal offsets with equal weights form a *run* and are summed as slices: three slices for a ring of any size. Either
+way the arithmetic of a row is its own, so every split of the workers over ranks gives the same bits.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 
 @dataclass(frozen=True)
 class Run:
-    """Rows ``start .. start + size`` of the result; a term is (from halo?, first source row, weight)."""
+    """Rows ``start .. start + size`` of the result; a term is (first source row, weight).
+
+    Source rows count the hosted rows 0 .. h - 1, then those of the halo.
+    """
 
     start: int
     size: int
-    terms: tuple[tuple[bool, int, float], ...]
+    terms: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -48,16 +54,39 @@ class MixingPlan:
 
     def combine(self, x: Tensor, halo: Tensor | None) -> Tensor:
         """Rows ``lo .. hi`` of W x from the hosted rows x (h, b) and the halo's rows (len(halo), b)."""
-        out = x.new_empty(x.shape)
+        if x.dtype is torch.float32 and x.device.type == "cpu":
+            rows = x if halo is None else torch.cat([x, halo])
+            bags = self._bags
+            return embedding_bag(
+                bags.rows, rows, bags.offsets, mode="sum", per_sample_weights=bags.weights, include_last_offset=True
+            )
+        h, out = x.shape[0], x.new_empty(x.shape)
         for run in self.runs:
             target = out.narrow(0, run.start, run.size)
-            for k, (remote, row, weight) in enumerate(run.terms):
-                source = (halo if remote else x).narrow(0, row, run.size)  # type: ignore[union-attr]
+            for k, (row, weight) in enumerate(run.terms):
+                source = x.narrow(0, row, run.size) if halo is None or row < h else halo.narrow(0, row - h, run.size)
                 if k == 0:
                     torch.mul(source, weight, out=target)
                 else:
                     target.add_(source, alpha=weight)
         return out
+
+    @cached_property
+    def _bags(self) -> Bags:
+        terms = [[(row + k, v) for row, v in run.terms] for run in self.runs for k in range(run.size)]
+        return Bags(
+            rows=torch.tensor([row for bag in terms for row, _ in bag], dtype=torch.int32),
+            offsets=torch.tensor(np.cumsum([0, *map(len, terms)]), dtype=torch.int32),
+            weights=torch.tensor([weight for bag in terms for _, weight in bag], dtype=torch.float32),
+        )
+
+
+class Bags(NamedTuple):
+    """The terms of all rows, one bag a row, as ``embedding_bag`` takes them."""
+
+    rows: Tensor
+    offsets: Tensor
+    weights: Tensor
 
 
 def plan_for(w: sparse.csr_array, lo: int, hi: int) -> MixingPlan:
@@ -102,13 +131,18 @@ def _runs(rows: sparse.csr_array, lo: int, hi: int, halo: NDArray[np.int64]) -> 
         span = slice(rows.indptr[i], rows.indptr[i + 1])
         terms = []
         for j, weight in zip(rows.indices[span].tolist(), rows.data[span].tolist(), strict=True):
-            hosted = lo <= j < hi
-            terms.append((not hosted, j - lo if hosted else position[j], weight))
+            terms.append((j - lo if lo <= j < hi else hi - lo + position[j], weight))
             if j == lo + i:
                 terms.insert(0, terms.pop())
         last = runs[-1] if runs else None
-        if last and [(r, k - last.size, v) for r, k, v in terms] == list(last.terms):
+        if last and _continues(last, terms, hi - lo):
             runs[-1] = Run(last.start, last.size + 1, last.terms)
         else:
             runs.append(Run(i, 1, tuple(terms)))
     return tuple(runs)
+
+
+def _continues(run: Run, terms: list[tuple[int, float]], h: int) -> bool:
+    """Whether the next row is the run's pattern one row further, and stays on its side of the halo."""
+    ahead = tuple((row - run.size, weight) for row, weight in terms)
+    return ahead == run.terms and all((row < h) == (first < h) for (row, _), (first, _) in zip(terms, run.terms, strict=True))
