@@ -172,8 +172,15 @@ def measure() -> list[Line]:
     gossip = json.loads(launch(2, "-m", "benchmarks.mpi", "gossip_rounds"))
     ours, alone = start_up(8)
     return [
-        at_least("8 ranks, MLP 784-256-10, ring: rounds a second, ours / bare loop", step["ours"], step["bare"], 0.9),
-        at_most("2 ranks, d = 1,000,000: gossip round, ours / raw exchange", gossip["ours"], gossip["bare"], 1.3),
+        at_least(
+            "8 ranks, MLP 784-256-10, ring: rounds a second, ours / bare loop",
+            step["ours"],
+            step["bare"],
+            0.9,
+        ),
+        at_most(
+            "2 ranks, d = 1,000,000: gossip round, ours / raw exchange", gossip["ours"], gossip["bare"], 1.3
+        ),
         at_most("8 ranks: start-up, ours / importing torch", ours, alone, 1.4),
     ]
 

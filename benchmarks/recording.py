@@ -64,7 +64,9 @@ def measure() -> list[Line]:
             continue
         for ranks in (1, 2):
             found = json.loads(launch(ranks, "-m", "benchmarks.recording", name))
-            lines.append(at_most(f"{name}, {ranks} rank(s): recording / run", found, 1.0, 0.05, "{:.3f}".format))
+            lines.append(
+                at_most(f"{name}, {ranks} rank(s): recording / run", found, 1.0, 0.05, "{:.3f}".format)
+            )
     return lines
 
 

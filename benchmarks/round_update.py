@@ -34,7 +34,9 @@ def measure(compiled: bool = True) -> list[Line]:
         for method in (DmSGD(0.9), DecentLaM(0.9)):
             works[type(method).__name__] = _round(method, comm, g)
             if compiled and n == 64:
-                works[type(method).__name__ + " compiled"] = _round(CompiledMethod(method, comm), comm, g, method)
+                works[type(method).__name__ + " compiled"] = _round(
+                    CompiledMethod(method, comm), comm, g, method
+                )
         times = interleaved(works, repeats=15)
         for name in list(works)[1:]:
             what = f"round, {name}, ring, n = {n:,}, d = {d:,}: ours / streaming"

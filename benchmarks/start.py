@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from decentral.run import prepare
 from decentral.comm.launch import find_world
+from decentral.run import prepare
 
 
 def start(file: Path) -> None:

@@ -24,7 +24,9 @@ class Line:
     met: bool
 
 
-def interleaved(contenders: dict[str, Callable[[], object]], repeats: int = 9, warm: int = 2) -> dict[str, float]:
+def interleaved(
+    contenders: dict[str, Callable[[], object]], repeats: int = 9, warm: int = 2
+) -> dict[str, float]:
     """Median seconds of each contender; they take turns, so that a busy minute hits all alike."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(warm + repeats):

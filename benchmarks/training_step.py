@@ -7,6 +7,8 @@ a ring.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
@@ -26,7 +28,7 @@ LR, BETA = 0.01, 0.9
 
 def floor_step(n: int, widths: list[int], x: torch.Tensor, labels: torch.Tensor):
     """Hand-written forward and backward with bmm, and DmSGD with neighbour slices of flat buffers."""
-    shapes = [(o, i) for i, o in zip(widths, widths[1:], strict=False)]
+    shapes = [(o, i) for i, o in pairwise(widths)]
     d = sum(o * i + o for o, i in shapes)
     flat, m, grad = torch.randn(n, d) * 0.05, torch.zeros(n, d), torch.empty(n, d)
     third = 1 / 3
@@ -35,7 +37,12 @@ def floor_step(n: int, widths: list[int], x: torch.Tensor, labels: torch.Tensor)
     def views(buffer):
         at, out = 0, []
         for o, i in shapes:
-            out.append((buffer[:, at : at + o * i].view(n, o, i), buffer[:, at + o * i : at + o * i + o].view(n, 1, o)))
+            out.append(
+                (
+                    buffer[:, at : at + o * i].view(n, o, i),
+                    buffer[:, at + o * i : at + o * i + o].view(n, 1, o),
+                )
+            )
             at += o * i + o
         return out
 
@@ -115,7 +122,10 @@ def loop_step(n: int, widths: list[int], x: torch.Tensor, labels: torch.Tensor):
 def measure() -> list[Line]:
     keep_freed_memory()
     lines = []
-    for name, n, widths, batch in [("MLP 784-256-10", 64, [784, 256, 10], 32), ("linear 64-10", 256, [64, 10], 8)]:
+    for name, n, widths, batch in [
+        ("MLP 784-256-10", 64, [784, 256, 10], 32),
+        ("linear 64-10", 256, [64, 10], 8),
+    ]:
         x, labels = torch.randn(n, batch, widths[0]), torch.randint(widths[-1], (n, batch))
         works = {f.__name__: f(n, widths, x, labels) for f in (our_step, floor_step, loop_step)}
         times = interleaved(works)

@@ -1,24 +1,15 @@
-"""Memory that stays: freed blocks are kept, and large ones lie on huge pages.
-
-glibc otherwise returns large blocks to the kernel, and every round pays the page faults again; and with small pages a
-walk down a column block of (h, d) misses the translation cache at every row.
-"""
+"""Keep freed memory: glibc otherwise returns large blocks to the kernel and every round pays the page faults again."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 
 
 def keep_freed_memory() -> bool:
-    """Raise glibc's thresholds for this process; False where the C library has no such setting.
-
-    To be called before torch is imported: torch reads the wish for huge pages at its first allocation.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    """Raise glibc's thresholds for this process; False where the C library has no such setting."""
     if not sys.platform.startswith("linux"):
         return False
     try:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decentral.algorithms.state import tensors_of
 from decentral.comm import Communicator
 from decentral.errors import UserError
 from decentral.problems.objective import Objective
 from decentral.recorder import write_whole
-from decentral.algorithms.state import tensors_of
 
 KEYS = ("t", "wall_s", "loss_limit", "row", "x", "state_tensors", "state_rest", "buffers", "ledger", "oracle")
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decentral.algorithms.state import map_state
 from decentral.comm import Communicator
 from decentral.comm.plan import MixingPlan
-from decentral.algorithms.state import map_state
 from decentral.errors import UserError
 
 
@@ -22,7 +22,9 @@ class CompiledMethod:
 
     def __init__(self, method: Any, comm: Communicator) -> None:
         if comm.ranks > 1 or comm.schedule.period != 1:
-            raise UserError("train.compile = true needs one process and a graph that does not change; set it to false")
+            raise UserError(
+                "train.compile = true needs one process and a graph that does not change; set it to false"
+            )
         self.method = method
         traced = _TracedComm(comm)
 

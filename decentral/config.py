@@ -26,9 +26,10 @@ _PATHS = ("topology.path", "topology.weights", "problem.data_root")
 class Train:
     """How long, how fast, with which numbers; ``[train]`` in TOML.
 
-    ``batch_size`` is per worker ("full": all its samples). ``record_every`` and ``checkpoint_every`` are rounds;
-    "auto" is a 20th and a 5th of the run. ``eval_samples`` bounds the training samples that train_loss is taken over.
-    ``oracle``: how gradients are computed, batched over workers or one worker after the other.
+    ``batch_size`` is per worker ("full": all its samples). ``record_every`` and ``checkpoint_every`` are
+    rounds; "auto" is a 20th and a 5th of the run. ``eval_samples`` bounds the training samples that train_loss
+    is taken over. ``oracle``: how gradients are computed, batched over workers or one worker after the other.
+    ``compile``: rounds go through ``torch.compile``.
     """
 
     lr: float
@@ -71,7 +72,7 @@ class Topology:
     """A graph or schedule by name, its size, and the rule of its weights; ``[topology]`` in TOML.
 
     ``parameters`` are the further keys, checked against the constructor's signature. The name "file" takes
-    ``path``, any graph file that networkx reads, and finds ``workers`` in it. A schedule brings its own weights.
+    ``path``, any graph file that networkx reads, and finds ``workers`` in it. A schedule has its own weights.
     """
 
     name: str
@@ -106,8 +107,8 @@ class Topology:
             graph = _read(self.parameters)
             if len(graph) != self.workers:
                 raise UserError(
-                    f"topology.workers = {self.workers} but {self.parameters['path']} has {len(graph)} nodes; "
-                    "set the key to that number, or remove it"
+                    f"topology.workers = {self.workers} but {self.parameters['path']} has {len(graph)} "
+                    "nodes; set the key to that number, or remove it"
                 )
             return graph
         constructors = {**topologies.TOPOLOGIES, **topologies.SCHEDULES}
@@ -209,7 +210,7 @@ def graph_of(topology_table: Mapping[str, Any]) -> nx.Graph:
 
 
 def absolute_paths(value: Any, base: Path, key: str = "") -> Any:
-    """The table with its paths made absolute where they lead to something from ``base``, the file's own folder."""
+    """The table with its paths made absolute, where they lead somewhere from ``base``, the file's own folder."""
     if isinstance(value, Mapping):
         prefix = "" if key in ("", "sweep") else f"{key}."
         return {k: absolute_paths(v, base, prefix + k) for k, v in value.items()}

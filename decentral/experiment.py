@@ -27,7 +27,7 @@ TOP_LEVEL = ("name", "question", "seeds", *SECTIONS, "sweep", "figure")
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of the grid: its id (the folder's name), the swept fields by dotted name, and its configuration."""
+    """A run of the grid: its id, which names its folder; the swept fields by dotted name; its configuration."""
 
     id: str
     swept: Mapping[str, Any]
@@ -183,7 +183,7 @@ def _check_figures(table: Mapping[str, Any], planned: Sequence[PlannedRun]) -> N
 
 
 def _same_fields(runs: list[PlannedRun]) -> Iterator[PlannedRun]:
-    """Give every run every swept field: a field that only some tables of an axis name has its resolved value."""
+    """Give every run every swept field: one that only some tables of an axis name has its resolved value."""
     names = list(dict.fromkeys(name for run in runs for name in run.swept))
     for run in runs:
         resolved = run.config.resolved()

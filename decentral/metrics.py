@@ -49,7 +49,7 @@ def traffic(comm: Communicator) -> dict[str, float]:
 def first_divergence(
     losses: NDArray[np.float64], start: int, limit: float, comm: Communicator
 ) -> tuple[int, int, float] | None:
-    """(round, worker, loss) of the first loss, by round and then worker, that is not finite or above ``limit``.
+    """(round, worker, loss) of the first loss, by round, then worker, that is not finite or above ``limit``.
 
     ``losses``: (rounds since ``start``, h). Every rank gets the same answer.
     """
@@ -76,7 +76,7 @@ def _mean_square_distance(x: Tensor, centre: Tensor, comm: Communicator) -> floa
 
 
 def _square_distance(x: Tensor, centre: Tensor) -> NDArray[np.float64]:
-    """|x_i - centre|^2 for each row, float64; numpy sums each row in an order of its own, alike in every world."""
+    """|x_i - centre|^2 for each row, float64; a row is summed in an order of its own, alike in every world."""
     h, d = x.shape
     total, rows = np.zeros(h), max(1, _ELEMENTS // min(d, _COLUMNS))
     for a in range(0, d, _COLUMNS):

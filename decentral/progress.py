@@ -15,7 +15,7 @@ _NEWEST = ("bias_sq", "consensus_sq", "test_accuracy")
 
 
 class Progress:
-    """A bar over all runs and one over the rounds of this run, on standard error; silent on ranks other than 0."""
+    """A bar over all runs and one over the rounds of this run, on standard error; silent but on rank 0."""
 
     def __init__(self, experiment: Experiment, done: dict[str, Any], show: bool) -> None:
         self.console = Console(stderr=True)

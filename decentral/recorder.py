@@ -2,7 +2,7 @@
 
 DIR/experiment.toml, command.txt, results.csv          the experiment, and one row a run
 DIR/runs/<id>/config.toml, environment.json            the run's value, and where it ran
-DIR/runs/<id>/metrics.csv                              grows; rows since the last checkpoint are redone on resume
+DIR/runs/<id>/metrics.csv                              grows; resuming redoes the rows since the checkpoint
 DIR/runs/<id>/checkpoint.pt                            replaced whole
 DIR/runs/<id>/status.json                              there only when the run has ended
 """
@@ -19,14 +19,14 @@ from typing import Any, BinaryIO
 import tomli_w
 
 PART = ".part"
-"""Ends the name of a file that is being written; one that is left over was cut short, and nothing reads it."""
+"""Ends the name of a file that is being written; one that is left over was cut short, and is never read."""
 
 FINAL_ONLY = ("spectral_gap", "theory_bias_sq")
 """Columns of results.csv that metrics.csv has not: they do not change over the rounds."""
 
 
 def write_whole(path: Path, content: str | Callable[[BinaryIO], object]) -> None:
-    """Write a text, or what ``content`` writes, so that the file is there whole or not at all, also after a power cut."""
+    """Write a text, or what ``content`` writes: the file is there whole or not at all, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + PART)
     with part.open("wb") as file:

@@ -7,6 +7,7 @@ in the processor's cache: half the time of whole-array arithmetic. A method does
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import Any
 
 from torch import Tensor
@@ -16,11 +17,11 @@ from decentral.comm import Communicator
 from decentral.compiled import CompiledMethod
 
 _ELEMENTS = 1 << 19  # of one block: a few such arrays fit in a last-level cache
-_COLUMNS = 256  # rows shorter than this cost more than cache misses do
+_COLUMNS = 128  # rows shorter than this cost more than cache misses do
 
 
 def block_width(h: int, d: int) -> int:
-    """Columns a block: about half a million elements, but no fewer than 256 columns."""
+    """Columns a block: about half a million elements, but no fewer than 128 columns."""
     return max(_ELEMENTS // h, min(_COLUMNS, d))
 
 
@@ -47,7 +48,7 @@ def advance(
             part, g_part = x[:, a:b], g[:, a - columns.start : b - columns.start]
             if weight_decay:
                 g_part = g_part.add(part, alpha=weight_decay)
-            state_part = map_state(lambda s, a=a, b=b: s[:, a:b], state)
+            state_part = map_state(itemgetter((slice(None), slice(a, b))), state)
             part_after, rest = method.step(part, state_part, g_part, comm.at(t, opening), lr)
             opening = False
             if part.shape == x.shape:  # one block is the whole round: nothing needs to go back to its place

@@ -1,4 +1,4 @@
-"""``decentral run``: every mistake found first, then the runs one after the other, then table, figures, report."""
+"""``decentral run``: every mistake is found first; then the runs, one after the other; then table and figures."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _FINISHED, _USER, _DIVERGED, _INTERRUPTED = 0, 2, 3, 130
 
 
 def run(file: Path, overrides: Sequence[str], out: Path | None, resume: bool) -> int:
-    """Run an experiment file; the exit code: 0, or 3 if a run diverged. Mistakes of the user: 2, nothing written."""
+    """Run an experiment file; the exit code: 0, or 3 if a run diverged. Mistakes: 2, and nothing written."""
     world = find_world()
     try:
         experiment, folder, done = prepare(world, file, overrides, out, resume)
-    except Refused as refusal:
+    except RefusedError as refusal:
         if world.rank == 0:
             raise UserError(str(refusal)) from None
         return _USER
@@ -47,7 +47,7 @@ def run(file: Path, overrides: Sequence[str], out: Path | None, resume: bool) ->
         return _end(world, f"{type(error).__name__}: {error}", 1)
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A rank found a mistake of the user; all ranks know of it."""
 
 
@@ -62,9 +62,9 @@ def _end(world: Any, text: str, code: int) -> int:
 def prepare(
     world: Any, file: Path, overrides: Sequence[str], out: Path | None, resume: bool
 ) -> tuple[Experiment, Path, dict[str, dict[str, Any]]]:
-    """All checks, on all ranks, before anything is written: the experiment, its folder, the runs that have ended.
+    """The experiment, its folder, the runs that have ended; all checks, on all ranks, before anything is written.
 
-    Raises Refused on every rank if any found a mistake.
+    Raises RefusedError on every rank if any found a mistake.
     """
     experiment, mistake = None, None
     try:
@@ -76,7 +76,7 @@ def prepare(
         mistake = str(error)
     mistakes = [text for text in world.agree(mistake) if text]
     if mistakes or experiment is None:
-        raise Refused(mistakes[0])
+        raise RefusedError(mistakes[0])
     return experiment, folder, world.agree(done)[0]
 
 
@@ -107,7 +107,7 @@ def _check_ranks(workers: int, ranks: int) -> None:
 
 
 def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[str, dict[str, Any]]:
-    """The runs of this experiment that have ended in ``folder``: id -> status. Refuses a folder of something else."""
+    """The runs of this experiment that have ended in ``folder``: id -> status. Refuses one of something else."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise UserError(f"--out {folder}: {there} is a file; choose another folder")
@@ -123,8 +123,8 @@ def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[st
     planned = {r.id for r in experiment.runs}
     if begun - planned:
         raise UserError(
-            f"--out {folder} already holds another experiment (its run {min(begun - planned)} is none of this one's); "
-            "choose another folder, or remove that one"
+            f"--out {folder} already holds another experiment (its run {min(begun - planned)} is none of "
+            "this one's); choose another folder, or remove that one"
         )
     done = {name: status for name in begun if (status := RunFolder(folder / "runs" / name).status())}
     if not resume:

@@ -41,7 +41,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Step:
-    """lr = base * factor^(number of milestones passed); milestones are fractions of all rounds, as (0.5, 0.75)."""
+    """lr = base * factor^(milestones passed); milestones are fractions of all rounds, as (0.5, 0.75)."""
 
     milestones: tuple[float, ...] = (0.5, 0.75)
     factor: float = 0.1

@@ -1,8 +1,9 @@
-"""Is a method stable on this mixing? Computed by running the method's own text on one mode of the mixing matrix.
+"""Is a method stable on this mixing? Told by running the method's own text on the modes of the mixing matrix.
 
-On an eigenvector of W with eigenvalue lambda, and on quadratics of curvature a, a round is a small linear map of
-(x, state). Its spectral radius is the growth a round; above 1 the run diverges. At lr a -> 0 only the mixing is left,
-which every method must survive on every graph; where the problem's largest curvature is known, it is checked too.
+On an eigenvector of W with eigenvalue lambda, and on quadratics of curvature a, a round is a small linear map
+of (x, state). Its spectral radius is the growth a round; above 1 the run diverges. At lr a -> 0 only the mixing
+is left, which every method must survive on every graph; where the problem's largest curvature is known, it is
+checked too.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _ALLOW = "--set algorithm.allow_unstable=true goes on regardless"
 
 
 class ModeComm:
-    """A communicator on modes of W, one a column: ``mix`` multiplies by the eigenvalue; the mean sees consensus."""
+    """A communicator on modes of W, one a column: mixing multiplies by the eigenvalue, a mean sees consensus."""
 
     n = h = 1
 
@@ -52,13 +53,11 @@ class ModeComm:
 
 
 def amplification(method: Any, eigenvalue: Any, step: float, consensus: Any = False) -> Any:
-    """Spectral radius of one round on the mode ``eigenvalue`` with lr times curvature = ``step``; or of many modes."""
+    """Spectral radius of a round on the mode ``eigenvalue``, or on each of many; lr times curvature = ``step``."""
     values = torch.from_numpy(np.atleast_1d(np.asarray(eigenvalue, dtype=np.complex128)))[None]
     comm = ModeComm(values, torch.from_numpy(np.atleast_1d(consensus)))
     zero = torch.zeros_like(values)
-    state = method.step(zero.clone(), method.init(zero, comm), zero.clone(), comm, 1.0)[
-        1
-    ]  # it has seen an lr
+    state = _state(method, zero, comm, 1.0)
     size = 1 + len(tensors_of(state))
     columns = []
     for k in range(size):
@@ -70,10 +69,10 @@ def amplification(method: Any, eigenvalue: Any, step: float, consensus: Any = Fa
 
 
 def growth_of_schedule(method: Any, schedule: topologies.Schedule) -> float:
-    """Growth a round, apart from consensus, over a period of a mixing that changes (or 200 rounds of one without)."""
+    """Growth a round, apart from consensus, over a period of a mixing that changes (200 rounds without one)."""
     comm, n, rounds = LocalComm(schedule), schedule.n, schedule.period or 200
     zero = torch.zeros(n, 1, dtype=torch.float64)
-    state = method.step(zero.clone(), method.init(zero, comm), zero.clone(), comm, 1.0)[1]
+    state = _state(method, zero, comm, 1.0)
     parts = 1 + len(tensors_of(state))
 
     def period(flat: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -85,13 +84,11 @@ def growth_of_schedule(method: Any, schedule: topologies.Schedule) -> float:
         after = torch.stack([x, *tensors_of(last)])
         return np.asarray((after - after.mean(1, keepdim=True)).reshape(flat.shape).numpy())
 
-    if schedule.period is None:
-        return (
-            float(np.linalg.norm(period(np.eye(parts * n)), 2) ** (1 / rounds))
-            if parts * n <= _SMALL
-            else 0.0
-        )
-    return float(_radius(period, parts * n) ** (1 / rounds))
+    if schedule.period:
+        return float(_radius(period, parts * n) ** (1 / rounds))
+    if parts * n > _SMALL:
+        return 0.0  # unknown
+    return float(np.linalg.norm(period(np.eye(parts * n)), 2) ** (1 / rounds))
 
 
 def growth_on_quadratics(method: Any, w: Any, hessians: NDArray[np.float64], lr: float) -> float:
@@ -99,7 +96,7 @@ def growth_on_quadratics(method: Any, w: Any, hessians: NDArray[np.float64], lr:
     n, d = hessians.shape[:2]
     comm, H = LocalComm(w), torch.from_numpy(hessians)
     zero = torch.zeros(n, d, dtype=torch.float64)
-    state = method.step(zero.clone(), method.init(zero, comm), zero.clone(), comm, lr)[1]
+    state = _state(method, zero, comm, lr)
     parts = 1 + len(tensors_of(state))
 
     def a_round(flat: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -112,15 +109,19 @@ def growth_on_quadratics(method: Any, w: Any, hessians: NDArray[np.float64], lr:
     return _radius(a_round, parts * n * d)
 
 
+def _state(method: Any, zero: Tensor, comm: Any, lr: float) -> Any:
+    """The state of a method that has seen this learning rate, and only zeros."""
+    return method.step(zero.clone(), method.init(zero, comm), zero.clone(), comm, lr)[1]
+
+
 def _radius(linear: Any, size: int) -> float:
     """Spectral radius of the map of (size, ...) to itself; NaN if Arnoldi does not find it."""
     if size <= _SMALL:
         return float(np.abs(np.linalg.eigvals(linear(np.eye(size)))).max())
     first = np.random.default_rng(0).standard_normal(size)
     try:
-        values = eigs(LinearOperator((size, size), linear, dtype=float), 1, v0=first, tol=1e-8, maxiter=500)[
-            0
-        ]
+        whole = LinearOperator((size, size), linear, dtype=float)
+        values, _ = eigs(whole, 1, v0=first, tol=1e-8, maxiter=500)
     except ArpackNoConvergence:
         return float("nan")
     return float(np.abs(values).max())
@@ -138,8 +139,9 @@ def refuse_unstable(
     growth, mode, tolerance = _growth_of_mixing(method, schedule)
     if growth > 1 + tolerance:
         raise UserError(
-            f"{type(method).__name__} diverges on this mixing{mode}: differences between workers grow by {growth:.4g} "
-            f"a round, whatever the learning rate ({method}); use a static symmetric graph or less momentum; {_ALLOW}"
+            f"{type(method).__name__} diverges on this mixing{mode}: differences between workers grow by "
+            f"{growth:.4g} a round, whatever the learning rate ({method}); use a static symmetric graph or less "
+            f"momentum; {_ALLOW}"
         )
     if not isinstance(problem, Linear) or schedule.period != 1:
         return
@@ -156,8 +158,8 @@ def refuse_unstable(
     if growth > 1 + tolerance:
         raise UserError(
             f"{type(method).__name__} diverges at lr * L = {step:.4g} (L: largest curvature): on the eigenvalue "
-            f"{_show(worst)} of W the error grows by {growth:.4g} a round ({method}); lower train.lr, or if that "
-            f"eigenvalue is negative use topology.weights = lazy; {_ALLOW}"
+            f"{_show(worst)} of W the error grows by {growth:.4g} a round ({method}); lower train.lr"
+            f"{', or use topology.weights = lazy' if worst.real < 0 else ''}; {_ALLOW}"
         )
 
 
@@ -176,7 +178,7 @@ def _growth_of_mixing(method: Any, schedule: topologies.Schedule) -> tuple[float
 
 
 def _modes(w: Any) -> NDArray[Any]:
-    """Eigenvalues of W apart from one eigenvalue 1: all of them, or where those are too many the outermost."""
+    """Eigenvalues of W apart from one eigenvalue 1: all, or where those are too many the outermost."""
     try:
         values = topologies.eigenvalues(w)
     except ValueError:  # of many workers they are known for circulant matrices only

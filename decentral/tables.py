@@ -1,7 +1,7 @@
 """From a TOML table to a typed value: the signature of a callable is the schema of its table.
 
-A method's dataclass, a topology's constructor, a problem's settings: each is called with the keys of its table,
-checked strictly against its annotations. There is no second class that mirrors it.
+A method's dataclass, a topology's constructor, a problem's settings: each is called with the keys of its
+table, checked strictly against its annotations. There is no second class that mirrors it.
 """
 
 from __future__ import annotations

@@ -23,9 +23,7 @@ from decentral.schedule import Constant
 from decentral.stability import refuse_unstable
 from decentral.theory import fixed_point
 
-_LOSSES_KEPT = (
-    50  # rounds whose losses are kept before they are looked at: one synchronisation for many rounds
-)
+_LOSSES_KEPT = 50  # rounds whose losses are looked at together: one synchronisation of the device for many
 _SMALL = 10_000_000  # entries of all Hessians up to which the closed form is solved
 _BLOW_UP = 1e10  # a loss this many times the first (or 1) has diverged
 
@@ -40,7 +38,7 @@ class Outcome:
 
 
 def device_of(wish: str, local_rank: int) -> torch.device:
-    """The device of this rank: the GPU of its local number, or the CPU. Raises UserError where CUDA is absent."""
+    """The device of this rank: the GPU of its local number, or the CPU. Raises UserError if CUDA is absent."""
     if wish == "cpu" or (wish == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -66,7 +64,7 @@ def place_of(config: RunConfig, rows: range, device: torch.device, oracle: str) 
 
 
 def check(config: RunConfig, world: Any) -> None:
-    """Refuse what can be known to fail before the first round: the mixing, its stability, and what cannot be compiled."""
+    """Refuse what is known to fail before the first round: a bad mixing, an unstable one, one not to compile."""
     mixing, train = config.topology.mixing(), config.train
     if train.compile:
         CompiledMethod(config.algorithm, world.communicator(mixing))
@@ -90,16 +88,16 @@ class Training:
         self.config, self.world, self.folder = config, world, folder
         self.comm = world.communicator(config.topology.mixing())
         oracle = config.train.oracle
-        if kept and kept["oracle"] in ("batched", "loop"):
-            oracle = kept[
-                "oracle"
-            ]  # with other ranks another might be chosen, and the last bits would differ
+        if kept and kept["oracle"] in (
+            "batched",
+            "loop",
+        ):  # other ranks might choose another, of other last bits
+            oracle = kept["oracle"]
         self.objective: Objective = config.problem.build(place_of(config, self.comm.rows, device, oracle))
         self.x = self.objective.start().expand(self.comm.h, -1).clone()
         self.state = config.algorithm.init(self.x, self.comm)
-        self.method = (
-            CompiledMethod(config.algorithm, self.comm) if config.train.compile else config.algorithm
-        )
+        method = config.algorithm
+        self.method = CompiledMethod(method, self.comm) if config.train.compile else method
         self.t, self.wall_s, self.loss_limit = 0, 0.0, float("inf")
         self.row: dict[str, Any] = {}
         self.notes = [*self.objective.notes, *_notes(self.comm.schedule)]

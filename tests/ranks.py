@@ -44,7 +44,13 @@ def run_ranks(ranks, *args, timeout=180, **env):
     if ranks > 1:
         command = [*mpirun(), "-n", str(ranks), *command]
     return subprocess.run(
-        command, env=environment(**env), capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT
+        command,
+        env=environment(**env),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        cwd=ROOT,
     )
 
 

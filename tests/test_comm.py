@@ -32,7 +32,9 @@ def test_mix_is_the_matrix_product(name, n):
 def test_a_sum_over_neighbours_takes_the_own_row_first_then_neighbours_ascending():
     w = np.array([[0.75, 0.25, 0], [0.25, 0.5, 0.25], [0, 0.25, 0.75]])
     x = torch.tensor([[2.0**60], [1.0], [-(2.0**60)]], dtype=torch.float64)
-    assert LocalComm(w).mix(x)[1].item() == 0.0  # the own row is absorbed by the first neighbour, who then cancels
+    assert (
+        LocalComm(w).mix(x)[1].item() == 0.0
+    )  # the own row is absorbed by the first neighbour, who then cancels
     x = torch.tensor([[2.0**60], [-(2.0**59)], [1.0]], dtype=torch.float64)
     assert LocalComm(w).mix(x)[1].item() == 0.25  # own and first neighbour cancel before the second joins
 
@@ -79,7 +81,9 @@ def test_a_matrix_of_exact_averaging_mixes_as_the_exact_mean():
     assert comm.ledger.bytes_sent.tolist() == [7 * 3 * 8.0] * 8
 
 
-@pytest.mark.parametrize("graph", [topologies.ring(8), topologies.star(8), topologies.torus(16), nx.petersen_graph()])
+@pytest.mark.parametrize(
+    "graph", [topologies.ring(8), topologies.star(8), topologies.torus(16), nx.petersen_graph()]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gossip_is_billed_degree_times_d_times_itemsize_a_round(graph, dtype):
     w = topologies.mixing_matrix(graph)
@@ -129,7 +133,9 @@ def test_a_round_in_blocks_of_columns_has_the_bits_and_the_bill_of_a_whole_one(m
     for t in range(4):
         g = rows(6, 10) * (t + 1)
         x, s = method.step(x, s, g + 0.1 * x, whole.at(t), 0.05 * (t + 1))
-        y, r = advance(method, y, r, [(slice(0, 4), g[:, :4]), (slice(4, 10), g[:, 4:])], blocks, t, 0.05 * (t + 1), 0.1)
+        y, r = advance(
+            method, y, r, [(slice(0, 4), g[:, :4]), (slice(4, 10), g[:, 4:])], blocks, t, 0.05 * (t + 1), 0.1
+        )
     torch.testing.assert_close(x, y, rtol=0, atol=1e-15)
     assert np.array_equal(whole.ledger.bytes_sent, blocks.ledger.bytes_sent)
     assert whole.ledger.messages == blocks.ledger.messages

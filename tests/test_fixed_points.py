@@ -85,7 +85,7 @@ def test_the_steady_state_is_the_one_of_linear_algebra(graph, lr, beta, choice):
 
 def test_the_momentum_bias_is_there_and_decentlam_has_none_of_it():
     w = topologies.mixing_matrix(topologies.ring(8), "metropolis")
-    hessians, linear, big = dense_terms(8)
+    _, linear, big = dense_terms(8)
     best = expected("optimum", 0.9, w.toarray(), big, linear, 0.01)
 
     def bias(kind, beta):

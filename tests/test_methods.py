@@ -58,7 +58,9 @@ def test_with_one_worker_every_method_is_sgd_of_torch(method):
     lrs = [0.1 * (1 + t % 5) for t in range(60)]
     parameter = torch.zeros(7, dtype=torch.float64, requires_grad=True)
     nesterov = getattr(method, "nesterov", False) or getattr(method, "variant", "") == "nesterov"
-    optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=getattr(method, "momentum", 0.0), nesterov=nesterov)
+    optimizer = torch.optim.SGD(
+        [parameter], lr=0.1, momentum=getattr(method, "momentum", 0.0), nesterov=nesterov
+    )
     for lr, g_t in zip(lrs, g, strict=True):
         optimizer.param_groups[0]["lr"] = lr
         parameter.grad = g_t[0].clone()
@@ -82,7 +84,9 @@ def test_decentlam_with_changing_learning_rates_equals_the_papers_form():
     w = topologies.mixing_matrix(topologies.ring(7), "metropolis")
     g = gradients(7, 3, 50)
     lrs = [0.1] * 10 + [0.01] * 20 + [0.2 * (t + 1) / 20 for t in range(20)]
-    np.testing.assert_allclose(play(DecentLaM(0.9), w, g, lrs).numpy(), textbook_decentlam(w, g, lrs, 0.9), atol=1e-12)
+    np.testing.assert_allclose(
+        play(DecentLaM(0.9), w, g, lrs).numpy(), textbook_decentlam(w, g, lrs, 0.9), atol=1e-12
+    )
 
 
 def dense_reference(method, w, g, lr):

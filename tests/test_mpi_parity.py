@@ -193,7 +193,9 @@ def test_mpi_moves_only_the_rows_that_cross_ranks(ranks):
 
 
 def test_ranks_that_do_not_divide_the_workers_are_refused_in_one_line(tmp_path):
-    (tmp_path / "x.toml").write_text(QUADRATIC.format(topology="ring", workers=8) + '[algorithm]\nname = "dsgd"\n')
+    (tmp_path / "x.toml").write_text(
+        QUADRATIC.format(topology="ring", workers=8) + '[algorithm]\nname = "dsgd"\n'
+    )
     done = decentral("run", tmp_path / "x.toml", "--out", tmp_path / "out", ranks=3)
     assert done.returncode == 2
     assert done.stderr.count("topology has 8 workers but MPI has 3 ranks") == 1
@@ -216,7 +218,9 @@ def test_an_error_on_one_rank_ends_all_ranks_with_its_text(tmp_path):
         'data = "digits"', 'data = "digits"\nfactory = "breaks:make"'
     )
     (tmp_path / "x.toml").write_text(text)
-    done = decentral("run", tmp_path / "x.toml", "--out", tmp_path / "out", ranks=2, PYTHONPATH=f"{tmp_path}:.", timeout=60)
+    done = decentral(
+        "run", tmp_path / "x.toml", "--out", tmp_path / "out", ranks=2, PYTHONPATH=f"{tmp_path}:.", timeout=60
+    )
     assert done.returncode != 0
     assert "rank 1" in done.stderr
     assert "caught fire" in done.stderr

@@ -75,7 +75,12 @@ def test_a_command_of_the_readme_works_as_it_is_written(command, checkout):
 def test_the_python_of_the_readme_runs(checkout):
     (script,) = blocks("python")
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=False, cwd=checkout
+        [sys.executable, "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=checkout,
     )
     assert done.returncode == 0, done.stderr
     assert "spectral gap 0.195" in done.stdout
@@ -102,5 +107,8 @@ def test_the_quickstart_shows_what_it_claims(checkout):
     bias = {name: float(row["bias_sq"]) for name, row in rows.items()}
     assert bias["pmsgd"] < 1e-6
     assert bias["dmsgd"] > 8 * bias["decentlam"] > 0.1
-    assert {p.name for p in (checkout / "results/quickstart/figures").iterdir()} >= {"bias.png", "accuracy.png"}
+    assert {p.name for p in (checkout / "results/quickstart/figures").iterdir()} >= {
+        "bias.png",
+        "accuracy.png",
+    }
     assert (checkout / "results/quickstart/report.html").stat().st_size > 50_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from decentral.algorithms.momentum import check_momentum
+from decentral.algorithms.momentum import accumulate, check_momentum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,5 +58,5 @@ class DecentLaM:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         ratio = lr / state.lr if state.lr else 0.0
         z = x.sub(g, alpha=lr)
-        u = state.u.mul_(self.momentum * ratio).add_(x).sub_(comm.mix(z))
+        u = accumulate(state.u, self.momentum * ratio, x).sub_(comm.mix(z))
         return x.sub_(u), Displacement(u, lr)

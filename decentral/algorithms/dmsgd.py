@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from decentral.algorithms.momentum import Momentum, check_momentum
+from decentral.algorithms.momentum import Momentum, accumulate, check_momentum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,10 +47,12 @@ class DmSGD:
         del comm
         return Momentum(x.new_zeros(x.shape))
 
-    def step(self, x: Tensor, state: Momentum, g: Tensor, comm: Communicator, lr: float) -> tuple[Tensor, Momentum]:
+    def step(
+        self, x: Tensor, state: Momentum, g: Tensor, comm: Communicator, lr: float
+    ) -> tuple[Tensor, Momentum]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         beta = self.momentum
-        m = state.m.mul_(beta).add_(g)
+        m = accumulate(state.m, beta, g)
         if self.variant == "awc":
             return comm.mix(x).sub_(m, alpha=lr), Momentum(m)
         if self.variant == "nesterov":

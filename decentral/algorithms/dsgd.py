@@ -36,7 +36,9 @@ class DSGD:
         del x, comm
         return ()
 
-    def step(self, x: Tensor, state: tuple[()], g: Tensor, comm: Communicator, lr: float) -> tuple[Tensor, tuple[()]]:
+    def step(
+        self, x: Tensor, state: tuple[()], g: Tensor, comm: Communicator, lr: float
+    ) -> tuple[Tensor, tuple[()]]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         if self.variant == "atc":
             return comm.mix(x.sub_(g, alpha=lr)), state

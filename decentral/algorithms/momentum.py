@@ -14,6 +14,13 @@ class Momentum(NamedTuple):
     m: Tensor
 
 
+def accumulate(m: Tensor, beta: float, g: Tensor) -> Tensor:
+    """m = beta m + g, in place and in one pass over memory."""
+    import torch  # here, so that the table of methods can be read without it
+
+    return torch.add(g, m, alpha=beta, out=m)
+
+
 def check_momentum(momentum: float) -> None:
     """Refuse a coefficient outside [0, 1)."""
     if not 0 <= momentum < 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decentral.algorithms.momentum import Momentum, check_momentum
+from decentral.algorithms.momentum import Momentum, accumulate, check_momentum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,10 +39,12 @@ class PmSGD:
         del comm
         return Momentum(x.new_zeros(x.shape))
 
-    def step(self, x: Tensor, state: Momentum, g: Tensor, comm: Communicator, lr: float) -> tuple[Tensor, Momentum]:
+    def step(
+        self, x: Tensor, state: Momentum, g: Tensor, comm: Communicator, lr: float
+    ) -> tuple[Tensor, Momentum]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         g_mean = comm.mean(g)
-        m = state.m.mul_(self.momentum).add_(g_mean)
+        m = accumulate(state.m, self.momentum, g_mean)
         if self.nesterov:
             return x.sub_(g_mean, alpha=lr).sub_(m, alpha=lr * self.momentum), Momentum(m)
         return x.sub_(m, alpha=lr), Momentum(m)

@@ -90,14 +90,18 @@ class Communicator(ABC):
         """W x for the x that :meth:`start` was given; a new (h, d)."""
         plan, x, request = pending
         if plan.exact:
-            return self._mean(x).expand(x.shape).clone()
-        return plan.combine(x, self._receive_halo(plan, x, request))
+            whole: Tensor = self._mean(x).expand(x.shape).clone()
+            return whole
+        mixed: Tensor = plan.combine(x, self._receive_halo(plan, x, request))
+        return mixed
 
     def exchange(self, y: Tensor) -> Tensor:
         """Carry y (e, d), rows as :attr:`edges_out`, to their receivers: (e', d), rows as :attr:`edges_in`."""
         plan = self.plan
         if y.shape[0] != len(plan.out_edges):
-            raise ValueError(f"exchange got {y.shape[0]} rows for {len(plan.out_edges)} edges; one row an edge")
+            raise ValueError(
+                f"exchange got {y.shape[0]} rows for {len(plan.out_edges)} edges; one row an edge"
+            )
         self.bill_gossip(y)
         return self._carry(plan, y)
 

@@ -82,7 +82,6 @@ class LocalWorld:
         raise SystemExit(f"decentral: {text}" if code == 1 else code)
 
 
-
 def find_world() -> LocalWorld | MPIWorld:
     """The world this process was started in."""
     if launched_ranks() == 1:

@@ -45,7 +45,8 @@ class Ledger:
     @property
     def bytes_sent(self) -> NDArray[np.float64]:
         """Bytes sent by each hosted worker, (h,). The division by n is done here, once, so it is exact."""
-        return self._gossip_bytes + 2.0 * (self.workers - 1) * self._reduced_bytes / self.workers
+        reduced = 2.0 * (self.workers - 1) * self._reduced_bytes / self.workers
+        return self._gossip_bytes.astype(np.float64) + reduced
 
     def state(self) -> dict[str, object]:
         """What a checkpoint keeps of this ledger; ``gossip_bytes`` is per hosted worker."""
@@ -56,7 +57,9 @@ class Ledger:
             "mpi_bytes": self.mpi_bytes,
         }
 
-    def restore(self, gossip_bytes: NDArray[np.int64], reduced_bytes: int, messages: int, mpi_bytes: int) -> None:
+    def restore(
+        self, gossip_bytes: NDArray[np.int64], reduced_bytes: int, messages: int, mpi_bytes: int
+    ) -> None:
         """Put back what :meth:`state` gave."""
         self._gossip_bytes[:] = gossip_bytes
         self._reduced_bytes, self.messages, self.mpi_bytes = reduced_bytes, messages, mpi_bytes

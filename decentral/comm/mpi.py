@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -72,7 +73,8 @@ class MPIComm(Communicator):
         routes = self._routes_of(plan)
         received = _wire_like(y, len(plan.in_edges))
         requests = [
-            self.mpi.Irecv(_buffer(received[a:b]), source=rank, tag=_EDGES) for rank, a, b in routes.edges_from
+            self.mpi.Irecv(_buffer(received[a:b]), source=rank, tag=_EDGES)
+            for rank, a, b in routes.edges_from
         ]
         outgoing = []
         for rank, edges in routes.edges_to:
@@ -88,7 +90,7 @@ class MPIComm(Communicator):
         edge = [columns * r // ranks for r in range(ranks + 1)]
         width = np.diff(edge)
         mine = int(width[self.rank])
-        packed = torch.cat([x[:, a:b].reshape(-1) for a, b in zip(edge, edge[1:], strict=False)])
+        packed = torch.cat([x[:, a:b].reshape(-1) for a, b in pairwise(edge)])
         outgoing, incoming = _to_wire(packed), _wire_like(x.new_empty(0, mine), self.n)
         kind = _mpi_type(x)
         self.mpi.Alltoallv(
@@ -129,7 +131,9 @@ class _Routes:
             if other != rank:
                 rows = np.unique(senders[receivers // h == other]) - plan.lo
                 rows_to.append((other, _slice_or_list(rows)))
-        edges_to = [(r, np.flatnonzero(receivers // h == r).tolist()) for r in np.unique(receivers // h).tolist()]
+        edges_to = [
+            (r, np.flatnonzero(receivers // h == r).tolist()) for r in np.unique(receivers // h).tolist()
+        ]
         origin = plan.in_edges[:, 0] // h
         arrival = np.lexsort((plan.in_edges[:, 1], plan.in_edges[:, 0]))  # as senders packed them
         return cls(
@@ -151,7 +155,7 @@ def _segments(owners: NDArray[np.int64]) -> list[tuple[int, int, int]]:
 def _slice_or_list(rows: NDArray[np.int64]) -> slice | list[int]:
     if rows[-1] - rows[0] + 1 == len(rows):
         return slice(int(rows[0]), int(rows[-1]) + 1)
-    return rows.tolist()
+    return [int(row) for row in rows]
 
 
 def _to_wire(x: Tensor) -> Tensor:
@@ -201,7 +205,8 @@ class MPIWorld:
 
     def agree(self, value: T) -> list[T]:
         """Every rank's value, in the order of ranks, on every rank (small values: it pickles)."""
-        return self.mpi.allgather(value)  # type: ignore[no-any-return]
+        everyone: list[T] = self.mpi.allgather(value)
+        return everyone
 
     def collect(self, rows: Tensor) -> Tensor | None:
         """The rows (h, ...) of all ranks, (n, ...), on rank 0; None elsewhere."""

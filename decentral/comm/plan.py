@@ -58,13 +58,22 @@ class MixingPlan:
             rows = x if halo is None else torch.cat([x, halo])
             bags = self._bags
             return embedding_bag(
-                bags.rows, rows, bags.offsets, mode="sum", per_sample_weights=bags.weights, include_last_offset=True
+                bags.rows,
+                rows,
+                bags.offsets,
+                mode="sum",
+                per_sample_weights=bags.weights,
+                include_last_offset=True,
             )
         h, out = x.shape[0], x.new_empty(x.shape)
         for run in self.runs:
             target = out.narrow(0, run.start, run.size)
             for k, (row, weight) in enumerate(run.terms):
-                source = x.narrow(0, row, run.size) if halo is None or row < h else halo.narrow(0, row - h, run.size)
+                source = (
+                    x.narrow(0, row, run.size)
+                    if halo is None or row < h
+                    else halo.narrow(0, row - h, run.size)
+                )
                 if k == 0:
                     torch.mul(source, weight, out=target)
                 else:
@@ -145,4 +154,6 @@ def _runs(rows: sparse.csr_array, lo: int, hi: int, halo: NDArray[np.int64]) -> 
 def _continues(run: Run, terms: list[tuple[int, float]], h: int) -> bool:
     """Whether the next row is the run's pattern one row further, and stays on its side of the halo."""
     ahead = tuple((row - run.size, weight) for row, weight in terms)
-    return ahead == run.terms and all((row < h) == (first < h) for (row, _), (first, _) in zip(terms, run.terms, strict=True))
+    return ahead == run.terms and all(
+        (row < h) == (first < h) for (row, _), (first, _) in zip(terms, run.terms, strict=True)
+    )

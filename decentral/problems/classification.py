@@ -143,7 +143,9 @@ class Module(Classification):
         """A factory is needed."""
         super().check(workers, train)
         if not self.factory:
-            raise ValueError('problem.factory is missing; give "module:function", called with (shape, classes)')
+            raise ValueError(
+                'problem.factory is missing; give "module:function", called with (shape, classes)'
+            )
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""

@@ -6,6 +6,7 @@ variance; its integer counter is worker 0's). A worker's model has its own buffe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,7 +51,9 @@ class Evaluation:
         self.weights = torch.from_numpy(weights / weights.sum()).to(place.device)
 
     @torch.no_grad()
-    def measure(self, mean: Tensor, x: Tensor, buffers: dict[str, Tensor], comm: Communicator) -> dict[str, float]:
+    def measure(
+        self, mean: Tensor, x: Tensor, buffers: dict[str, Tensor], comm: Communicator
+    ) -> dict[str, float]:
         """Metrics; those of the averaged model are computed on rank 0 only, and NaN elsewhere."""
         self.module.eval()
         averaged = {name: _average(value, comm) for name, value in buffers.items()}
@@ -73,19 +76,24 @@ class Evaluation:
         self, row: Tensor, buffers: dict[str, Tensor], inputs: Tensor, labels: Tensor
     ) -> tuple[Tensor, int]:
         losses, correct = [], 0
-        for x, y in zip(inputs.split(_CHUNK), labels.split(_CHUNK), strict=True):
+        for x, y in _chunks(inputs, labels):
             logits = self._logits(row, buffers, x)
             losses.append(cross_entropy(logits, y, reduction="none"))
             correct += int((logits.argmax(1) == y).sum())
         return torch.cat(losses), correct
 
     def _correct(self, row: Tensor, buffers: dict[str, Tensor]) -> int:
-        chunks = zip(self.test_x.split(_CHUNK), self.test_y.split(_CHUNK), strict=True)
+        chunks = _chunks(self.test_x, self.test_y)
         return sum(int((self._logits(row, buffers, x).argmax(1) == y).sum()) for x, y in chunks)
 
     def _logits(self, row: Tensor, buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
         logits: Tensor = functional_call(self.module, (self.layout.views(row), buffers), (inputs,))
         return logits
+
+
+def _chunks(inputs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    for a in range(0, len(labels), _CHUNK):
+        yield inputs[a : a + _CHUNK], labels[a : a + _CHUNK]
 
 
 def _row(buffers: dict[str, Tensor], row: int) -> dict[str, Tensor]:

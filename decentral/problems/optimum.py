@@ -44,12 +44,12 @@ def logistic_optimum(dataset: Dataset, shards: list[NDArray[np.int64]], weight_d
 
     d = (features + 1) * classes
     x = minimize(value_and_gradient, np.zeros(d), jac=True, method="L-BFGS-B", options={"maxiter": 2000}).x
-    size = np.inf
+    size = float("inf")
     for _ in range(50):
         _, g = value_and_gradient(x)
         if np.linalg.norm(g) >= 0.5 * size:
             break
-        size = np.linalg.norm(g)
+        size = float(np.linalg.norm(g))
         p = logits(torch.from_numpy(x)).softmax(1)
 
         def hessian(v: NDArray[np.float64], p: Tensor = p) -> NDArray[np.float64]:

@@ -36,7 +36,11 @@ class BatchedOracle:
         module.train()
 
         def loss(
-            params: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor, labels: Tensor, share: Tensor
+            params: dict[str, Tensor],
+            buffers: dict[str, Tensor],
+            inputs: Tensor,
+            labels: Tensor,
+            share: Tensor,
         ) -> Tensor:
             logits = functional_call(module, (params, buffers), (inputs,))
             return cross_entropy(logits, labels, reduction="none") @ share

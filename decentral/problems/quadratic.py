@@ -57,9 +57,9 @@ class Quadratic:
         rng = stream(seed, "curvature", who)
         spectrum = self.condition ** -np.linspace(0, 1, d) if d > 1 else np.ones(1)
         if self.diagonal:
-            return rng.permutation(spectrum)
+            return np.asarray(rng.permutation(spectrum))
         basis, _ = np.linalg.qr(rng.standard_normal((d, d)))
-        return (basis * spectrum) @ basis.T
+        return np.asarray((basis * spectrum) @ basis.T)
 
     def centre_of(self, seed: int, worker: int) -> NDArray[np.float64]:
         """c_i, (d,)."""
@@ -102,37 +102,35 @@ class QuadraticObjective:
         self.settings, self.place = settings, place
         self.d = settings.dimension
         h = len(place.rows)
-        like = {"dtype": place.dtype, "device": place.device}
         shape = (h, self.d) if settings.diagonal else (h, self.d, self.d)
-        self.A, self.c = torch.empty(shape, **like), torch.empty(h, self.d, **like)  # type: ignore[arg-type]
+        self.A = torch.empty(shape, dtype=place.dtype, device=place.device)
+        self.c = torch.empty((h, self.d), dtype=place.dtype, device=place.device)
         for row, worker in enumerate(place.rows):
             self.A[row] = torch.from_numpy(settings.curvature_of(place.seed, worker))
             self.c[row] = torch.from_numpy(settings.centre_of(place.seed, worker))
-        self.losses = torch.zeros(h, **like)  # type: ignore[arg-type]
+        self.losses: Tensor = self.c.new_zeros(h)
         self.buffers: dict[str, Tensor] = {}
         self.oracle = "closed form"
         self.notes: list[str] = []
-        self.optimum = torch.from_numpy(self._optimum()).to(**like)  # type: ignore[call-overload]
+        self.optimum: Tensor = self.c.new_tensor(self._optimum())
 
     def start(self) -> Tensor:
         """The origin."""
-        return self.c.new_zeros(self.d)
+        origin: Tensor = self.c.new_zeros(self.d)
+        return origin
 
     def gradient(self, x: Tensor, t: int) -> Iterator[tuple[slice, Tensor]]:
         """A_i (x_i - c_i), plus noise."""
         noise = self._noise(t)
         self.losses = x.new_zeros(x.shape[0])
         if self.settings.diagonal:
-            width = max(_BLOCK_ELEMENTS // x.shape[0], min(self.d, 256))
+            width = max(_BLOCK_ELEMENTS // x.shape[0], min(self.d, 128))
             blocks = [slice(a, min(a + width, self.d)) for a in range(0, self.d, width)]
         else:
             blocks = [slice(0, self.d)]
         for columns in blocks:
             apart = x[:, columns] - self.c[:, columns]
-            if self.settings.diagonal:
-                g = self.A[:, columns] * apart
-            else:
-                g = (self.A @ apart.unsqueeze(-1)).squeeze(-1)
+            g = self._curved(columns, apart)
             self.losses += apart.mul_(g).sum(1).mul_(0.5)
             if noise is not None:
                 g += noise[:, columns]
@@ -141,9 +139,15 @@ class QuadraticObjective:
     def evaluate(self, mean: Tensor, x: Tensor, comm: Communicator) -> dict[str, float]:
         """train_loss: f at the averaged model, over all workers."""
         apart = mean - self.c
-        g = self.A * apart if self.settings.diagonal else (self.A @ apart.unsqueeze(-1)).squeeze(-1)
+        g = self._curved(slice(None), apart)
         hosted = (apart.double() * g.double()).cpu().numpy().sum(axis=1) / 2
         return {"train_loss": float(comm.observe(hosted).mean())}
+
+    def _curved(self, columns: slice, apart: Tensor) -> Tensor:
+        """A_i times each row, (h, width); of full matrices, all columns at once."""
+        if self.settings.diagonal:
+            return self.A[:, columns] * apart
+        return (self.A @ apart.unsqueeze(-1)).squeeze(-1)
 
     def epoch(self, rounds: int) -> None:
         """There is no data set to pass over."""
@@ -151,17 +155,21 @@ class QuadraticObjective:
 
     def _optimum(self) -> NDArray[np.float64]:
         """x* = (mean A + weight decay I)^-1 mean A c, (1, d); one worker at a time, so memory stays O(d^2)."""
-        seed, total, right = self.place.seed, 0.0, 0.0
+        seed, d = self.place.seed, self.d
+        total, right = np.zeros(d if self.settings.diagonal else (d, d)), np.zeros(d)
         for worker in range(self.place.workers):
             a, c = self.settings.curvature_of(seed, worker), self.settings.centre_of(seed, worker)
             total, right = total + a, right + (a * c if self.settings.diagonal else a @ c)
-        total, right = np.asarray(total) / self.place.workers, np.asarray(right) / self.place.workers
+        total, right = total / self.place.workers, right / self.place.workers
         if self.settings.diagonal:
-            return (right / (total + self.place.weight_decay))[None]
-        return np.linalg.solve(total + self.place.weight_decay * np.eye(self.d), right)[None]
+            return np.asarray(right / (total + self.place.weight_decay))[None]
+        return np.asarray(np.linalg.solve(total + self.place.weight_decay * np.eye(d), right))[None]
 
     def _noise(self, t: int) -> Tensor | None:
         if not self.settings.noise:
             return None
-        draws = [stream(self.place.seed, "noise", worker, t).standard_normal(self.d) for worker in self.place.rows]
-        return self.c.new_tensor(np.stack(draws) * self.settings.noise)
+        draws = [
+            stream(self.place.seed, "noise", worker, t).standard_normal(self.d) for worker in self.place.rows
+        ]
+        noise: Tensor = self.c.new_tensor(np.stack(draws) * self.settings.noise)
+        return noise

@@ -56,7 +56,9 @@ class LinearRegression:
         """(F_i, b_i): (samples, d) and (samples,)."""
         common = stream(seed, "solution").standard_normal(self.dimension)
         rng = stream(seed, "regression", worker)
-        scale = self.condition ** (-np.linspace(0, 1, self.dimension) / 2) if self.dimension > 1 else np.ones(1)
+        scale = (
+            self.condition ** (-np.linspace(0, 1, self.dimension) / 2) if self.dimension > 1 else np.ones(1)
+        )
         features = rng.standard_normal((self.samples, self.dimension)) * scale
         target = common + self.heterogeneity * rng.standard_normal(self.dimension)
         return features, features @ target + self.noise * rng.standard_normal(self.samples)
@@ -93,9 +95,8 @@ class RegressionObjective:
         self.settings, self.place = settings, place
         self.d = settings.dimension
         data = [settings.data_of(place.seed, worker) for worker in place.rows]
-        like = {"dtype": place.dtype, "device": place.device}
-        self.F = torch.from_numpy(np.stack([f for f, _ in data])).to(**like)  # type: ignore[call-overload]
-        self.b = torch.from_numpy(np.stack([b for _, b in data])).to(**like)  # type: ignore[call-overload]
+        self.F = torch.from_numpy(np.stack([f for f, _ in data])).to(place.device, place.dtype)
+        self.b = torch.from_numpy(np.stack([b for _, b in data])).to(place.device, place.dtype)
         self.losses = self.b.new_zeros(len(data))
         self.buffers: dict[str, Tensor] = {}
         self.oracle = "closed form"
@@ -110,11 +111,14 @@ class RegressionObjective:
         self.optimum: Tensor | None = self.b.new_tensor(solution[None])
         if np.linalg.matrix_rank(regular) < self.d:
             self.optimum = None
-            self.notes.append("the optimum is not unique (too few samples, no weight decay): no bias is reported")
+            self.notes.append(
+                "the optimum is not unique (too few samples, no weight decay): no bias is reported"
+            )
 
     def start(self) -> Tensor:
         """The origin."""
-        return self.b.new_zeros(self.d)
+        origin: Tensor = self.b.new_zeros(self.d)
+        return origin
 
     def gradient(self, x: Tensor, t: int) -> Iterator[tuple[slice, Tensor]]:
         """F_i' (F_i x_i - b_i) / m over all or the drawn samples."""
