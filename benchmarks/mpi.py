@@ -29,9 +29,10 @@ def launch(ranks: int, *command: str) -> str:
     more = {"OMP_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     if ranks > len(os.sched_getaffinity(0)):
         more["OMPI_MCA_mpi_yield_when_idle"] = "1"
+    keep = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}  # as on a user's machine
     done = subprocess.run(
         [mpirun, *flags, "-n", str(ranks), sys.executable, *command],
-        capture_output=True, text=True, env=os.environ | more, check=False,
+        capture_output=True, text=True, env=keep | more, check=False,
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(done.stderr)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import topologies
@@ -29,7 +30,7 @@ def catalogue() -> dict[str, Mapping[str, Any]]:
     """Kind -> name -> what bears it."""
     return {
         "algorithms": ALGORITHMS,
-        "topologies": {**topologies.TOPOLOGIES, **topologies.SCHEDULES},
+        "topologies": {**topologies.TOPOLOGIES, **topologies.SCHEDULES, "file": topologies.read_graph},
         "weights": topologies.WEIGHTS,
         "problems": PROBLEMS,
         "schedules": SCHEDULES,
@@ -50,20 +51,30 @@ def print_catalogue(what: str | None) -> None:
         if kind in ("algorithms", "topologies", "problems", "schedules"):
             table.add_column("keys = defaults", style="dim")
         for name, thing in kinds[kind].items():
-            table.add_row(name, *_about(kind, thing))
+            table.add_row(name, *map(escape, _about(kind, name, thing)))
         console.print(table)
         console.print()
 
 
-def _about(kind: str, thing: Any) -> list[str]:
+def _about(kind: str, name: str, thing: Any) -> list[str]:
     if isinstance(thing, str):
         return [thing]
     first = (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
     if kind == "weights":
-        return [first]
+        return [
+            first or f"(I + W) / 2 for the W of {name.removeprefix('lazy-').replace('lazy', 'metropolis')}."
+        ]
     return [first, _keys(thing)]
 
 
 def _keys(thing: Callable[..., Any]) -> str:
     fields = {k: v for k, v in schema(thing, {"n": 0}).items() if k != "n"}
-    return ", ".join(k if default is ... else f"{k}={default}" for k, (_, default) in fields.items())
+    return ", ".join(
+        k if default in (..., None) else f"{k}={_toml(default)}" for k, (_, default) in fields.items()
+    )
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple) else str(value) or '""'

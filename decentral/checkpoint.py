@@ -15,7 +15,10 @@ from decentral.errors import UserError
 from decentral.problems.objective import Objective
 from decentral.recorder import write_whole
 
-KEYS = ("t", "wall_s", "loss_limit", "row", "x", "state_tensors", "state_rest", "buffers", "ledger", "oracle")
+KEYS = (
+    *("t", "wall_s", "loss_limit", "row", "x", "state_tensors", "state_rest", "buffers", "ledger"),
+    *("oracle", "threads"),
+)
 
 
 def save(
@@ -46,6 +49,7 @@ def save(
             "mpi_bytes": sum(world.agree(ledger["mpi_bytes"])),
         },
         "oracle": objective.oracle,
+        "threads": torch.get_num_threads(),
     }
     if world.rank == 0:
         write_whole(path, lambda file: torch.save(whole, file))

@@ -114,10 +114,10 @@ def main() -> None:
         cli(standalone_mode=False, prog_name="decentral")
     except click.exceptions.Abort:
         _fail("interrupted before anything was written", 130)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        sys.exit(error.exit_code)
     except click.ClickException as error:
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # since click 8.2
+            error.show()
+            sys.exit(error.exit_code)
         context = getattr(error, "ctx", None)
         _fail(f"{error.format_message()}{f' See `{context.command_path} --help`.' if context else ''}", 2)
     except UserError as error:

@@ -27,8 +27,8 @@ class Train:
     """How long, how fast, with which numbers; ``[train]`` in TOML.
 
     ``batch_size`` is per worker ("full": all its samples). ``record_every`` and ``checkpoint_every`` are
-    rounds; "auto" is a 20th and a 5th of the run. ``eval_samples`` bounds the training samples that train_loss
-    is taken over. ``oracle``: how gradients are computed, batched over workers or one worker after the other.
+    rounds; "auto" is a 20th and a 5th of the run, and records fewer where they would take more than a 20th of its
+    work. ``eval_samples`` bounds the samples of a record. ``oracle``: how gradients are computed, batched over workers or one worker after the other.
     ``compile``: rounds go through ``torch.compile``.
     """
 
@@ -42,7 +42,7 @@ class Train:
     compile: bool = False
     record_every: int | Literal["auto"] = "auto"
     checkpoint_every: int | Literal["auto", "never"] = "auto"
-    eval_samples: int = 10_000
+    eval_samples: int = 1_000
 
     def __post_init__(self) -> None:
         for key in ("lr", "rounds", "batch_size", "record_every", "checkpoint_every", "eval_samples"):
@@ -53,11 +53,6 @@ class Train:
             raise UserError(
                 f"train.weight_decay = {self.weight_decay} must be finite and not negative; 0 is none"
             )
-
-    @property
-    def record_rounds(self) -> int:
-        """Rounds from one record to the next."""
-        return max(1, self.rounds // 20) if self.record_every == "auto" else self.record_every
 
     @property
     def checkpoint_rounds(self) -> int:

@@ -22,14 +22,14 @@ _COLUMNS = 8192  # fixed, so that a worker's sum has the same order in every wor
 _ELEMENTS = 1 << 20  # looked at in one go, so that measuring needs little memory
 
 
-def measure(x: Tensor, comm: Communicator, objective: Objective) -> dict[str, float]:
+def measure(x: Tensor, comm: Communicator, objective: Objective, last: bool) -> dict[str, float]:
     """The distances, and what the problem measures of its models."""
     mean = comm.observe_mean(x)
     distances = {"consensus_sq": _mean_square_distance(x, mean, comm)}
     if objective.optimum is not None:
         distances["bias_sq"] = _mean_square_distance(x, objective.optimum, comm)
         distances["mean_bias_sq"] = float(_square_distance(mean, objective.optimum)[0])
-    return {**objective.evaluate(mean, x, comm), **distances}
+    return {**objective.evaluate(mean, x, comm, last), **distances}
 
 
 def traffic(comm: Communicator) -> dict[str, float]:

@@ -13,16 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from decentral.algorithms.state import keep_tensors, map_state, tensors_of
+from decentral.blocks import block_width, column_blocks
 from decentral.comm import Communicator
 from decentral.compiled import CompiledMethod
-
-_ELEMENTS = 1 << 19  # of one block: a few such arrays fit in a last-level cache
-_COLUMNS = 128  # rows shorter than this cost more than cache misses do
-
-
-def block_width(h: int, d: int) -> int:
-    """Columns a block: about half a million elements, but no fewer than 128 columns."""
-    return max(_ELEMENTS // h, min(_COLUMNS, d))
 
 
 def advance(
@@ -43,12 +36,12 @@ def advance(
     opening = True
     rest = state
     for columns, g in gradient:
-        for a in range(columns.start, columns.stop, width):
-            b = min(a + width, columns.stop)
-            part, g_part = x[:, a:b], g[:, a - columns.start : b - columns.start]
+        for block in column_blocks(columns, width):
+            here = slice(block.start - columns.start, block.stop - columns.start)
+            part, g_part = x[:, block], g[:, here]
             if weight_decay:
                 g_part = g_part.add(part, alpha=weight_decay)
-            state_part = map_state(itemgetter((slice(None), slice(a, b))), state)
+            state_part = map_state(itemgetter((slice(None), block)), state)
             part_after, rest = method.step(part, state_part, g_part, comm.at(t, opening), lr)
             opening = False
             if part.shape == x.shape:  # one block is the whole round: nothing needs to go back to its place

@@ -89,12 +89,13 @@ def _check_runs(world: Any, experiment: Experiment, done: dict[str, Any]) -> Non
         if planned.id in done:
             continue
         device_of(config.train.device, local_rank())
-        _check_ranks(config.topology.workers, world.ranks)
-        config.problem.prepare(config.topology.workers, config.seed)
-        key = repr(dataclasses.replace(config, table={}))
-        if key not in checked:
-            checked.add(key)
+        workers = config.topology.workers
+        _check_ranks(workers, world.ranks)
+        if (data := repr((config.problem, workers, config.seed))) not in checked:
+            config.problem.prepare(workers, config.seed)
+        if (whole := repr(dataclasses.replace(config, table={}))) not in checked:
             check(config, world)
+        checked |= {data, whole}
 
 
 def _check_ranks(workers: int, ranks: int) -> None:

@@ -13,7 +13,7 @@ import torch
 import topologies
 from decentral import checkpoint
 from decentral.compiled import CompiledMethod
-from decentral.config import RunConfig
+from decentral.config import RunConfig, Train
 from decentral.errors import UserError
 from decentral.metrics import finite, first_divergence, measure, norms, traffic
 from decentral.problems.objective import Linear, Objective, Place
@@ -24,7 +24,7 @@ from decentral.stability import refuse_unstable
 from decentral.theory import fixed_point
 
 _LOSSES_KEPT = 50  # rounds whose losses are looked at together: one synchronisation of the device for many
-_SMALL = 10_000_000  # entries of all Hessians up to which the closed form is solved
+_SMALL = 5_000  # parameters of all workers up to which the closed form is solved: a second at the most
 _BLOW_UP = 1e10  # a loss this many times the first (or 1) has diverged
 
 
@@ -74,6 +74,13 @@ def check(config: RunConfig, world: Any) -> None:
         refuse_unstable(config.algorithm, mixing, lr, config.problem, config.seed, train.weight_decay)
 
 
+def record_interval(train: Train, objective: Objective) -> int:
+    """Rounds from one record to the next. By default a 20th of the run, but records take a 20th of the work at most."""
+    if train.record_every != "auto":
+        return train.record_every
+    return max(1, train.rounds // 20, 20 * objective.record_cost_rounds())
+
+
 class Training:
     """The state of one run: models x (h, d), the method's state, the round, the time spent in rounds."""
 
@@ -88,10 +95,8 @@ class Training:
         self.config, self.world, self.folder = config, world, folder
         self.comm = world.communicator(config.topology.mixing())
         oracle = config.train.oracle
-        if kept and kept["oracle"] in (
-            "batched",
-            "loop",
-        ):  # other ranks might choose another, of other last bits
+        if kept and kept["oracle"] in ("batched", "loop"):
+            # this many ranks might choose another, and the last bits would differ
             oracle = kept["oracle"]
         self.objective: Objective = config.problem.build(place_of(config, self.comm.rows, device, oracle))
         self.x = self.objective.start().expand(self.comm.h, -1).clone()
@@ -99,11 +104,16 @@ class Training:
         method = config.algorithm
         self.method = CompiledMethod(method, self.comm) if config.train.compile else method
         self.t, self.wall_s, self.loss_limit = 0, 0.0, float("inf")
+        self.record_rounds = record_interval(config.train, self.objective)
         self.row: dict[str, Any] = {}
         self.notes = [*self.objective.notes, *_notes(self.comm.schedule)]
         if kept:  # go on from a checkpoint
             self.t, self.wall_s, self.loss_limit = kept["t"], kept["wall_s"], kept["loss_limit"]
             self.row = kept["row"]
+            if kept["threads"] != (threads := torch.get_num_threads()):
+                self.notes.append(
+                    f"begun with {kept['threads']} threads and resumed with {threads}: the last bits may differ"
+                )
             self.state = checkpoint.restore(kept, self.comm, self.objective, self.x, self.state)
 
     def run(self, progress: Callable[[int, dict[str, Any]], None]) -> Outcome:
@@ -122,7 +132,7 @@ class Training:
             )
             losses[self.t - seen] = self.objective.losses
             self.t += 1
-            record = self.t % train.record_rounds == 0 or self.t == train.rounds
+            record = self.t % self.record_rounds == 0 or self.t == train.rounds
             keep = self.t % train.checkpoint_rounds == 0 and self.t < train.rounds
             if not (record or keep or self.t - seen == _LOSSES_KEPT):
                 continue
@@ -158,7 +168,7 @@ class Training:
     def _record(self) -> bool:
         """One row of metrics; False, and no row, if the models are no longer finite."""
         train = self.config.train
-        values = measure(self.x, self.comm, self.objective)
+        values = measure(self.x, self.comm, self.objective, self.t == train.rounds)
         counts = traffic(self.comm)
         if not finite(values):
             return False
@@ -179,12 +189,17 @@ class Training:
     def _theory(self) -> dict[str, float]:
         """theory_bias_sq: the bias of the closed-form steady state, where there is one."""
         config, problem, schedule = self.config, self.config.problem, self.comm.schedule
-        constant = isinstance(config.schedule, Constant)
-        if not (
-            isinstance(problem, Linear) and problem.exact(config.train) and constant and schedule.period == 1
+        if (
+            not isinstance(problem, Linear)
+            or not problem.exact(config.train)
+            or self.objective.optimum is None
         ):
             return {}
-        if self.objective.optimum is None or self.comm.n * self.objective.d**2 > _SMALL:
+        if (
+            not isinstance(config.schedule, Constant)
+            or schedule.period != 1
+            or self.comm.n * self.objective.d > _SMALL
+        ):
             return {}
         hessians, linear = problem.linear_terms(self.comm.n, config.seed)
         hessians = hessians + config.train.weight_decay * np.eye(linear.shape[1])

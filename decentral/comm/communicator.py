@@ -49,7 +49,7 @@ class Communicator(ABC):
         The round loop hands a method its columns in blocks. In the deployment that is modelled they travel
         as one message, so only the ``opening`` block counts messages; bytes are counted for all.
         """
-        if t == self.t and opening == self.opening:
+        if opening == self.opening and (t == self.t or self.schedule.period == 1):
             return self
         bound = copy.copy(self)
         bound.t, bound.opening = t, opening

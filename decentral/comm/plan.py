@@ -2,8 +2,8 @@
 
 A row's sum runs over *terms* (source row, weight). In float32 on a CPU all rows are one call of ``embedding_bag``,
 which multiplies and adds a row's terms in their order in one pass over memory. Otherwise consecutive rows whose terms
-sit at equal offsets with equal weights form a *run* and are summed as slices: three slices for a ring of any size. Either
-way the arithmetic of a row is its own, so every split of the workers over ranks gives the same bits.
+sit at equal offsets with equal weights form a *run* and are summed as slices: three slices for a ring of any size.
+Either way the arithmetic of a row is its own, so every split of the workers over ranks gives the same bits.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 from torch.nn.functional import embedding_bag
+
+_SMALL = 4  # workers up to which W = 11'/n is a graph like others
+_FEW = 4  # hosted rows for each row of the halo
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class MixingPlan:
 
     ``halo``: global ids, ascending, of the rows that it needs and does not host.
     ``out_degree``: (h,) how many other workers need each hosted row.
-    ``exact``: W is 11'/n, so that mixing is the exact mean.
+    ``exact``: W is 11'/n and n is not small, so that mixing goes as the exact mean, n and not n^2 rows.
     """
 
     n: int
@@ -54,7 +57,8 @@ class MixingPlan:
 
     def combine(self, x: Tensor, halo: Tensor | None) -> Tensor:
         """Rows ``lo .. hi`` of W x from the hosted rows x (h, b) and the halo's rows (len(halo), b)."""
-        if x.dtype is torch.float32 and x.device.type == "cpu":
+        # a halo has to be joined to x for it; with few hosted rows that copy costs more than it saves
+        if x.dtype is torch.float32 and x.device.type == "cpu" and (halo is None or x.shape[0] > _FEW * len(halo)):
             rows = x if halo is None else torch.cat([x, halo])
             bags = self._bags
             return embedding_bag(
@@ -124,7 +128,7 @@ def plan_for(w: sparse.csr_array, lo: int, hi: int) -> MixingPlan:
         out_edges=out_edges,
         in_edges=in_edges,
         in_weights=weights[entering][order],
-        exact=bool(n > 1 and w.nnz == n * n and np.all(w.data == 1.0 / n)),
+        exact=bool(n > _SMALL and w.nnz == n * n and np.all(w.data == 1.0 / n)),
     )
 
 

@@ -1,11 +1,15 @@
 """Measuring models: the averaged one on training and test data, every worker's own on test data.
 
+Training loss and the workers' accuracies are taken over at most ``eval_samples`` samples, always the same ones; so are
+the test loss and accuracy of the averaged model, but for the last record of a run, which is over all test data.
+
 The averaged model has the averaged parameters and the averaged floating-point buffers (batch norm's running mean and
 variance; its integer counter is worker 0's). A worker's model has its own buffers.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -39,8 +43,10 @@ class Evaluation:
         place: Place,
     ) -> None:
         self.module, self.layout, self.place = module, layout, place
-        self.test_x = dataset.test_x.to(place.device, place.dtype)
-        self.test_y = dataset.test_y.to(place.device)
+        order = stream(0, "eval", dataset.name).permutation(len(dataset.test_y))
+        self.test_x = dataset.test_x[order].to(place.device, place.dtype)
+        self.test_y = dataset.test_y[order].to(place.device)
+        self.some = slice(0, place.eval_samples)
         chosen = np.concatenate(shards)
         weights = np.concatenate([np.full(len(s), 1 / len(s)) for s in shards])
         if len(chosen) > place.eval_samples:
@@ -50,22 +56,28 @@ class Evaluation:
         self.train_y = dataset.train_y[chosen].to(place.device)
         self.weights = torch.from_numpy(weights / weights.sum()).to(place.device)
 
+    def rounds_worth(self, round_samples: float) -> int:
+        """Rounds of ``round_samples`` samples in all whose work (forward and backward: thrice) is a record's."""
+        forwarded = self.place.workers * len(self.test_y[self.some]) + len(self.train_y) + len(self.test_y[self.some])
+        return math.ceil(forwarded / (3 * round_samples))
+
     @torch.no_grad()
     def measure(
-        self, mean: Tensor, x: Tensor, buffers: dict[str, Tensor], comm: Communicator
+        self, mean: Tensor, x: Tensor, buffers: dict[str, Tensor], comm: Communicator, last: bool
     ) -> dict[str, float]:
         """Metrics; those of the averaged model are computed on rank 0 only, and NaN elsewhere."""
         self.module.eval()
         averaged = {name: _average(value, comm) for name, value in buffers.items()}
         correct = np.array([self._correct(x[row], _row(buffers, row)) for row in range(x.shape[0])])
-        accuracies = comm.observe(correct / len(self.test_y))
+        accuracies = comm.observe(correct / len(self.test_y[self.some]))
         values = dict.fromkeys(("train_loss", "test_loss", "test_accuracy"), float("nan"))
         if comm.rank == 0:
             train, _ = self._losses(mean[0], averaged, self.train_x, self.train_y)
-            test, right = self._losses(mean[0], averaged, self.test_x, self.test_y)
+            seen = slice(None) if last else self.some
+            test, right = self._losses(mean[0], averaged, self.test_x[seen], self.test_y[seen])
             values["train_loss"] = float((train.double() * self.weights).sum())
             values["test_loss"] = float(test.double().mean())
-            values["test_accuracy"] = right / len(self.test_y)
+            values["test_accuracy"] = right / len(test)
         self.module.train()
         return values | {
             "test_accuracy_worker_mean": float(accuracies.mean()),
@@ -83,7 +95,7 @@ class Evaluation:
         return torch.cat(losses), correct
 
     def _correct(self, row: Tensor, buffers: dict[str, Tensor]) -> int:
-        chunks = _chunks(self.test_x, self.test_y)
+        chunks = _chunks(self.test_x[self.some], self.test_y[self.some])
         return sum(int((self._logits(row, buffers, x).argmax(1) == y).sum()) for x, y in chunks)
 
     def _logits(self, row: Tensor, buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,11 @@ class Layout:
 
     entries: tuple[tuple[str, slice, torch.Size], ...]
     d: int
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Columns of each entry."""
+        return [columns.stop - columns.start for _, columns, _ in self.entries]
 
     @classmethod
     def of(cls, module: nn.Module) -> Layout:
@@ -35,5 +41,7 @@ class Layout:
 
     def views(self, x: Tensor) -> dict[str, Tensor]:
         """Name -> view of x: (d,) gives the parameter's shape, (h, d) gives (h, *shape)."""
-        lead = x.shape[:-1]
-        return {name: x[..., columns].view(*lead, *shape) for name, columns, shape in self.entries}
+        lead, parts = x.shape[:-1], x.split_with_sizes(self.sizes, -1)
+        return {
+            name: part.view(lead + shape) for (name, _, shape), part in zip(self.entries, parts, strict=True)
+        }

@@ -101,9 +101,14 @@ class NetworkObjective:
         inputs = self.train_x.index_select(0, chosen.reshape(-1))
         return inputs.view(h, batch, *inputs.shape[1:]), self.train_y[chosen]
 
-    def evaluate(self, mean: Tensor, x: Tensor, comm: Communicator) -> dict[str, float]:
+    def evaluate(self, mean: Tensor, x: Tensor, comm: Communicator, last: bool) -> dict[str, float]:
         """Losses and accuracies of the averaged model, accuracies of the workers' models."""
-        return self.evaluation.measure(mean, x, self.buffers, comm)
+        return self.evaluation.measure(mean, x, self.buffers, comm, last)
+
+    def record_cost_rounds(self) -> int:
+        """By the number of samples that go through models."""
+        batch = self.place.batch_size
+        return self.evaluation.rounds_worth(self.samples if batch == "full" else batch * self.place.workers)
 
     def epoch(self, rounds: int) -> float:
         """Passes over the whole training set."""

@@ -56,8 +56,14 @@ class Objective(Protocol):
         A block may be computed when it is asked for, from its own columns of x only.
         """
 
-    def evaluate(self, mean: Tensor, x: Tensor, comm: Communicator) -> Mapping[str, float]:
-        """Columns of metrics for the averaged model (1, d) and the hosted workers' models (h, d)."""
+    def record_cost_rounds(self) -> int:
+        """How many rounds cost as much as one record: sets the default interval of records."""
+
+    def evaluate(self, mean: Tensor, x: Tensor, comm: Communicator, last: bool) -> Mapping[str, float]:
+        """Columns of metrics for the averaged model (1, d) and the hosted workers' models (h, d).
+
+        ``last``: this is the last record of the run, which may cost more.
+        """
 
     def epoch(self, rounds: int) -> float | None:
         """How many passes over the data ``rounds`` rounds are; None where there is no data set."""

@@ -81,34 +81,30 @@ class LoopOracle:
         self.draws = any(isinstance(m, _RANDOM) for m in module.modules())
         named = dict(module.named_parameters())
         self.parameters = [named[name] for name, _, _ in layout.entries]
-        self.g: Tensor | None = None
+        like = self.parameters[0]
+        self.g = torch.zeros(len(workers), layout.d, dtype=like.dtype, device=like.device)
+        self.g_views = [list(layout.views(row).values()) for row in self.g]
         module.train()
 
     def gradient(self, x: Tensor, inputs: Batches, labels: Batches, t: int) -> tuple[Tensor, Blocks]:
         """Losses (h,) and gradients at x (h, d) on inputs (h, B, ...), labels (h, B), or lists of batches."""
-        if self.g is None or self.g.shape != x.shape:
-            self.g = torch.empty_like(x)
-        losses = x.new_empty(x.shape[0])
-        for row, worker in enumerate(self.workers):
-            losses[row] = self._one(row, worker, x[row], inputs[row], labels[row], t, self.g[row])
-        return losses, [(slice(0, self.layout.d), self.g)]
+        self.g.zero_()  # backward adds to it, and a parameter that is not used adds nothing
+        losses = [self._one(row, x[row], inputs[row], labels[row], t) for row in range(len(self.workers))]
+        return torch.stack(losses), [(slice(0, self.layout.d), self.g)]
 
-    def _one(
-        self, row: int, worker: int, x: Tensor, inputs: Tensor, labels: Tensor, t: int, g: Tensor
-    ) -> Tensor:
-        views = self.layout.views(x)
-        for parameter, view in zip(self.parameters, views.values(), strict=True):
-            parameter.data = view
+    def _one(self, row: int, x: Tensor, inputs: Tensor, labels: Tensor, t: int) -> Tensor:
+        views = self.layout.views(x).values()
+        for parameter, view, g_view in zip(self.parameters, views, self.g_views[row], strict=True):
+            parameter.data, parameter.grad = view, g_view
         for name, buffer in self.buffers.items():
             _set_buffer(self.module, name, buffer[row])
         if self.draws:
             with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-                torch.manual_seed(stream_key(self.seed, "model", worker, t) % 2**63)
+                torch.manual_seed(stream_key(self.seed, "model", self.workers[row], t) % 2**63)
                 loss = cross_entropy(self.module(inputs), labels)
         else:
             loss = cross_entropy(self.module(inputs), labels)
-        gradients = torch.autograd.grad(loss, self.parameters)
-        torch.cat([part.reshape(-1) for part in gradients], out=g)
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
 

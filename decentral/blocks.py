@@ -1,0 +1,24 @@
+"""Blocks of columns of (h, d) that stay in cache.
+
+About half a million elements a block: a few such arrays fit in a last-level cache. With very many workers a block keeps
+some hundred columns all the same, because shorter pieces of rows cost more than cache misses do.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+_ELEMENTS, _COLUMNS = 1 << 19, 256
+
+
+def block_width(h: int, d: int) -> int:
+    """Columns a block at the most."""
+    return max(_ELEMENTS // h, min(_COLUMNS, d))
+
+
+def column_blocks(columns: slice, width: int) -> list[slice]:
+    """The columns in the fewest blocks of at most ``width``, of equal size but for one column."""
+    total = columns.stop - columns.start
+    pieces = -(-total // width)
+    edges = [columns.start + total * i // pieces for i in range(pieces + 1)]
+    return [slice(a, b) for a, b in pairwise(edges)]
