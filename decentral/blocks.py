@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-_ELEMENTS, _COLUMNS = 1 << 19, 256
+_ELEMENTS, _COLUMNS = 1 << 19, 192
 
 
 def block_width(h: int, d: int) -> int:

@@ -59,13 +59,11 @@ def read(path: Path) -> dict[str, Any]:
     """What :func:`save` wrote, the tensors mapped from the file. Raises UserError if it is anything else."""
     try:
         whole: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-        missing = [key for key in KEYS if key not in whole]
+        other = [key for key in KEYS if key not in whole]
     except Exception as error:
-        missing = [str(error).strip().split("\n")[0]]
-    if missing:
-        raise UserError(
-            f"{path} is no checkpoint of this version ({missing[0]}); delete it to start that run anew"
-        )
+        raise UserError(f"{path} is no checkpoint, or damaged; delete it to start that run anew") from error
+    if other:
+        raise UserError(f"{path} is a checkpoint of another version; delete it to start that run anew")
     return whole
 
 

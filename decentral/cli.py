@@ -37,6 +37,9 @@ def cli() -> None:
 @click.option("--resume", is_flag=True, help="Go on with the runs that DIR holds unfinished.")
 def run(file: Path, overrides: tuple[str, ...], out: Path | None, resume: bool) -> None:
     """Run an experiment: all its sweeps and seeds. Also under mpirun, unchanged."""
+    from decentral.allocator import keep_freed_memory
+
+    keep_freed_memory()  # before torch is there
     from decentral.run import run as run_experiment
 
     sys.exit(run_experiment(file, overrides, out, resume))

@@ -60,10 +60,13 @@ class _TracedComm:
     def __init__(self, comm: Communicator) -> None:
         self.plan: MixingPlan = comm.plan
         self.n, self.h = comm.n, comm.h
+        self.shifts = _shifts(comm)
 
     def mix(self, x: Tensor) -> Tensor:
         if self.plan.exact:
             return self.mean(x).expand(x.shape).clone()
+        if self.shifts:
+            return sum(x.roll(-shift, 0) * weight for shift, weight in self.shifts.items())  # type: ignore[return-value]
         parts = []
         for run in self.plan.runs:
             terms = [x[row : row + run.size] * weight for row, weight in run.terms]
@@ -75,6 +78,16 @@ class _TracedComm:
 
     def mean(self, x: Tensor) -> Tensor:
         return x.mean(0, keepdim=True)
+
+
+def _shifts(comm: Communicator) -> dict[int, float]:
+    """Shift -> weight where W is circulant, (W x)_i = sum_s w_s x_(i+s), which fuses best; else empty."""
+    w = comm.schedule.matrix(0).tocoo()
+    weights: dict[int, set[float]] = {}
+    for shift, weight in zip(((w.col - w.row) % comm.n).tolist(), w.data.tolist(), strict=True):
+        weights.setdefault(shift, set()).add(weight)
+    same = all(len(values) == 1 for values in weights.values()) and w.nnz == comm.n * len(weights)
+    return {shift: values.pop() for shift, values in sorted(weights.items())} if same else {}
 
 
 class _CountingComm:

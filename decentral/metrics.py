@@ -19,7 +19,7 @@ from decentral.comm import Communicator
 from decentral.problems.objective import Objective
 
 _COLUMNS = 8192  # fixed, so that a worker's sum has the same order in every world
-_ELEMENTS = 1 << 20  # looked at in one go, so that measuring needs little memory
+_ELEMENTS = 1 << 18  # looked at in one go, so that measuring needs little memory
 
 
 def measure(x: Tensor, comm: Communicator, objective: Objective, last: bool) -> dict[str, float]:

@@ -139,10 +139,8 @@ def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[st
 def _run_all(world: Any, experiment: Experiment, folder: Path, done: dict[str, dict[str, Any]]) -> int:
     import torch
 
-    from decentral.allocator import keep_freed_memory
     from decentral.provenance import command_line
 
-    keep_freed_memory()
     if world.ranks > 1:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     root = world.rank == 0

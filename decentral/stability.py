@@ -136,18 +136,19 @@ def refuse_unstable(
     """
     if schedule.n == 1:
         return
-    growth, mode, tolerance = _growth_of_mixing(method, schedule)
+    modes = _modes(schedule.matrix(0)) if schedule.period == 1 else None
+    growth, where, tolerance = _growth_of_mixing(method, schedule, modes)
     if growth > 1 + tolerance:
         raise UserError(
-            f"{type(method).__name__} diverges on this mixing{mode}: differences between workers grow by "
+            f"{type(method).__name__} diverges on this mixing{where}: differences between workers grow by "
             f"{growth:.4g} a round, whatever the learning rate ({method}); use a static symmetric graph or less "
             f"momentum; {_ALLOW}"
         )
-    if not isinstance(problem, Linear) or schedule.period != 1:
+    if not isinstance(problem, Linear) or modes is None:
         return
     w, n = schedule.matrix(0), schedule.n
     step = lr * (problem.largest_curvature(n, seed) + decay)
-    modes = np.append(_modes(w), 1.0)
+    modes = np.append(modes, 1.0)
     growths = amplification(method, modes, step, np.arange(len(modes)) == len(modes) - 1)
     growth, worst, tolerance = growths.max(), modes[growths.argmax()], _TOLERANCE
     dimension = problem.dimension  # type: ignore[attr-defined]
@@ -163,17 +164,15 @@ def refuse_unstable(
         )
 
 
-def _growth_of_mixing(method: Any, schedule: topologies.Schedule) -> tuple[float, str, float]:
+def _growth_of_mixing(
+    method: Any, schedule: topologies.Schedule, modes: NDArray[Any] | None
+) -> tuple[float, str, float]:
     """The largest growth apart from consensus at lr -> 0, on what, and how far it may be off."""
-    if schedule.period != 1:
+    if modes is None:
         growth = growth_of_schedule(method, schedule)
         return growth, ", which varies with time (growth over its period)", _ARNOLDI
-    w = schedule.matrix(0)
-    modes = _modes(w)
-    if not len(modes):
-        return 0.0, "", _TOLERANCE
     growths = amplification(method, modes, 0.0)
-    kind = "" if topologies.is_symmetric(w) else " is nonsymmetric (directed), and"
+    kind = "" if topologies.is_symmetric(schedule.matrix(0)) else " is nonsymmetric (directed), and"
     return growths.max(), f", which{kind} has the eigenvalue {_show(modes[growths.argmax()])}", _TOLERANCE
 
 
