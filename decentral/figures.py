@@ -106,9 +106,12 @@ def group_fields(spec: FigureSpec, experiment: Experiment) -> tuple[str, ...]:
 def telling_fields(
     experiment: Experiment, candidates: Sequence[str], given: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """The candidates without those that follow from the others, such as a momentum set by the method."""
+    """The candidates without those that follow from the others, such as a momentum set by the method.
+
+    A name stays: a reader looks for the method, even where its parameters alone would tell it.
+    """
     kept = list(candidates)
-    for field in reversed(candidates):
+    for field in (f for f in reversed(candidates) if not f.endswith(".name")):
         fewer = [f for f in kept if f != field]
         if len(grouped(experiment.runs, [*fewer, *given])) == len(grouped(experiment.runs, [*kept, *given])):
             kept = fewer

@@ -282,7 +282,8 @@ def _tick_places(ax: Any, places: dict[Value, float], field: str) -> None:
 def _label_axes(axes: list[Any], scene: Scene) -> None:
     """Scales and labels; of panels that share their axes, the leftmost and the lowest are labelled."""
     spec, columns = scene.spec, _columns(len(axes))
-    x_text = field_label(spec.x) if spec.kind == "final" and "." in spec.x else axis_label(spec.x, scene.scales.size_x)[0]
+    swept = spec.kind == "final" and "." in spec.x
+    x_text = field_label(spec.x) if swept else axis_label(spec.x, scene.scales.size_x)[0]
     for i, ax in enumerate(axes):
         ax.set_xscale("log" if scene.scales.log_x else "linear")
         ax.set_yscale("log" if scene.scales.log_y else "linear")
@@ -318,7 +319,8 @@ def _place_legend(figure: Any, handles: list[Line2D], most_columns: int) -> None
     root = figure.get_figure(root=True)
     width, height = root.get_size_inches()
     longest = max(len(line) for h in handles for line in str(h.get_label()).splitlines())
-    columns = max(1, min(len(handles), most_columns, int(width / (0.65 + 0.078 * longest))))
+    room = figure.bbox.width / root.dpi  # a part of the width, where a graph stands beside
+    columns = max(1, min(len(handles), most_columns, int(room / (0.65 + 0.078 * longest))))
     root.set_size_inches(width, height + 0.2 * (-(-len(handles) // columns) - 1))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.5)
 
