@@ -160,6 +160,8 @@ def _with_spread(mean: float, std: float) -> str:
         return f"{mean:.4g}"
     if std == 0:
         return f"{mean:.4g} ± 0"
+    if std < 1e-12 * abs(mean):  # the same number, but for rounding in their mean
+        return f"{mean:.4g} ± 0"
     if std < 1e-5 * abs(mean) or not math.isfinite(std):
         return f"{mean:.6g} ± {std:.0e}"
     power = math.floor(math.log10(max(abs(mean), std)))

@@ -178,15 +178,20 @@ def _canvas(panels: int, graphs: int) -> tuple[Figure, list[Any], list[Any]]:
     columns = _columns(panels)
     rows = -(-panels // columns)
     body_width, body_height = (5.4, 4.2) if panels == 1 else (3.0 * columns + 0.5, 2.9 * rows + 0.4)
-    width, height = body_width + 2.2 * (graphs == 1), body_height + 1.9 * (graphs > 1)
+    across = min(graphs, 4)
+    below_height = 1.6 * -(-graphs // across) if graphs > 1 else 0.0
+    width, height = body_width + 2.2 * (graphs == 1), body_height + below_height
     figure: Any = Figure(figsize=(width, height), layout="constrained")
     body, graph_axes = figure, []
     if graphs == 1:
         body, side = figure.subfigures(1, 2, width_ratios=[body_width, 2.2])
         graph_axes = [side.subplots()]
     elif graphs > 1:
-        body, below = figure.subfigures(2, 1, height_ratios=[body_height, 1.9])
-        graph_axes = list(np.ravel(below.subplots(1, graphs)))
+        body, below = figure.subfigures(2, 1, height_ratios=[body_height, below_height])
+        every = list(np.ravel(below.subplots(-(-graphs // across), across)))
+        graph_axes = every[:graphs]
+        for ax in every[graphs:]:
+            ax.set_visible(False)
     grid = body.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for ax in grid.flat[panels:]:
         ax.set_visible(False)
