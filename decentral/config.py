@@ -28,7 +28,8 @@ class Train:
 
     ``batch_size`` is per worker ("full": all its samples). ``record_every`` and ``checkpoint_every`` are
     rounds; "auto" is a 20th and a 5th of the run, and records fewer where they would take more than a 20th of its
-    work. ``eval_samples`` bounds the samples of a record. ``oracle``: how gradients are computed, batched over workers or one worker after the other.
+    work. ``eval_samples`` bounds the samples of a record.
+    ``oracle``: how gradients are computed, batched over workers or one worker after the other.
     ``compile``: rounds go through ``torch.compile``.
     """
 

@@ -202,7 +202,8 @@ def _get(table: Mapping[str, Any], dotted: str) -> Any:
 def _run_id(swept: Mapping[str, Any], seed: int, config: RunConfig) -> str:
     """Words to read, alike in whichever order the sweep was written, and a digest that nothing else shares."""
     ordered = sorted(
-        swept.items(), key=lambda kv: (SECTIONS.index(kv[0].split(".")[0]), not kv[0].endswith(".name"), kv[0])
+        swept.items(),
+        key=lambda kv: (SECTIONS.index(kv[0].split(".")[0]), not kv[0].endswith(".name"), kv[0]),
     )
     words = [str(v) if k.endswith(".name") else f"{k.split('.')[-1]}-{v}" for k, v in ordered]
     slug = re.sub(r"[^A-Za-z0-9.+-]+", "-", "_".join(words) or config.name)[:80]

@@ -215,7 +215,9 @@ def _check_choices(where: str, spec: FigureSpec, has_x: bool) -> None:
     if spec.log is not None and spec.log not in LOGS:
         raise UserError(f"{where}: log = {spec.log!r} must be one of '', 'x', 'y', 'xy'")
     if spec.kind == "final" and not has_x:
-        raise UserError(f"{where}: kind = 'final' needs x, a swept field such as 'train.lr' or a final column")
+        raise UserError(
+            f"{where}: kind = 'final' needs x, a swept field such as 'train.lr' or a final column"
+        )
     if spec.name and not re.fullmatch(r"[\w][\w.+-]*", spec.name):
         raise UserError(
             f"{where}: name = {spec.name!r} must be a file name of letters, digits, '-', '_' or '.'"

@@ -53,7 +53,9 @@ def draw_graph(ax: Any, graph: nx.Graph | Schedule) -> None:
     places = positions(graph)
     ax.set_aspect("equal", adjustable="datalim")
     box = ax.get_window_extent()
-    shrink = min(1.0, min(box.width, box.height) / ax.figure.get_figure(root=True).dpi / 2.0)  # a small picture
+    shrink = min(
+        1.0, min(box.width, box.height) / ax.figure.get_figure(root=True).dpi / 2.0
+    )  # a small picture
     size = float(np.clip(30000 / n**1.4 * shrink**2, 6, 330))
     numbered = n <= 40 and shrink > 0.7
     linewidth = 1.0 if n <= 64 else 0.0

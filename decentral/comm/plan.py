@@ -58,7 +58,11 @@ class MixingPlan:
     def combine(self, x: Tensor, halo: Tensor | None) -> Tensor:
         """Rows ``lo .. hi`` of W x from the hosted rows x (h, b) and the halo's rows (len(halo), b)."""
         # a halo has to be joined to x for it; with few hosted rows that copy costs more than it saves
-        if x.dtype is torch.float32 and x.device.type == "cpu" and (halo is None or x.shape[0] > _FEW * len(halo)):
+        if (
+            x.dtype is torch.float32
+            and x.device.type == "cpu"
+            and (halo is None or x.shape[0] > _FEW * len(halo))
+        ):
             rows = x if halo is None else torch.cat([x, halo])
             bags = self._bags
             return embedding_bag(

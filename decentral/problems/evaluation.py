@@ -58,7 +58,9 @@ class Evaluation:
 
     def rounds_worth(self, round_samples: float) -> int:
         """Rounds of ``round_samples`` samples in all whose work (forward and backward: thrice) is a record's."""
-        forwarded = self.place.workers * len(self.test_y[self.some]) + len(self.train_y) + len(self.test_y[self.some])
+        forwarded = (
+            self.place.workers * len(self.test_y[self.some]) + len(self.train_y) + len(self.test_y[self.some])
+        )
         return math.ceil(forwarded / (3 * round_samples))
 
     @torch.no_grad()
