@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from decentral.problems.objective import Place, is_positive
+from decentral.problems.objective import Place, check_positive
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +33,7 @@ class Classification:
     shards_per_worker: int = 2
 
     def __post_init__(self) -> None:
-        is_positive(self, alpha=self.alpha, shards_per_worker=self.shards_per_worker)
+        check_positive(alpha=self.alpha, shards_per_worker=self.shards_per_worker)
 
     def check(self, workers: int, train: Train) -> None:
         """What can be told before the data are read: nothing more."""
@@ -94,7 +94,7 @@ class MLP(Classification):
         super().__post_init__()
         object.__setattr__(self, "hidden", tuple(self.hidden))
         for width in self.hidden:
-            is_positive(self, hidden=width)
+            check_positive(hidden=width)
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
@@ -111,7 +111,7 @@ class CNN(Classification):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        is_positive(self, width=self.width)
+        check_positive(width=self.width)
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""

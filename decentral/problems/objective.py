@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,8 +83,17 @@ class Linear(Protocol):
         """Whether gradients are full and without noise."""
 
 
-def is_positive(settings: Any, **values: float) -> None:
+def check_positive(**values: float) -> None:
     """Refuse what is not positive, naming the key."""
     for key, value in values.items():
         if not 0 < value < float("inf"):
             raise ValueError(f"{key} = {value} must be positive")
+
+
+def check_spread(condition: float, **spreads: float) -> None:
+    """Refuse a condition number below 1 and a standard deviation below 0."""
+    if not 1 <= condition < float("inf"):
+        raise ValueError(f"condition = {condition} must be at least 1")
+    for key, value in spreads.items():
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{key} = {value} must not be negative")

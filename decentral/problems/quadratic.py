@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from decentral.blocks import block_width, column_blocks
-from decentral.problems.objective import Place, is_positive
+from decentral.problems.objective import Place, check_positive, check_spread
 from decentral.streams import stream
 
 if TYPE_CHECKING:
@@ -38,12 +38,8 @@ class Quadratic:
     diagonal: bool = False
 
     def __post_init__(self) -> None:
-        is_positive(self, dimension=self.dimension)
-        if not 1 <= self.condition < float("inf"):
-            raise ValueError(f"condition = {self.condition} must be at least 1")
-        for key in ("heterogeneity", "noise"):
-            if not 0 <= getattr(self, key) < float("inf"):
-                raise ValueError(f"{key} = {getattr(self, key)} must not be negative")
+        check_positive(dimension=self.dimension)
+        check_spread(self.condition, heterogeneity=self.heterogeneity, noise=self.noise)
 
     def check(self, workers: int, train: Train) -> None:
         """Any number of workers has its own quadratic."""

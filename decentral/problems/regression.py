@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from decentral.problems.batches import EpochBatches
-from decentral.problems.objective import Place, is_positive
+from decentral.problems.objective import Place, check_positive, check_spread
 from decentral.streams import stream
 
 if TYPE_CHECKING:
@@ -36,12 +36,8 @@ class LinearRegression:
     noise: float = 0.1
 
     def __post_init__(self) -> None:
-        is_positive(self, dimension=self.dimension, samples=self.samples)
-        if not 1 <= self.condition < float("inf"):
-            raise ValueError(f"condition = {self.condition} must be at least 1")
-        for key in ("heterogeneity", "noise"):
-            if not 0 <= getattr(self, key) < float("inf"):
-                raise ValueError(f"{key} = {getattr(self, key)} must not be negative")
+        check_positive(dimension=self.dimension, samples=self.samples)
+        check_spread(self.condition, heterogeneity=self.heterogeneity, noise=self.noise)
 
     def check(self, workers: int, train: Train) -> None:
         """A batch may not exceed a worker's samples."""
