@@ -108,7 +108,7 @@ class Topology:
                 )
             return graph
         constructors = {**topologies.TOPOLOGIES, **topologies.SCHEDULES}
-        return from_table(constructors[self.name], self.parameters, "topology", n=self.workers)
+        return from_table(constructors[self.name], self.parameters, "topology", self.name, n=self.workers)
 
     def mixing(self) -> topologies.Schedule:
         """The checked mixing matrix, as a Schedule."""
@@ -222,7 +222,7 @@ def absolute_paths(value: Any, base: Path, key: str = "") -> Any:
 
 
 def _read(parameters: Mapping[str, Any]) -> nx.Graph:
-    return from_table(topologies.read_graph, parameters, "topology")
+    return from_table(topologies.read_graph, parameters, "topology", "file")
 
 
 def _file_name(name: Any) -> str:
@@ -232,7 +232,8 @@ def _file_name(name: Any) -> str:
 
 
 def _named(table: dict[str, Any], section: str, choices: Mapping[str, Any]) -> Any:
-    return from_table(choices[_pop_name(table, section, choices)], table, section)
+    name = _pop_name(table, section, choices)
+    return from_table(choices[name], table, section, name)
 
 
 def _pop_name(table: dict[str, Any], section: str, choices: Mapping[str, Any]) -> str:

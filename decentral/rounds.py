@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from operator import itemgetter
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from decentral.algorithms.state import keep_tensors, map_state, tensors_of
@@ -32,7 +33,9 @@ def advance(
 
     Weight decay joins the gradient here, before the method, and so before any communication.
     """
-    width = x.shape[1] if isinstance(method, CompiledMethod) else block_width(*x.shape)
+    width = block_width(*x.shape)
+    if isinstance(method, CompiledMethod):  # it fuses the whole round by itself, and is made for one width
+        width, gradient = x.shape[1], [(slice(0, x.shape[1]), torch.cat([g for _, g in gradient], dim=1))]
     opening = True
     rest = state
     for columns, g in gradient:

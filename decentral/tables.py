@@ -19,15 +19,19 @@ from decentral.errors import UserError, nearest
 T = TypeVar("T")
 
 
-def from_table(target: Callable[..., T], table: Mapping[str, Any], section: str, **given: Any) -> T:
-    """``target(**given, **table)`` after a strict check of ``table``.
+def from_table(
+    target: Callable[..., T], table: Mapping[str, Any], section: str, of: str = "", **given: Any
+) -> T:
+    """``target(**given, **table)`` after a strict check of ``table``; ``of`` is the name that chose the target.
 
     Raises UserError that names the key (``section.key``), its value and the rule it breaks.
     """
     fields = schema(target, given)
     unknown = [key for key in table if key not in fields]
     if unknown:
-        raise UserError(f"unknown key {section}.{unknown[0]}; {_suggestion(unknown[0], fields, section)}")
+        whose = f" of {of}" if of else ""
+        hint = nearest(unknown[0], fields) if fields else "it takes no further keys; remove this one"
+        raise UserError(f"unknown key {section}.{unknown[0]}{whose}; {hint}")
     model: Any = create_model("Table", __config__=ConfigDict(strict=True), **fields)
     try:
         checked = model(**table)
@@ -59,10 +63,6 @@ def _from_toml(hint: Any) -> Any:
     if any(typing.get_origin(part) is os.PathLike for part in typing.get_args(hint)):
         return str
     return hint
-
-
-def _suggestion(key: str, fields: Mapping[str, Any], section: str) -> str:
-    return nearest(key, fields) if fields else f"[{section}] takes no further keys here; remove it"
 
 
 def _one_line(error: ValidationError, section: str) -> str:

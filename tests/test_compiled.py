@@ -37,3 +37,17 @@ def test_a_compiled_round_equals_a_plain_one_and_bills_the_same(method):
 def test_a_changing_graph_is_not_compiled():
     with pytest.raises(UserError, match="does not change"):
         CompiledMethod(DmSGD(), LocalComm(topologies.one_peer_exponential(4)))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_gradients_that_come_by_parameter_are_joined_for_the_compiled_round():
+    comm = LocalComm(topologies.mixing_matrix(topologies.ring(4)))
+    compiled, widths = CompiledMethod(DmSGD(), comm), []
+    inner = compiled.step
+    compiled.step = lambda x, *rest: (widths.append(x.shape[1]), inner(x, *rest))[1]
+    x = torch.zeros(4, 10)
+    state = DmSGD().init(x, comm)
+    blocks = [(slice(0, 3), torch.ones(4, 3)), (slice(3, 10), torch.full((4, 7), 2.0))]
+    x, _ = advance(compiled, x, state, blocks, comm, 0, 0.5)
+    assert widths == [10]
+    torch.testing.assert_close(x, torch.cat([torch.full((4, 3), -0.5), torch.full((4, 7), -1.0)], 1))

@@ -58,10 +58,13 @@ def the_set(home, *overrides):
 SET = {
     "unknown key": ("train.lrr=1", "unknown key train.lrr; did you mean 'lr'?"),
     "unknown section": ("trian.lr=1", "unknown key trian; did you mean 'train'?"),
-    "unknown key of a method": ("algorithm.momentun=0.9", "unknown key algorithm.momentun; valid: variant"),
+    "unknown key of a method": (
+        "algorithm.momentun=0.9",
+        "unknown key algorithm.momentun of dsgd; valid: variant",
+    ),
     "unknown key of a graph": (
         "topology.degree=3",
-        "unknown key topology.degree; [topology] takes no further",
+        "unknown key topology.degree of ring; it takes no further keys",
     ),
     "unknown key of a sweep": ("sweep.tran.lr=[1]", "unknown key sweep.tran; did you mean 'train'?"),
     "unknown key in a sweep": ("sweep.train.lrr=[1]", "unknown key train.lrr"),

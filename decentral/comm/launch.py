@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from decentral.errors import UserError
 
@@ -76,10 +76,6 @@ class LocalWorld:
     def collect(self, rows: Tensor) -> Tensor | None:
         """All rows are here."""
         return rows.detach().cpu()
-
-    def abort(self, text: str, code: int = 1) -> NoReturn:
-        """End with this message."""
-        raise SystemExit(f"decentral: {text}" if code == 1 else code)
 
 
 def find_world() -> LocalWorld | MPIWorld:
