@@ -35,7 +35,7 @@ def advance(
     """
     width = block_width(*x.shape)
     if isinstance(method, CompiledMethod):  # it fuses the whole round by itself, and is made for one width
-        width, gradient = x.shape[1], [(slice(0, x.shape[1]), torch.cat([g for _, g in gradient], dim=1))]
+        width, gradient = x.shape[1], _joined(list(gradient))
     opening = True
     rest = state
     for columns, g in gradient:
@@ -53,6 +53,14 @@ def advance(
             for target, source in zip(tensors_of(state_part), tensors_of(rest), strict=True):
                 _write(target, source)
     return x, keep_tensors(state, rest)
+
+
+def _joined(blocks: list[tuple[slice, Tensor]]) -> list[tuple[slice, Tensor]]:
+    """Blocks of columns as one block."""
+    if len(blocks) == 1:
+        return blocks
+    whole = torch.cat([g for _, g in blocks], dim=1)
+    return [(slice(0, whole.shape[1]), whole)]
 
 
 def _write(target: Tensor, source: Tensor) -> None:

@@ -93,7 +93,8 @@ def _check_runs(world: Any, experiment: Experiment, done: dict[str, Any]) -> Non
         _check_ranks(workers, world.ranks)
         if (data := repr((config.problem, workers, config.seed))) not in checked:
             config.problem.prepare(workers, config.seed)
-        if (whole := repr(dataclasses.replace(config, table={}))) not in checked:
+        whole = repr(dataclasses.replace(config, table={}))
+        if world.rank == 0 and whole not in checked:  # the same on every rank, so one of them looks
             check(config, world)
         checked |= {data, whole}
 
