@@ -3,18 +3,17 @@
 import sys
 from pathlib import Path
 
-from decentral.comm.launch import find_world
-from decentral.run import prepare
+from decentral.cli import load_run
 
 
 def start(file: Path) -> None:
     """On every rank."""
+    run = load_run()
+    world = run.find_world()
+    experiment, _, _ = run.prepare(world, file, [], Path("results/never"), resume=False)
     from decentral.training import Training, device_of
 
-    world = find_world()
-    experiment, _, _ = prepare(world, file, [], Path("results/never"), resume=False)
-    config = experiment.runs[0].config
-    Training(config, world, device_of("cpu", 0), folder=None)
+    Training(experiment.runs[0].config, world, device_of("cpu", 0), folder=None)
 
 
 if __name__ == "__main__":
