@@ -39,6 +39,11 @@ def advance(
     opening = True
     rest = state
     for columns, g in gradient:
+        if (
+            g.shape == x.shape and x.shape[1] <= width
+        ):  # one block is the whole round: nothing to cut or put back
+            g = g.add(x, alpha=weight_decay) if weight_decay else g
+            return method.step(x, state, g, comm.at(t), lr)  # type: ignore[no-any-return]
         for block in column_blocks(columns, width):
             here = slice(block.start - columns.start, block.stop - columns.start)
             part, g_part = x[:, block], g[:, here]
@@ -47,8 +52,6 @@ def advance(
             state_part = map_state(itemgetter((slice(None), block)), state)
             part_after, rest = method.step(part, state_part, g_part, comm.at(t, opening), lr)
             opening = False
-            if part.shape == x.shape:  # one block is the whole round: nothing needs to go back to its place
-                return part_after, rest
             _write(part, part_after)
             for target, source in zip(tensors_of(state_part), tensors_of(rest), strict=True):
                 _write(target, source)
