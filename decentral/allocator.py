@@ -1,7 +1,7 @@
 """Memory that stays: freed blocks are kept, and large ones lie on huge pages.
 
 glibc otherwise returns large blocks to the kernel, and every round pays the page faults again; and with small pages a
-walk down a block of columns of 16,384 workers misses the translation cache at every row (10 times slower).
+walk down a block of columns of 16,384 workers misses the translation cache at every row.
 """
 
 from __future__ import annotations

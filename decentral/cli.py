@@ -48,7 +48,7 @@ def load_run() -> ModuleType:
     from decentral.allocator import keep_freed_memory
 
     keep_freed_memory()  # before torch is there
-    gc.disable()  # to collect garbage while torch is imported costs a fifth of the start-up
+    gc.disable()  # to collect garbage while torch is imported only costs time
     try:
         return importlib.import_module("decentral.run")
     finally:

@@ -39,9 +39,8 @@ def advance(
     opening = True
     rest = state
     for columns, g in gradient:
-        if (
-            g.shape == x.shape and x.shape[1] <= width
-        ):  # one block is the whole round: nothing to cut or put back
+        # one block is the whole round: nothing to cut or to put back
+        if g.shape == x.shape and x.shape[1] <= width:
             g = g.add(x, alpha=weight_decay) if weight_decay else g
             return method.step(x, state, g, comm.at(t), lr)  # type: ignore[no-any-return]
         for block in column_blocks(columns, width):

@@ -12,7 +12,7 @@ from typing import Any
 
 import tomli_w
 
-from decentral.comm.launch import find_world, local_rank
+from decentral.comm.launch import find_world, local_rank, workers_a_rank
 from decentral.errors import UserError
 from decentral.experiment import Experiment, PlannedRun, load
 from decentral.progress import Progress
@@ -90,22 +90,13 @@ def _check_runs(world: Any, experiment: Experiment, done: dict[str, Any]) -> Non
             continue
         device_of(config.train.device, local_rank())
         workers = config.topology.workers
-        _check_ranks(workers, world.ranks)
+        workers_a_rank(workers, world.ranks)
         if (data := repr((config.problem, workers, config.seed))) not in checked:
             config.problem.prepare(workers, config.seed)
         whole = repr(dataclasses.replace(config, table={}))
         if world.rank == 0 and whole not in checked:  # the same on every rank, so one of them looks
             check(config, world)
         checked |= {data, whole}
-
-
-def _check_ranks(workers: int, ranks: int) -> None:
-    if workers % ranks:
-        fitting = [str(r) for r in range(1, workers + 1) if workers % r == 0]
-        raise UserError(
-            f"topology has {workers} workers but MPI has {ranks} ranks, which do not divide them; "
-            f"launch {', '.join(fitting[:-1]) + ' or ' if fitting[:-1] else ''}{fitting[-1]} ranks"
-        )
 
 
 def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 import topologies
+from decentral.comm.launch import workers_a_rank
 from decentral.comm.ledger import Ledger
 from decentral.comm.plan import MixingPlan, plan_for
 
@@ -29,14 +30,8 @@ class Communicator(ABC):
     def __init__(self, mixing: Any, rank: int, ranks: int) -> None:
         self.schedule = as_schedule(mixing)
         self.n: int = self.schedule.n
-        if self.n % ranks:
-            divisors = [str(r) for r in range(1, self.n + 1) if self.n % r == 0]
-            raise ValueError(
-                f"topology has {self.n} workers but MPI has {ranks} ranks, which do not divide them; "
-                f"launch {', '.join(divisors[:-1]) + ' or ' if divisors[:-1] else ''}{divisors[-1]} ranks"
-            )
         self.rank, self.ranks = rank, ranks
-        self.h = self.n // ranks
+        self.h = workers_a_rank(self.n, ranks)
         self.rows = range(rank * self.h, (rank + 1) * self.h)
         self.ledger = Ledger(self.n, self.h)
         self.t = 0

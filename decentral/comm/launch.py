@@ -58,6 +58,17 @@ def cuda_aware() -> bool:
     return os.environ.get("DECENTRAL_CUDA_AWARE") == "1"
 
 
+def workers_a_rank(workers: int, ranks: int) -> int:
+    """How many workers each rank hosts. Raises UserError where the ranks do not divide the workers."""
+    if workers % ranks:
+        *fewer, most = [str(r) for r in range(1, workers + 1) if workers % r == 0]
+        raise UserError(
+            f"topology has {workers} workers but MPI has {ranks} ranks, which do not divide them; "
+            f"launch {', '.join(fewer)}{' or ' * bool(fewer)}{most} ranks"
+        )
+    return workers // ranks
+
+
 class LocalWorld:
     """One process, all workers: the counterpart of MPIWorld."""
 

@@ -52,7 +52,6 @@ class MixingPlan:
     out_degree: NDArray[np.int64]
     out_edges: NDArray[np.int64]
     in_edges: NDArray[np.int64]
-    in_weights: NDArray[np.float64]
     exact: bool
 
     def combine(self, x: Tensor, halo: Tensor | None) -> Tensor:
@@ -114,7 +113,7 @@ def plan_for(w: sparse.csr_array, lo: int, hi: int) -> MixingPlan:
     rows.sort_indices()
     coo = w.tocoo()
     apart = (coo.row != coo.col) & (coo.data != 0)
-    receivers, senders, weights = coo.row[apart], coo.col[apart], coo.data[apart]
+    receivers, senders = coo.row[apart], coo.col[apart]
     leaving = (senders >= lo) & (senders < hi)
     entering = (receivers >= lo) & (receivers < hi)
     out_edges = _ordered(senders[leaving], receivers[leaving])
@@ -131,7 +130,6 @@ def plan_for(w: sparse.csr_array, lo: int, hi: int) -> MixingPlan:
         out_degree=np.bincount(out_edges[:, 0] - lo, minlength=hi - lo).astype(np.int64),
         out_edges=out_edges,
         in_edges=in_edges,
-        in_weights=weights[entering][order],
         exact=bool(n > _SMALL and w.nnz == n * n and np.all(w.data == 1.0 / n)),
     )
 
