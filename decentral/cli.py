@@ -50,7 +50,9 @@ def load_run() -> ModuleType:
     keep_freed_memory()  # before torch is there
     gc.disable()  # to collect garbage while torch is imported only costs time
     try:
-        return importlib.import_module("decentral.run")
+        run = importlib.import_module("decentral.run")
+        gc.freeze()  # nor need later collections look at what was imported
+        return run
     finally:
         gc.enable()
 

@@ -76,6 +76,8 @@ class _TracedComm:
             parts.append(total)
         return torch.cat(parts)
 
+    mix_ = mix
+
     def mean(self, x: Tensor) -> Tensor:
         return x.mean(0, keepdim=True)
 
@@ -100,6 +102,8 @@ class _CountingComm:
     def mix(self, x: Tensor) -> Tensor:
         self.mixes += 1
         return x.clone()
+
+    mix_ = mix
 
     def mean(self, x: Tensor) -> Tensor:
         self.means += 1

@@ -62,26 +62,46 @@ def _end(world: Any, text: str, code: int) -> int:
 def prepare(
     world: Any, file: Path, overrides: Sequence[str], out: Path | None, resume: bool
 ) -> tuple[Experiment, Path, dict[str, dict[str, Any]]]:
-    """The experiment, its folder, the runs that have ended; all checks, on all ranks, before anything is written.
+    """The experiment, its folder, the runs that have ended; all checks, before anything is written.
 
+    Rank 0 reads the file for all; each rank looks for its device and its data.
     Raises RefusedError on every rank if any found a mistake.
     """
-    experiment, mistake = None, None
+    mistake, planned = world.from_root(lambda: _plan(world, file, overrides, out, resume))
+    if not mistake:
+        try:
+            _check_rank(world, planned[0], planned[2])
+        except UserError as error:
+            mistake = str(error)
+    mistakes = [text for text in world.agree(mistake) if text]
+    if mistakes:
+        raise RefusedError(mistakes[0])
+    return planned  # type: ignore[no-any-return]
+
+
+def _plan(
+    world: Any, file: Path, overrides: Sequence[str], out: Path | None, resume: bool
+) -> tuple[str, tuple[Experiment, Path, dict[str, dict[str, Any]]] | None]:
+    """Rank 0's part: the mistake found, or else the experiment, its folder and the runs that have ended."""
     try:
         experiment = load(file, overrides)
         folder = out or Path("results") / experiment.name
-        done = _check_folder(experiment, folder, resume) if world.rank == 0 else {}
-        _check_runs(world, experiment, done)
+        done = _check_folder(experiment, folder, resume)
+        configs = [planned.config for planned in experiment.runs if planned.id not in done]
+        for config in configs:
+            workers_a_rank(config.topology.workers, world.ranks)
+        from decentral.training import check
+
+        for config in {repr(dataclasses.replace(c, table={})): c for c in configs}.values():
+            check(config, world)
+        return "", (experiment, folder, done)
     except UserError as error:
-        mistake = str(error)
-    mistakes = [text for text in world.agree(mistake) if text]
-    if mistakes or experiment is None:
-        raise RefusedError(mistakes[0])
-    return experiment, folder, world.agree(done)[0]
+        return str(error), None
 
 
-def _check_runs(world: Any, experiment: Experiment, done: dict[str, Any]) -> None:
-    from decentral.training import check, device_of
+def _check_rank(world: Any, experiment: Experiment, done: dict[str, Any]) -> None:
+    """Each rank's part: its device and its data."""
+    from decentral.training import device_of
 
     checked: set[str] = set()
     for planned in experiment.runs:
@@ -90,13 +110,9 @@ def _check_runs(world: Any, experiment: Experiment, done: dict[str, Any]) -> Non
             continue
         device_of(config.train.device, local_rank())
         workers = config.topology.workers
-        workers_a_rank(workers, world.ranks)
         if (data := repr((config.problem, workers, config.seed))) not in checked:
             config.problem.prepare(workers, config.seed)
-        whole = repr(dataclasses.replace(config, table={}))
-        if world.rank == 0 and whole not in checked:  # the same on every rank, so one of them looks
-            check(config, world)
-        checked |= {data, whole}
+        checked.add(data)
 
 
 def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[str, dict[str, Any]]:

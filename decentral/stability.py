@@ -41,7 +41,7 @@ class ModeComm:
         """Lambda x."""
         return x * self.eigenvalues
 
-    start = mix
+    mix_ = start = mix
 
     def finish(self, mixed: Tensor) -> Tensor:
         """What start gave."""

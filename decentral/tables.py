@@ -10,11 +10,12 @@ import inspect
 import os
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
-
-from pydantic import ConfigDict, ValidationError, create_model
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from decentral.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 T = TypeVar("T")
 
@@ -26,6 +27,8 @@ def from_table(
 
     Raises UserError that names the key (``section.key``), its value and the rule it breaks.
     """
+    from pydantic import ConfigDict, ValidationError, create_model  # here: only rank 0 reads tables
+
     fields = schema(target, given)
     unknown = [key for key in table if key not in fields]
     if unknown:

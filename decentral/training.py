@@ -93,7 +93,7 @@ class Training:
         kept: Mapping[str, Any] | None = None,
     ) -> None:
         self.config, self.world, self.folder = config, world, folder
-        self.comm = world.communicator(config.topology.mixing())
+        self.comm = world.communicator(world.from_root(config.topology.mixing))
         oracle = config.train.oracle
         if kept and kept["oracle"] in ("batched", "loop"):
             # this many ranks might choose another, and the last bits would differ

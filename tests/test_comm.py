@@ -56,6 +56,7 @@ def test_the_split_form_is_mix():
     x = rows(12, 3)
     pending = comm.start(x)
     assert torch.equal(comm.finish(pending), comm.mix(x))
+    assert torch.equal(comm.mix_(x.clone()), comm.mix(x))
 
 
 def test_exchange_carries_each_edges_row_to_its_receiver():

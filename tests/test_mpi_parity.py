@@ -147,7 +147,8 @@ def test_directed_and_changing_graphs_agree_too(tmp_path):
 WITHIN = """
 import numpy as np, torch, topologies
 from decentral.comm import LocalComm, MPIComm
-for graph in (topologies.ring(8), topologies.exponential(8), topologies.star(8), topologies.complete(8)):
+for graph in (topologies.ring(8), topologies.exponential(8), topologies.star(8), topologies.complete(8),
+              topologies.erdos_renyi(8, p=0.3, seed=2)):  # some ranks want all rows of another, some want a few
     w = topologies.mixing_matrix(graph)
     local, comm = LocalComm(w), MPIComm(w)
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((8, 1001)))
@@ -156,6 +157,11 @@ for graph in (topologies.ring(8), topologies.exponential(8), topologies.star(8),
         y = x.to(dtype)
         assert torch.equal(comm.mix(y[mine]), local.mix(y)[mine])
         assert torch.equal(comm.mix(y[mine, 10:500]), local.mix(y[:, 10:500])[mine])
+        given = y[mine].clone()
+        taken = comm.mix_(given)
+        assert torch.equal(taken, local.mix_(y.clone())[mine])
+        if comm.h == 1 and not comm.plan.exact:
+            assert taken.data_ptr() == given.data_ptr()  # no second array a round
         assert torch.equal(comm.mean(y[mine]), local.mean(y))
         edges = torch.from_numpy(comm.edges_out).to(dtype)
         assert torch.equal(comm.exchange(edges), torch.from_numpy(comm.edges_in).to(dtype))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from topologies.checks import check_mixing_matrix, is_doubly_stochastic, is_nonnegative, is_symmetric
 from topologies.files import read_graph, write_graph
@@ -34,6 +33,9 @@ from topologies.schedules import (
 )
 from topologies.spectra import Spectrum, eigenvalues, spectral_gap, spectrum
 from topologies.weights import WEIGHTS, mixing_matrix
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 TOPOLOGIES: dict[str, Callable[..., nx.Graph]] = {
     "ring": ring,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
 from topologies.support import support
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 TOLERANCE = 1e-9
 """How far a row sum, a column sum or a pair of mirrored weights may be off."""

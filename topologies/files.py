@@ -7,12 +7,19 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import ParseError
 
-import networkx as nx
 import numpy as np
-from scipy import io, sparse
+from scipy import sparse
+
+from topologies.deferred import Deferred
+
+if TYPE_CHECKING:
+    import networkx as nx
+    from scipy import io
+else:
+    nx, io = Deferred("networkx"), Deferred("scipy.io")
 
 
 def read_graph(path: str | os.PathLike[str], directed: bool = False) -> nx.Graph:
@@ -108,6 +115,10 @@ def _read_neighbours(path: Path, directed: bool) -> nx.Graph:
     return nx.read_adjlist(path, create_using=nx.DiGraph if directed else nx.Graph)
 
 
+def _write_neighbours(graph: nx.Graph, path: Path) -> None:
+    nx.write_adjlist(graph, path)
+
+
 def _read_json(path: Path, directed: bool) -> nx.Graph:
     return nx.node_link_graph(json.loads(path.read_text(encoding="utf-8")), edges="edges")
 
@@ -124,18 +135,26 @@ def _format(path: Path) -> tuple[str, Callable[[Path, bool], nx.Graph], Callable
 
 _EDGES = ("an edge list, a line 'from to' or 'from to weight' for each edge", _read_edges, _write_edges)
 _GRAPHS: dict[str, tuple[str, Callable[[Path, bool], nx.Graph], Callable[[nx.Graph, Path], None]]] = {
-    ".graphml": ("GraphML", lambda path, _: nx.read_graphml(path), nx.write_graphml),
-    ".gml": ("GML", lambda path, _: nx.read_gml(path), nx.write_gml),
+    ".graphml": (
+        "GraphML",
+        lambda path, _: nx.read_graphml(path),
+        lambda graph, path: nx.write_graphml(graph, path),
+    ),
+    ".gml": ("GML", lambda path, _: nx.read_gml(path), lambda graph, path: nx.write_gml(graph, path)),
     ".json": ("node-link JSON with 'nodes' and 'edges'", _read_json, _write_json),
     ".edgelist": _EDGES,
     ".edges": _EDGES,
     ".txt": _EDGES,
-    ".adjlist": ("an adjacency list, a line 'node neighbour ...' a node", _read_neighbours, nx.write_adjlist),
+    ".adjlist": (
+        "an adjacency list, a line 'node neighbour ...' a node",
+        _read_neighbours,
+        _write_neighbours,
+    ),
 }
 _MATRICES: dict[str, Callable[[Path], Any]] = {
     ".npy": lambda path: np.load(path, allow_pickle=False),
     ".npz": sparse.load_npz,
-    ".mtx": io.mmread,
+    ".mtx": lambda path: io.mmread(path),
     ".csv": lambda path: np.loadtxt(path, delimiter=",", ndmin=2),
     ".txt": lambda path: np.loadtxt(path, ndmin=2),
 }

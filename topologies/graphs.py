@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import networkx as nx
+from topologies.deferred import Deferred
+
+if TYPE_CHECKING:
+    import networkx as nx
+else:
+    nx = Deferred("networkx")
 
 
 def require_workers(name: str, n: int) -> None:

@@ -8,10 +8,15 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import networkx as nx
-
+from topologies.deferred import Deferred
 from topologies.graphs import build, require_workers
+
+if TYPE_CHECKING:
+    import networkx as nx
+else:
+    nx = Deferred("networkx")
 
 DRAWS = 100
 """Draws before a graph that stays disconnected is refused."""

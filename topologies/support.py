@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 from scipy import sparse
+
+from topologies.deferred import Deferred
+
+if TYPE_CHECKING:
+    import networkx as nx
+else:
+    nx = Deferred("networkx")
 
 
 def workers(graph: nx.Graph) -> list[Any]:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 from scipy import sparse
 
@@ -17,6 +16,9 @@ from topologies.checks import as_csr, check_mixing_matrix
 from topologies.files import read_matrix
 from topologies.lanczos import extremes
 from topologies.support import is_mutual, received, support
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 def mixing_matrix(graph: nx.Graph, weights: Any = "metropolis") -> sparse.csr_array:

@@ -58,5 +58,5 @@ class DecentLaM:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         ratio = lr / state.lr if state.lr else 0.0
         z = x.sub(g, alpha=lr)
-        u = accumulate(state.u, self.momentum * ratio, x).sub_(comm.mix(z))
+        u = accumulate(state.u, self.momentum * ratio, x).sub_(comm.mix_(z))
         return x.sub_(u), Displacement(u, lr)

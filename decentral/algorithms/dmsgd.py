@@ -54,10 +54,10 @@ class DmSGD:
         beta = self.momentum
         m = accumulate(state.m, beta, g)
         if self.variant == "awc":
-            return comm.mix(x).sub_(m, alpha=lr), Momentum(m)
+            return comm.mix_(x).sub_(m, alpha=lr), Momentum(m)
         if self.variant == "nesterov":
-            return comm.mix(x.sub_(g, alpha=lr).sub_(m, alpha=lr * beta)), Momentum(m)
-        x = comm.mix(x.sub_(m, alpha=lr))
+            return comm.mix_(x.sub_(g, alpha=lr).sub_(m, alpha=lr * beta)), Momentum(m)
+        x = comm.mix_(x.sub_(m, alpha=lr))
         if self.variant == "doubly-averaged":
-            m = comm.mix(m)
+            m = comm.mix_(m)
         return x, Momentum(m)

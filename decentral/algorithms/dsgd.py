@@ -41,5 +41,5 @@ class DSGD:
     ) -> tuple[Tensor, tuple[()]]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         if self.variant == "atc":
-            return comm.mix(x.sub_(g, alpha=lr)), state
-        return comm.mix(x).sub_(g, alpha=lr), state
+            return comm.mix_(x.sub_(g, alpha=lr)), state
+        return comm.mix_(x).sub_(g, alpha=lr), state

@@ -75,20 +75,24 @@ class Communicator(ABC):
         """W x: x (h, d) to a new (h, d). Each worker sends its row to each out-neighbour."""
         return self.finish(self.start(x))
 
+    def mix_(self, x: Tensor) -> Tensor:
+        """W x, giving up x: the result lies in its memory where no hosted worker needs another's row."""
+        pending = self.start(x)
+        return self.finish(pending, x if pending[0].apart else None)
+
     def start(self, x: Tensor) -> Any:
         """Send the rows of x (h, d); x must not change until :meth:`finish`."""
         self.bill_gossip(x)
         plan = self.plan
-        return plan, x, None if plan.exact else self._send_halo(plan, x)
+        return plan, x, None if plan.exact else self._start_mix(plan, x)
 
-    def finish(self, pending: Any) -> Tensor:
-        """W x for the x that :meth:`start` was given; a new (h, d)."""
+    def finish(self, pending: Any, out: Tensor | None = None) -> Tensor:
+        """W x for the x that :meth:`start` was given: in ``out``, or a new (h, d)."""
         plan, x, request = pending
         if plan.exact:
             whole: Tensor = self._mean(x).expand(x.shape).clone()
             return whole
-        mixed: Tensor = plan.combine(x, self._receive_halo(plan, x, request))
-        return mixed
+        return self._finish_mix(plan, x, request, out)
 
     def exchange(self, y: Tensor) -> Tensor:
         """Carry y (e, d), rows as :attr:`edges_out`, to their receivers: (e', d), rows as :attr:`edges_in`."""
@@ -107,11 +111,11 @@ class Communicator(ABC):
 
     def bill_gossip(self, x: Tensor) -> None:
         """Enter in the ledger that each hosted worker sends a row of x's width to each out-neighbour."""
-        self.ledger.count_gossip(self.plan.out_degree, x.shape[1] * x.element_size(), self.opening)
+        self.ledger.count_gossip(self.plan.out_degree, x.shape[1] * x.dtype.itemsize, self.opening)
 
     def bill_all_reduce(self, x: Tensor) -> None:
         """Enter in the ledger one all-reduce of a vector of x's width."""
-        self.ledger.count_all_reduce(x.shape[1] * x.element_size(), self.opening)
+        self.ledger.count_all_reduce(x.shape[1] * x.dtype.itemsize, self.opening)
 
     def observe_mean(self, x: Tensor) -> Tensor:
         """:meth:`mean` for measuring only: it is no traffic of the method, so it is not billed."""
@@ -122,10 +126,10 @@ class Communicator(ABC):
         """One row for each hosted worker, (h, ...), to those of all n workers, (n, ...), on every rank."""
 
     @abstractmethod
-    def _send_halo(self, plan: MixingPlan, x: Tensor) -> Any: ...
+    def _start_mix(self, plan: MixingPlan, x: Tensor) -> Any: ...
 
     @abstractmethod
-    def _receive_halo(self, plan: MixingPlan, x: Tensor, request: Any) -> Tensor | None: ...
+    def _finish_mix(self, plan: MixingPlan, x: Tensor, request: Any, out: Tensor | None) -> Tensor: ...
 
     @abstractmethod
     def _carry(self, plan: MixingPlan, y: Tensor) -> Tensor: ...

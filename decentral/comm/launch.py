@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from decentral.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from torch import Tensor
@@ -79,6 +80,10 @@ class LocalWorld:
         from decentral.comm.local import LocalComm
 
         return LocalComm(mixing)
+
+    def from_root(self, make: Callable[[], T]) -> T:
+        """What ``make`` gives."""
+        return make()
 
     def agree(self, value: T) -> list[T]:
         """The one value."""

@@ -6,13 +6,10 @@ the ring collective moves it: each worker sends 2 (n - 1) / n of the vector in 2
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass
 class Ledger:
     """What the hosted workers have sent.
 
@@ -20,40 +17,54 @@ class Ledger:
     hosted workers. ``mpi_bytes``: bytes this rank really handed to MPI, 0 in one process.
     """
 
-    workers: int
-    hosted: int
-    mpi_bytes: int = 0
-    messages: int = 0
-    _gossip_bytes: NDArray[np.int64] = field(init=False)
-    _reduced_bytes: int = 0
-
-    def __post_init__(self) -> None:
-        self._gossip_bytes = np.zeros(self.hosted, dtype=np.int64)
+    def __init__(self, workers: int, hosted: int) -> None:
+        self.workers, self.hosted, self.mpi_bytes = workers, hosted, 0
+        self._messages, self._reduced_bytes = 0, 0
+        self._gossip_bytes = np.zeros(hosted, dtype=np.int64)
+        # sent along the last graph, per vector, and not yet multiplied: plain numbers, since numpy costs ten times
+        # as much in each round
+        self._vectors = self._gossip_bytes.copy()
+        self._vector_bytes = self._vector_messages = 0
 
     def count_gossip(self, vectors: NDArray[np.int64], vector_bytes: int, messages: bool) -> None:
         """Hosted worker i sent ``vectors[i]`` vectors of ``vector_bytes`` each."""
-        self._gossip_bytes += vectors * vector_bytes
-        if messages:
-            self.messages += int(vectors.sum())
+        if vectors is not self._vectors:
+            self._settle()
+            self._vectors = vectors
+        self._vector_bytes += vector_bytes
+        self._vector_messages += messages
+
+    def _settle(self) -> None:
+        self._gossip_bytes += self._vectors * self._vector_bytes
+        self._messages += int(self._vectors.sum()) * self._vector_messages
+        self._vector_bytes = self._vector_messages = 0
 
     def count_all_reduce(self, vector_bytes: int, messages: bool) -> None:
         """Every worker took part in one ring all-reduce of a vector of ``vector_bytes``."""
         self._reduced_bytes += vector_bytes
         if messages:
-            self.messages += 2 * (self.workers - 1) * self.hosted
+            self._messages += 2 * (self.workers - 1) * self.hosted
+
+    @property
+    def messages(self) -> int:
+        """Messages sent by all hosted workers."""
+        self._settle()
+        return self._messages
 
     @property
     def bytes_sent(self) -> NDArray[np.float64]:
         """Bytes sent by each hosted worker, (h,). The division by n is done here, once, so it is exact."""
+        self._settle()
         reduced = 2.0 * (self.workers - 1) * self._reduced_bytes / self.workers
         return self._gossip_bytes.astype(np.float64) + reduced
 
     def state(self) -> dict[str, object]:
         """What a checkpoint keeps of this ledger; ``gossip_bytes`` is per hosted worker."""
+        self._settle()
         return {
             "gossip_bytes": self._gossip_bytes.copy(),
             "reduced_bytes": self._reduced_bytes,
-            "messages": self.messages,
+            "messages": self._messages,
             "mpi_bytes": self.mpi_bytes,
         }
 
@@ -61,5 +72,6 @@ class Ledger:
         self, gossip_bytes: NDArray[np.int64], reduced_bytes: int, messages: int, mpi_bytes: int
     ) -> None:
         """Put back what :meth:`state` gave."""
+        self._settle()
         self._gossip_bytes[:] = gossip_bytes
-        self._reduced_bytes, self.messages, self.mpi_bytes = reduced_bytes, messages, mpi_bytes
+        self._reduced_bytes, self._messages, self.mpi_bytes = reduced_bytes, messages, mpi_bytes

@@ -27,11 +27,11 @@ class LocalComm(Communicator):
         """All workers are here already."""
         return values
 
-    def _send_halo(self, plan: MixingPlan, x: Tensor) -> None:
+    def _start_mix(self, plan: MixingPlan, x: Tensor) -> None:
         return None
 
-    def _receive_halo(self, plan: MixingPlan, x: Tensor, request: None) -> None:
-        return None
+    def _finish_mix(self, plan: MixingPlan, x: Tensor, request: None, out: Tensor | None) -> Tensor:
+        return plan.combine(x, None, out)
 
     def _carry(self, plan: MixingPlan, y: Tensor) -> Tensor:
         # out-edges are ordered by (sender, receiver), in-edges by (receiver, sender)

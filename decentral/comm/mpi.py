@@ -8,6 +8,9 @@ each rank receives its columns of all n rows and adds them ascending, so the bit
 from __future__ import annotations
 
 import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from decentral.comm.communicator import Communicator, sum_rows
 from decentral.comm.launch import check_launch, cuda_aware, yield_when_oversubscribed
+from decentral.comm.plan import MixingPlan
 
 yield_when_oversubscribed()
 import mpi4py  # noqa: E402
@@ -27,7 +31,8 @@ mpi4py.rc.thread_level = "funneled"  # only the main thread of a rank speaks MPI
 from mpi4py import MPI  # noqa: E402
 
 T = TypeVar("T")
-_HALO, _EDGES = 1, 2  # tags
+_HALO, _EDGES, _MADE = 1, 2, 3  # tags
+_MPI_TYPES = {torch.float32: MPI.FLOAT, torch.float64: MPI.DOUBLE}
 
 
 class MPIComm(Communicator):
@@ -43,6 +48,7 @@ class MPIComm(Communicator):
         check_launch(self.mpi.size)
         super().__init__(mixing, self.mpi.rank, self.mpi.size)
         self._routes: dict[int, _Routes] = {}
+        self._halos: defaultdict[Any, list[_Halo]] = defaultdict(list)  # not in use, by size
 
     def observe(self, values: NDArray[Any]) -> NDArray[Any]:
         """All-gather of the hosted workers' rows."""
@@ -51,23 +57,28 @@ class MPIComm(Communicator):
         self.mpi.Allgather(mine, everyone)
         return everyone
 
-    def _send_halo(self, plan: Any, x: Tensor) -> Any:
-        routes = self._routes_of(plan)
-        halo = _wire_like(x, len(plan.halo))
+    def _start_mix(self, plan: MixingPlan, x: Tensor) -> Any:
+        routes, mpi, width, dtype = self._routes_of(plan), self.mpi, x.shape[1], x.dtype
+        free = self._halos[len(plan.halo), width, dtype]
+        halo = free.pop() if free else _Halo(x, len(plan.halo))
+        kind = _MPI_TYPES[dtype]
         requests = [
-            self.mpi.Irecv(_buffer(halo[a:b]), source=rank, tag=_HALO) for rank, a, b in routes.halo_from
+            mpi.Irecv([halo.wire[a:b], kind], source=rank, tag=_HALO) for rank, a, b in routes.halo_from
         ]
-        outgoing = []
+        whole = _array(_to_wire(x)) if routes.sends_all else None
         for rank, rows in routes.rows_to:
-            outgoing.append(_to_wire(x[rows]))
-            requests.append(self.mpi.Isend(_buffer(outgoing[-1]), dest=rank, tag=_HALO))
-            self.ledger.mpi_bytes += outgoing[-1].nbytes
-        return requests, halo, outgoing
+            part = whole if rows is None else _array(_to_wire(x[rows]))
+            requests.append(mpi.Isend([part, kind], dest=rank, tag=_HALO))
+        self.ledger.mpi_bytes += routes.rows_sent * width * dtype.itemsize
+        return requests, halo, free
 
-    def _receive_halo(self, plan: Any, x: Tensor, request: Any) -> Tensor:
-        requests, halo, _outgoing = request
+    def _finish_mix(self, plan: MixingPlan, x: Tensor, request: Any, out: Tensor | None) -> Tensor:
+        requests, halo, free = request
         MPI.Request.Waitall(requests)
-        return _from_wire(halo, x)
+        rows = halo.rows if halo.rows.device == x.device else halo.rows.to(x.device)
+        mixed = plan.combine(x, rows, out)
+        free.append(halo)
+        return mixed
 
     def _carry(self, plan: Any, y: Tensor) -> Tensor:
         routes = self._routes_of(plan)
@@ -92,7 +103,7 @@ class MPIComm(Communicator):
         mine = int(width[self.rank])
         packed = torch.cat([x[:, a:b].reshape(-1) for a, b in pairwise(edge)])
         outgoing, incoming = _to_wire(packed), _wire_like(x.new_empty(0, mine), self.n)
-        kind = _mpi_type(x)
+        kind = _MPI_TYPES[x.dtype]
         self.mpi.Alltoallv(
             [_array(outgoing), self.h * width, kind], [_array(incoming), [self.h * mine] * ranks, kind]
         )
@@ -112,13 +123,23 @@ class MPIComm(Communicator):
         return self._routes[key]
 
 
+class _Halo:
+    """Room for ``rows`` rows as wide as those of x, and the same memory as MPI takes it (``wire``)."""
+
+    def __init__(self, x: Tensor, rows: int) -> None:
+        self.rows = _wire_like(x, rows)
+        self.wire = _array(self.rows)
+
+
 @dataclass(frozen=True)
 class _Routes:
     """Which rows and which edges go to, and come from, which rank."""
 
     plan: Any  # keeps the plan alive, so that its id stays its own
     halo_from: list[tuple[int, int, int]]
-    rows_to: list[tuple[int, slice | list[int]]]
+    rows_to: list[tuple[int, slice | list[int] | None]]  # None: all
+    rows_sent: int
+    sends_all: bool
     edges_from: list[tuple[int, int, int]]
     edges_to: list[tuple[int, list[int]]]
     edge_order: list[int]
@@ -126,11 +147,12 @@ class _Routes:
     @classmethod
     def of(cls, plan: Any, h: int, rank: int) -> _Routes:
         senders, receivers = plan.out_edges[:, 0], plan.out_edges[:, 1]
-        rows_to = []
+        rows_to, rows_sent = [], 0
         for other in np.unique(receivers // h).tolist():
             if other != rank:
                 rows = np.unique(senders[receivers // h == other]) - plan.lo
-                rows_to.append((other, _slice_or_list(rows)))
+                rows_to.append((other, _picked(rows, h)))
+                rows_sent += len(rows)
         edges_to = [
             (r, np.flatnonzero(receivers // h == r).tolist()) for r in np.unique(receivers // h).tolist()
         ]
@@ -140,6 +162,8 @@ class _Routes:
             plan=plan,
             halo_from=_segments(plan.halo // h),
             rows_to=rows_to,
+            rows_sent=rows_sent,
+            sends_all=any(rows is None for _, rows in rows_to),
             edges_from=_segments(origin[arrival]),
             edges_to=edges_to,
             edge_order=np.argsort(arrival).tolist(),
@@ -152,9 +176,10 @@ def _segments(owners: NDArray[np.int64]) -> list[tuple[int, int, int]]:
     return [(int(r), int(a), int(a + c)) for r, a, c in zip(ranks, starts, counts, strict=True)]
 
 
-def _slice_or_list(rows: NDArray[np.int64]) -> slice | list[int]:
+def _picked(rows: NDArray[np.int64], h: int) -> slice | list[int] | None:
+    """These of h rows, in the form that costs least; None for all."""
     if rows[-1] - rows[0] + 1 == len(rows):
-        return slice(int(rows[0]), int(rows[-1]) + 1)
+        return None if len(rows) == h else slice(int(rows[0]), int(rows[-1]) + 1)
     return [int(row) for row in rows]
 
 
@@ -184,11 +209,7 @@ def _array(wire: Tensor) -> Any:
 
 
 def _buffer(wire: Tensor) -> Any:
-    return [_array(wire), _mpi_type(wire)]
-
-
-def _mpi_type(x: Tensor) -> Any:
-    return MPI.DOUBLE if x.dtype is torch.float64 else MPI.FLOAT
+    return [_array(wire), _MPI_TYPES[wire.dtype]]
 
 
 class MPIWorld:
@@ -202,6 +223,17 @@ class MPIWorld:
     def communicator(self, mixing: Any) -> MPIComm:
         """An MPIComm over all ranks."""
         return MPIComm(mixing, self.mpi)
+
+    def from_root(self, make: Callable[[], T]) -> T:
+        """What ``make`` gives on rank 0, on every rank (it pickles). ``make`` must not raise."""
+        if self.rank == 0:
+            made = make()
+            MPI.Request.waitall([self.mpi.isend(made, dest=rank, tag=_MADE) for rank in range(1, self.ranks)])
+            return made
+        while not self.mpi.iprobe(source=0, tag=_MADE):
+            time.sleep(0.001)  # a broadcast would spin, and take the core that rank 0 needs
+        received: T = self.mpi.recv(source=0, tag=_MADE)
+        return received
 
     def agree(self, value: T) -> list[T]:
         """Every rank's value, in the order of ranks, on every rank (small values: it pickles)."""

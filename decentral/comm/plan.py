@@ -54,13 +54,27 @@ class MixingPlan:
     in_edges: NDArray[np.int64]
     exact: bool
 
-    def combine(self, x: Tensor, halo: Tensor | None) -> Tensor:
-        """Rows ``lo .. hi`` of W x from the hosted rows x (h, b) and the halo's rows (len(halo), b)."""
+    @cached_property
+    def apart(self) -> bool:
+        """Whether no row of the result needs another hosted row, so that x may be overwritten."""
+        return all(
+            (not k and row == run.start) or row >= self.hi - self.lo
+            for run in self.runs
+            for k, (row, _) in enumerate(run.terms)
+        )
+
+    def combine(self, x: Tensor, halo: Tensor | None, out: Tensor | None = None) -> Tensor:
+        """Rows ``lo .. hi`` of W x from the hosted rows x (h, b) and the halo's rows (len(halo), b).
+
+        They are written to ``out``, which may be x if the rows are :attr:`apart`, or are new.
+        """
+        h = x.shape[0]
         # a halo has to be joined to x for it; with few hosted rows that copy costs more than it saves
         if (
-            x.dtype is torch.float32
+            out is None
+            and x.dtype is torch.float32
             and x.device.type == "cpu"
-            and (halo is None or x.shape[0] > _FEW * len(halo))
+            and (halo is None or h > _FEW * len(halo))
         ):
             rows = x if halo is None else torch.cat([x, halo])
             bags = self._bags
@@ -72,17 +86,17 @@ class MixingPlan:
                 per_sample_weights=bags.weights,
                 include_last_offset=True,
             )
-        h, out = x.shape[0], x.new_empty(x.shape)
+        if out is None:
+            out = torch.empty_like(x)
         for run in self.runs:
-            target = out.narrow(0, run.start, run.size)
-            for k, (row, weight) in enumerate(run.terms):
-                source = (
-                    x.narrow(0, row, run.size)
-                    if halo is None or row < h
-                    else halo.narrow(0, row - h, run.size)
-                )
-                if k == 0:
+            size = run.size
+            target = _rows(out, run.start, size)
+            first = True
+            for row, weight in run.terms:
+                source = _rows(x, row, size) if row < h or halo is None else _rows(halo, row - h, size)
+                if first:
                     torch.mul(source, weight, out=target)
+                    first = False
                 else:
                     target.add_(source, alpha=weight)
         return out
@@ -103,6 +117,10 @@ class Bags(NamedTuple):
     rows: Tensor
     offsets: Tensor
     weights: Tensor
+
+
+def _rows(x: Tensor, start: int, size: int) -> Tensor:
+    return x if size == x.shape[0] else x[start : start + size]
 
 
 def plan_for(w: sparse.csr_array, lo: int, hi: int) -> MixingPlan:

@@ -92,10 +92,19 @@ class LoopOracle:
         losses = [self._one(row, x[row], inputs[row], labels[row], t) for row in range(len(self.workers))]
         return torch.stack(losses), [(slice(0, self.layout.d), self.g)]
 
-    def _one(self, row: int, x: Tensor, inputs: Tensor, labels: Tensor, t: int) -> Tensor:
+    def _bind(self, row: int, x: Tensor) -> None:
+        """Make the module's parameters views of x (d,), and their gradients of that row of g.
+
+        They may be so already from the round before: what they view cannot have been freed, so its address is its own.
+        """
+        if self.parameters[0].data_ptr() == x.data_ptr():
+            return
         views = self.layout.views(x).values()
         for parameter, view, g_view in zip(self.parameters, views, self.g_views[row], strict=True):
             parameter.data, parameter.grad = view, g_view
+
+    def _one(self, row: int, x: Tensor, inputs: Tensor, labels: Tensor, t: int) -> Tensor:
+        self._bind(row, x)
         for name, buffer in self.buffers.items():
             _set_buffer(self.module, name, buffer[row])
         if self.draws:
