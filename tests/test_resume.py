@@ -322,7 +322,10 @@ def test_interrupted_it_says_how_to_go_on_and_exits_130(tmp_path, dying):
 
 
 def test_interrupted_before_it_began_it_writes_nothing_and_exits_130(tmp_path, monkeypatch):
-    monkeypatch.setattr("decentral.run.load", lambda *_: signal.raise_signal(signal.SIGINT))
+    def interrupted(*_):
+        raise KeyboardInterrupt  # no signal: a shell's background job ignores it
+
+    monkeypatch.setattr("decentral.run.load", interrupted)
     said = decentral("run", write(tmp_path / "x.toml"), "--out", "out")
     assert said.code == 130
     assert said.err.strip() == "decentral: interrupted before anything was written"
