@@ -1,0 +1,1 @@
+"""Programs: what each stage of a network does, one file a paper. Both drivers run the same text."""

@@ -1,0 +1,167 @@
+"""One stage: some layers of the network, their optimizer, their data, and the passes that a program asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from decentral.stages.network import Network
+from decentral.stages.requests import Channel, StageError
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+Batches = Callable[[int], tuple[Tensor, Tensor]]
+"""Step t -> (inputs, labels) of its batch: a pure function, so that every stage can ask for the labels it needs."""
+
+
+@dataclass(eq=False)
+class Pass:
+    """A forward pass that is kept for its backward pass: what went in, what came out."""
+
+    x: Tensor
+    y: Tensor
+
+
+class Stage:
+    """Stage ``index`` of ``count``: layers ``span`` of a network of L layers; the last one also has the head.
+
+    ``steps``: how many a program does. ``lr(t)``: the learning rate of step t.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        spans: Sequence[range],
+        network: Network,
+        make_optimizer: MakeOptimizer,
+        batches: Batches,
+        steps: int,
+        lr: Callable[[int], float] | None = None,
+        loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+        make_head: Callable[[str, int], Any] | None = None,
+    ) -> None:
+        self.index, self.count, self.spans = index, len(spans), list(spans)
+        self.span, self.depth = spans[index], len(network.layers)
+        self.layers = {i: network.layers[i] for i in self.span}
+        self.head = network.head if self.last else None
+        self.network = network
+        self.batch, self.steps, self.lr, self.loss = batches, steps, lr, loss
+        self.modules: nn.ModuleList = nn.ModuleList(self.layers.values())
+        if self.head is not None:
+            self.modules.append(self.head)
+        self.make_optimizer = make_optimizer
+        self.optimizer = make_optimizer(self.modules.parameters())
+        self._make_head = make_head
+        self.losses: dict[int, Tensor] = {}
+        self.on_update: Callable[[int], None] | None = (
+            None  # called before step t's update, gradients in place
+        )
+
+    def make_head(self, name: str, layer: int) -> Any:
+        """A local head of that name on the outputs of ``layer``, a module with ``loss(h, labels, inputs)``.
+
+        Its first parameters depend on the seed and the layer, not on the stage.
+        """
+        if self._make_head is None:
+            raise StageError(f"stage {self.index} was made without local heads; give it make_head")
+        return self._make_head(name, layer)
+
+    @property
+    def first(self) -> bool:
+        """Whether the data come in here."""
+        return self.index == 0
+
+    @property
+    def last(self) -> bool:
+        """Whether the loss is here."""
+        return self.index == self.count - 1
+
+    def to_next(self, name: str, capacity: int | None = None) -> Channel:
+        """The channel to the stage above."""
+        return Channel(self.index, self.index + 1, name, capacity)
+
+    def from_previous(self, name: str, capacity: int | None = None) -> Channel:
+        """The channel from the stage below."""
+        return Channel(self.index - 1, self.index, name, capacity)
+
+    def to_previous(self, name: str, capacity: int | None = None) -> Channel:
+        """The channel to the stage below."""
+        return Channel(self.index, self.index - 1, name, capacity)
+
+    def from_next(self, name: str, capacity: int | None = None) -> Channel:
+        """The channel from the stage above."""
+        return Channel(self.index + 1, self.index, name, capacity)
+
+    def inputs(self, t: int, m: int = 0, parts: int = 1) -> Tensor:
+        """Inputs of step t, or of its m-th of ``parts`` micro-batches."""
+        return torch.tensor_split(self.batch(t)[0], parts)[m]
+
+    def labels(self, t: int, m: int = 0, parts: int = 1) -> Tensor:
+        """Labels of step t, or of its m-th of ``parts`` micro-batches."""
+        return torch.tensor_split(self.batch(t)[1], parts)[m]
+
+    def forward(self, x: Tensor, input_gradient: bool = True) -> Pass:
+        """Through the layers (and the head, if this is the last stage). The graph is kept in the Pass.
+
+        ``input_gradient = False`` saves the product that its gradient would cost, as a first layer may.
+        """
+        x = x.detach()
+        if input_gradient and x.is_floating_point():
+            x.requires_grad_()
+        y = x
+        for layer in self.layers.values():
+            y = layer(y)
+        if self.head is not None:
+            y = self.head(y)
+        return Pass(x, self.checked(y))
+
+    def backward(self, kept: Pass, gradient: Tensor | None) -> Tensor | None:
+        """Add to the parameters' ``grad``; the gradient at the pass's input, or None where none was asked for.
+
+        ``gradient``: at the pass's output.
+        """
+        torch.autograd.backward(kept.y, gradient)
+        gradient_in, kept.x.grad = kept.x.grad, None
+        return gradient_in
+
+    def backward_from_loss(self, kept: Pass, labels: Tensor, t: int, share: float = 1.0) -> Tensor | None:
+        """:meth:`backward` from ``share`` times the mean loss of the pass's logits, which is noted for step t."""
+        loss = self.loss(kept.y, labels)
+        if share != 1.0:
+            loss = loss * share
+        self.note_loss(t, loss)
+        return self.backward(Pass(kept.x, loss), None)
+
+    def note_loss(self, t: int, loss: Tensor) -> None:
+        """Add to the training loss of step t."""
+        noted = loss.detach()
+        self.losses[t] = self.losses[t] + noted if t in self.losses else noted
+
+    def update(self, t: int) -> None:
+        """The optimizer's step with the gradients in ``grad``, which are then forgotten."""
+        if self.on_update is not None:
+            self.on_update(t)
+        self.set_lr(self.optimizer, t)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def set_lr(self, optimizer: Any, t: int) -> None:
+        """Give the optimizer the learning rate of step t."""
+        if self.lr is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr(t)
+
+    def checked(self, y: Tensor) -> Tensor:
+        """y, if it is finite. Raises StageError that names the stage and its layers."""
+        if not torch.isfinite(y.detach().sum()):  # a sum is finite unless an element is not, or it overflows
+            if torch.isfinite(y.detach()).all():
+                return y
+            raise StageError(
+                f"stage {self.index} (layers {self.span.start} to {self.span.stop - 1}): its activations are not "
+                "finite; lower train.lr"
+            )
+        return y
