@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import topologies
 from decentral.algorithms import ALGORITHMS
-from decentral.errors import UserError, nearest
+from decentral.errors import UserError
 from decentral.problems import PROBLEMS
 from decentral.schedule import SCHEDULES, Schedule
-from decentral.tables import from_table
+from decentral.tables import fields_of, from_table, named, pop_name, section
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -80,7 +79,7 @@ class Topology:
     def from_table(cls, table: Mapping[str, Any]) -> Topology:
         """Checked against the tables of :mod:`topologies`."""
         table = dict(table)
-        name = _pop_name(table, "topology", {**topologies.TOPOLOGIES, **topologies.SCHEDULES, "file": None})
+        name = pop_name(table, "topology", {**topologies.TOPOLOGIES, **topologies.SCHEDULES, "file": None})
         weights = table.pop("weights", None)
         if weights is not None and name in topologies.SCHEDULES:
             raise UserError(f"topology.weights = {weights!r}: {name} has weights of its own; remove the key")
@@ -140,35 +139,48 @@ class RunConfig:
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> RunConfig:
         """From a resolved table: one seed, no sweep."""
-        sections = {key: _section(table, key) for key in SECTIONS}
+        sections = {key: section(table, key) for key in SECTIONS}
         algorithm = sections["algorithm"]
         allow_unstable = algorithm.pop("allow_unstable", False)
         if not isinstance(allow_unstable, bool):
             raise UserError(f"algorithm.allow_unstable = {allow_unstable!r} should be true or false")
         sections["schedule"].setdefault("name", "constant")
         config = cls(
-            name=_file_name(table["name"]),
+            name=file_name(table["name"]),
             seed=table["seeds"][0],
-            problem=_named(sections["problem"], "problem", PROBLEMS),
+            problem=named(sections["problem"], "problem", PROBLEMS),
             topology=Topology.from_table(sections["topology"]),
-            algorithm=_named(algorithm, "algorithm", ALGORITHMS),
+            algorithm=named(algorithm, "algorithm", ALGORITHMS),
             allow_unstable=allow_unstable,
             train=from_table(Train, sections["train"], "train"),
-            schedule=_named(sections["schedule"], "schedule", SCHEDULES),
+            schedule=named(sections["schedule"], "schedule", SCHEDULES),
             table=table,
         )
+        if not hasattr(config.problem, "build"):
+            raise UserError(
+                f"problem.name = {table['problem']['name']!r} is trained in stages only; add [stages] and [program]"
+            )
         try:
             config.problem.check(config.topology.workers, config.train)
         except ValueError as error:
             raise UserError(str(error)) from error
         return config
 
+    @property
+    def workers(self) -> int:
+        """Workers that the data are dealt to."""
+        return self.topology.workers
+
+    def prepare(self) -> None:
+        """On each rank: read the data and build the model once, so that every mistake is found first."""
+        self.problem.prepare(self.topology.workers, self.seed)
+
     def resolved(self) -> dict[str, Any]:
         """The table with every default written out: running it again repeats this run."""
         written = {
             "name": self.name,
             "seeds": [self.seed],
-            "problem": {"name": self.table["problem"]["name"], **_fields(self.problem)},
+            "problem": {"name": self.table["problem"]["name"], **fields_of(self.problem)},
             "topology": {
                 "name": self.topology.name,
                 "workers": self.topology.workers,
@@ -177,13 +189,13 @@ class RunConfig:
             },
             "algorithm": {
                 "name": self.table["algorithm"]["name"],
-                **_fields(self.algorithm),
+                **fields_of(self.algorithm),
                 "allow_unstable": self.allow_unstable,
             },
-            "train": _fields(self.train),
+            "train": fields_of(self.train),
             "schedule": {
                 "name": self.table.get("schedule", {}).get("name", "constant"),
-                **_fields(self.schedule),
+                **fields_of(self.schedule),
             },
         }
         return written
@@ -225,34 +237,8 @@ def _read(parameters: Mapping[str, Any]) -> nx.Graph:
     return from_table(topologies.read_graph, parameters, "topology", "file")
 
 
-def _file_name(name: Any) -> str:
+def file_name(name: Any) -> str:
+    """The experiment's name, if it can name a folder."""
     if not isinstance(name, str) or not name.strip(". ") or "/" in name or not name.isprintable():
         raise UserError(f'name = {name!r} should be a text that can name a folder, as in name = "quickstart"')
     return name
-
-
-def _named(table: dict[str, Any], section: str, choices: Mapping[str, Any]) -> Any:
-    name = _pop_name(table, section, choices)
-    return from_table(choices[name], table, section, name)
-
-
-def _pop_name(table: dict[str, Any], section: str, choices: Mapping[str, Any]) -> str:
-    name = table.pop("name", None)
-    if name is None:
-        raise UserError(f"missing key {section}.name; valid: {', '.join(sorted(choices))}")
-    if name not in choices:
-        raise UserError(f"{section}.name = {name!r} is not known; {nearest(str(name), choices)}")
-    return str(name)
-
-
-def _section(table: Mapping[str, Any], key: str) -> dict[str, Any]:
-    section = table.get(key, {})
-    if not isinstance(section, Mapping):
-        raise UserError(f"{key} = {section!r} should be a table; write [{key}] and its keys below it")
-    return dict(section)
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    """The fields of a settings dataclass as TOML has them: no None, arrays for tuples."""
-    pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value) if f.init)
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in pairs if v is not None}

@@ -15,14 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from decentral.config import SECTIONS, RunConfig, absolute_paths
+from decentral.config import SECTIONS as ROUNDS
+from decentral.config import RunConfig, absolute_paths
 from decentral.errors import UserError, nearest
 from decentral.figures import COLUMNS, check_figure, figures_of
 from decentral.recorder import FINAL_ONLY
 from decentral.results import Experiment as Results
 from decentral.results import Run
+from decentral.stage_config import SECTIONS as STAGES
+from decentral.stage_config import StageConfig
 
+SECTIONS = tuple(dict.fromkeys((*ROUNDS, *STAGES)))
 TOP_LEVEL = ("name", "question", "seeds", *SECTIONS, "sweep", "figure")
+
+
+Config = RunConfig | StageConfig
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class PlannedRun:
 
     id: str
     swept: Mapping[str, Any]
-    config: RunConfig
+    config: Config
 
 
 @dataclass(frozen=True)
@@ -78,12 +85,23 @@ def expand(table: Mapping[str, Any], overrides: Sequence[tuple[str, Any]] = ()) 
             swept |= _flat(key, value)
         for seed in _seeds(table):
             resolved["seeds"] = [seed]
-            config = RunConfig.from_table(copy.deepcopy(resolved))
+            config = _config(copy.deepcopy(resolved))
             run_id = _run_id(swept, seed, config)
             runs[run_id] = PlannedRun(run_id, swept, config)
     planned = tuple(_same_fields(list(runs.values())))
     _check_figures(table, planned)
     return Experiment(table["name"], table, planned)
+
+
+def _config(table: dict[str, Any]) -> Config:
+    """Data-parallel rounds, or layer-parallel stages where there is ``[stages]`` or ``[program]``."""
+    layered = "stages" in table or "program" in table
+    kind, sections = (StageConfig, STAGES) if layered else (RunConfig, ROUNDS)
+    for key in SECTIONS:
+        if key in table and key not in sections:
+            there = "[stages]" if layered else "no [stages]"
+            raise UserError(f"section [{key}] has no meaning where there is {there}; remove it")
+    return kind.from_table(table)
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -199,7 +217,7 @@ def _get(table: Mapping[str, Any], dotted: str) -> Any:
     return value
 
 
-def _run_id(swept: Mapping[str, Any], seed: int, config: RunConfig) -> str:
+def _run_id(swept: Mapping[str, Any], seed: int, config: Config) -> str:
     """Words to read, alike in whichever order the sweep was written, and a digest that nothing else shares."""
     ordered = sorted(
         swept.items(),

@@ -275,6 +275,7 @@ COLUMNS = {
     "bytes_sent_max": Column("data sent by the busiest worker", "sent max", "B"),
     "mpi_bytes_sent": Column("data sent between MPI ranks", "MPI sent", "B"),
     "messages": Column("messages sent", "messages"),
+    "train_accuracy": Column("training accuracy", "train acc.", better="high"),
     "train_loss": Column("training loss", "train loss", better="low"),
     "test_loss": Column("test loss of the averaged model", "test loss", better="low"),
     "test_accuracy": Column("test accuracy of the averaged model", "test acc.", better="high"),
@@ -295,6 +296,13 @@ COLUMNS = {
         "mean bias²",
         better="low",
     ),
+    "gradient_cosine": Column("cosine of the local and the true gradient", "cosine", better="high"),
+    "flops_step": Column("FLOPs a step", "FLOPs/step", better="low"),
+    "critical_flops_step": Column("FLOPs a step on the critical path", "critical", better="low"),
+    "activation_bytes_max": Column("peak of kept activations, greediest stage", "activations", "B", better="low"),
+    "activation_bytes_sum": Column("peaks of kept activations, all stages", "act. sum", "B"),
+    "staleness_mean": Column("updates between forward pass and update, mean", "staleness"),
+    "staleness_max": Column("updates between forward pass and update, most", "stale max"),
     "theory_bias_sq": Column("squared bias foretold by theory", "theory bias²"),
 }
 
@@ -309,6 +317,9 @@ FIELDS = {
     "train.batch_size": "batch size",
     "train.dtype": "dtype",
     "problem.name": "problem",
+    "program.name": "program",
+    "program.blocks": "blocks",
+    "stages.count": "stages",
 }
 
 ALGORITHM_NAMES = {"pmsgd": "PmSGD", "dsgd": "DSGD", "dmsgd": "DmSGD", "decentlam": "DecentLaM"}

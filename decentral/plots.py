@@ -41,6 +41,7 @@ from decentral.results import (
     merge,
     read_experiment,
 )
+from decentral.timeline import timeline
 
 DPI = 150
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -88,6 +89,8 @@ def draw_experiment(folder: Path) -> list[Path]:
         paths += [
             save(figure, Path(folder) / "figures" / f"{spec.stem}{suffix}") for suffix in (".png", ".svg")
         ]
+    if traced := timeline(experiment, RC):
+        paths += [save(traced, Path(folder) / "figures" / f"timeline{suffix}") for suffix in (".png", ".svg")]
     return paths
 
 

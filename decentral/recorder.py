@@ -21,7 +21,10 @@ import tomli_w
 PART = ".part"
 """Ends the name of a file that is being written; one that is left over was cut short, and is never read."""
 
-FINAL_ONLY = ("spectral_gap", "theory_bias_sq")
+FINAL_ONLY = (
+    "spectral_gap", "theory_bias_sq", "flops_step", "critical_flops_step", "activation_bytes_max",
+    "activation_bytes_sum", "staleness_mean", "staleness_max",
+)  # fmt: skip
 """Columns of results.csv that metrics.csv has not: they do not change over the rounds."""
 
 

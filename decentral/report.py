@@ -47,7 +47,8 @@ def write_report(folder: Path, drawn: Sequence[Path] | None = None) -> Path:
         extent=_extent(experiment),
         summary=_summary(experiment),
         lost=lost_runs(experiment),
-        figures=[_figure(spec, drawings[spec.stem], experiment) for spec in figures_of(experiment)],
+        figures=[_figure(spec, drawings[spec.stem], experiment) for spec in figures_of(experiment)]
+        + ([_timeline(drawings["timeline"])] if "timeline" in drawings else []),
         intervals=_intervals(experiment),
         graphs=_graph_facts(experiment),
         runs=_runs(experiment),
@@ -113,13 +114,30 @@ def _interval(value: Spread) -> str:
     return f"{value.mean - value.half_width:.4g} … {value.mean + value.half_width:.4g}"
 
 
-def _figure(spec: FigureSpec, png: Path, experiment: Experiment) -> dict[str, Any]:
+def _timeline(png: Path) -> dict[str, Any]:
+    return {
+        **_image(png),
+        "alt": "what each stage did when",
+        "heading": "What each stage did when",
+        "caption": "",
+        "note": "Some steps from the middle of each run of the first seed; each run's trace.json opens in "
+        "chrome://tracing or Perfetto.",
+    }
+
+
+def _image(png: Path) -> dict[str, Any]:
     data = png.read_bytes()
-    y = column_words(spec.y).axis.partition("\n")[0]
-    x = field_label(spec.x) if spec.kind == "final" else column_words(spec.x).axis
     return {
         "data": f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}",
         "width": int.from_bytes(data[16:20]) * 96 // DPI,  # a PNG's width stands in bytes 16 to 19
+    }
+
+
+def _figure(spec: FigureSpec, png: Path, experiment: Experiment) -> dict[str, Any]:
+    y = column_words(spec.y).axis.partition("\n")[0]
+    x = field_label(spec.x) if spec.kind == "final" else column_words(spec.x).axis
+    return {
+        **_image(png),
         "alt": f"{y} against {x}",
         "heading": "" if spec.title else f"{y[0].upper()}{y[1:]} against {x}",
         "caption": spec.caption,

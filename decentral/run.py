@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import tomli_w
 
-from decentral.comm.launch import find_world, local_rank, workers_a_rank
+from decentral.comm.launch import find_world, local_rank
 from decentral.errors import UserError
-from decentral.experiment import Experiment, PlannedRun, load
+from decentral.experiment import Config, Experiment, PlannedRun, load
 from decentral.progress import Progress
 from decentral.recorder import PART, RunFolder, write_results, write_whole
+from decentral.stage_config import StageConfig
 
 _FINISHED, _USER, _DIVERGED, _INTERRUPTED = 0, 2, 3, 130
 
@@ -88,12 +91,8 @@ def _plan(
         folder = out or Path("results") / experiment.name
         done = _check_folder(experiment, folder, resume)
         configs = [planned.config for planned in experiment.runs if planned.id not in done]
-        for config in configs:
-            workers_a_rank(config.topology.workers, world.ranks)
-        from decentral.training import check
-
         for config in {repr(dataclasses.replace(c, table={})): c for c in configs}.values():
-            check(config, world)
+            _training(config).check(config, world)
         return "", (experiment, folder, done)
     except UserError as error:
         return str(error), None
@@ -109,10 +108,15 @@ def _check_rank(world: Any, experiment: Experiment, done: dict[str, Any]) -> Non
         if planned.id in done:
             continue
         device_of(config.train.device, local_rank())
-        workers = config.topology.workers
-        if (data := repr((config.problem, workers, config.seed))) not in checked:
-            config.problem.prepare(workers, config.seed)
+        if (data := repr((config.problem, config.workers, config.seed))) not in checked:
+            config.prepare()
         checked.add(data)
+
+
+def _training(config: Config) -> ModuleType:
+    """The module that trains such a configuration: rounds of workers, or stages of a network."""
+    layered = isinstance(config, StageConfig)
+    return importlib.import_module("decentral.stages.training" if layered else "decentral.training")
 
 
 def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[str, dict[str, Any]]:
@@ -180,14 +184,14 @@ def _one(world: Any, planned: PlannedRun, folder: RunFolder, progress: Progress)
     """Run or resume one run; its status."""
     from decentral import checkpoint
     from decentral.provenance import environment
-    from decentral.training import Training, device_of
+    from decentral.training import device_of
 
     device = device_of(planned.config.train.device, local_rank())
     begun = world.agree(folder.checkpoint.exists() if world.rank == 0 else False)[0]
     kept = checkpoint.read(folder.checkpoint) if begun else None
-    training = Training(planned.config, world, device, folder, kept)
+    training = _training(planned.config).Training(planned.config, world, device, folder, kept)
     if world.rank == 0:
-        facts = {"oracle": training.objective.oracle, "device": str(device), "notes": training.notes}
+        facts = {**training.facts, "device": str(device), "notes": training.notes}
         folder.begin(planned.config.resolved(), environment(world.ranks, **facts))
         folder.keep_rows(training.t if kept else -1)
         for note in training.notes:

@@ -6,6 +6,7 @@ table, checked strictly against its annotations. There is no second class that m
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import typing
@@ -46,6 +47,36 @@ def from_table(
         raise
     except ValueError as error:
         raise UserError(f"[{section}] {error}") from error
+
+
+def named(table: dict[str, Any], of: str, choices: Mapping[str, Any]) -> Any:
+    """What the table's ``name`` chooses, called with its other keys; ``of`` is the section it stands in."""
+    name = pop_name(table, of, choices)
+    return from_table(choices[name], table, of, name)
+
+
+def pop_name(table: dict[str, Any], of: str, choices: Mapping[str, Any]) -> str:
+    """The table's ``name``, taken out of it. Raises UserError if it is none of the choices."""
+    name = table.pop("name", None)
+    if name is None:
+        raise UserError(f"missing key {of}.name; valid: {', '.join(sorted(choices))}")
+    if name not in choices:
+        raise UserError(f"{of}.name = {name!r} is not known; {nearest(str(name), choices)}")
+    return str(name)
+
+
+def section(table: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A copy of the section ``[key]``, empty if it is not there."""
+    found = table.get(key, {})
+    if not isinstance(found, Mapping):
+        raise UserError(f"{key} = {found!r} should be a table; write [{key}] and its keys below it")
+    return dict(found)
+
+
+def fields_of(value: Any) -> dict[str, Any]:
+    """The fields of a settings dataclass as TOML has them: no None, arrays for tuples."""
+    pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value) if f.init)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in pairs if v is not None}
 
 
 def schema(target: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 
 import topologies
 from decentral import checkpoint
+from decentral.comm.launch import workers_a_rank
 from decentral.compiled import CompiledMethod
 from decentral.config import RunConfig, Train
 from decentral.errors import UserError
@@ -65,6 +66,7 @@ def place_of(config: RunConfig, rows: range, device: torch.device, oracle: str) 
 
 def check(config: RunConfig, world: Any) -> None:
     """Refuse what is known to fail before the first round: a bad mixing, an unstable one, one not to compile."""
+    workers_a_rank(config.topology.workers, world.ranks)
     mixing, train = config.topology.mixing(), config.train
     if train.compile:
         CompiledMethod(config.algorithm, world.communicator(mixing))
@@ -106,6 +108,7 @@ class Training:
         self.t, self.wall_s, self.loss_limit = 0, 0.0, float("inf")
         self.record_rounds = record_interval(config.train, self.objective)
         self.row: dict[str, Any] = {}
+        self.facts = {"oracle": self.objective.oracle}
         self.notes = [*self.objective.notes, *_notes(self.comm.schedule)]
         if kept:  # go on from a checkpoint
             self.t, self.wall_s, self.loss_limit = kept["t"], kept["wall_s"], kept["loss_limit"]

@@ -85,6 +85,14 @@ class LocalWorld:
         """What ``make`` gives."""
         return make()
 
+    def post(self, value: Any) -> None:
+        """There is nobody to post to."""
+        raise NotImplementedError("rank 0 keeps what it has")
+
+    def posted(self) -> list[Any]:
+        """Nothing comes from others."""
+        return []
+
     def agree(self, value: T) -> list[T]:
         """The one value."""
         return [value]

@@ -31,7 +31,7 @@ mpi4py.rc.thread_level = "funneled"  # only the main thread of a rank speaks MPI
 from mpi4py import MPI  # noqa: E402
 
 T = TypeVar("T")
-_HALO, _EDGES, _MADE = 1, 2, 3  # tags
+_HALO, _EDGES, _MADE, _POSTED = 1, 2, 3, 4  # tags
 _MPI_TYPES = {torch.float32: MPI.FLOAT, torch.float64: MPI.DOUBLE}
 
 
@@ -218,6 +218,7 @@ class MPIWorld:
     def __init__(self) -> None:
         self.mpi = MPI.COMM_WORLD
         self.rank, self.ranks = self.mpi.rank, self.mpi.size
+        self._posts: list[Any] = []
         check_launch(self.ranks)
 
     def communicator(self, mixing: Any) -> MPIComm:
@@ -234,6 +235,18 @@ class MPIWorld:
             time.sleep(0.001)  # a broadcast would spin, and take the core that rank 0 needs
         received: T = self.mpi.recv(source=0, tag=_MADE)
         return received
+
+    def post(self, value: Any) -> None:
+        """Send a value to rank 0 (it pickles), without waiting."""
+        self._posts = [request for request in self._posts if not request.test()[0]]
+        self._posts.append(self.mpi.isend(value, dest=0, tag=_POSTED))
+
+    def posted(self) -> list[Any]:
+        """On rank 0: the values that have come."""
+        found = []
+        while self.mpi.iprobe(tag=_POSTED):
+            found.append(self.mpi.recv(tag=_POSTED))
+        return found
 
     def agree(self, value: T) -> list[T]:
         """Every rank's value, in the order of ranks, on every rank (small values: it pickles)."""

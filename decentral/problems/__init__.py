@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from decentral.problems.classification import CNN, MLP, LogisticRegression, Module, ResNet20
+from decentral.problems.classification import CNN, MLP, VGG, LogisticRegression, Module, ResNet, ResNet20
+from decentral.problems.language_settings import LSTM, Transformer
 from decentral.problems.quadratic import Quadratic
 from decentral.problems.regression import LinearRegression
 
@@ -13,16 +14,24 @@ PROBLEMS: dict[str, type[Any]] = {
     "mlp": MLP,
     "cnn": CNN,
     "resnet20": ResNet20,
+    "resnet": ResNet,
+    "vgg": VGG,
+    "transformer": Transformer,
+    "lstm": LSTM,
     "module": Module,
 }
 
 __all__ = [
     "CNN",
+    "LSTM",
     "MLP",
     "PROBLEMS",
+    "VGG",
     "LinearRegression",
     "LogisticRegression",
     "Module",
     "Quadratic",
+    "ResNet",
     "ResNet20",
+    "Transformer",
 ]

@@ -134,6 +134,37 @@ class ResNet20(Classification):
 
 
 @dataclass(frozen=True)
+class ResNet(Classification):
+    """ResNet of ``depth`` 6 n + 2 for small images, as 3 n + 1 layers and a head (He et al. 2016)."""
+
+    data: Data = "cifar10"
+    depth: int = 20
+
+    def model(self, dataset: Dataset, seed: int) -> nn.Module:
+        """See :class:`Classification`."""
+        from decentral.problems.models import initialise
+        from decentral.problems.vision import resnet
+
+        return initialise(lambda: resnet(dataset.shape, dataset.classes, self.depth), seed)
+
+
+@dataclass(frozen=True)
+class VGG(Classification):
+    """VGG-8b, seven layers and a head; ``width`` channels in the first, ``hidden`` units in the last."""
+
+    data: Data = "cifar10"
+    width: int = 32
+    hidden: int = 256
+
+    def model(self, dataset: Dataset, seed: int) -> nn.Module:
+        """See :class:`Classification`."""
+        from decentral.problems.models import initialise
+        from decentral.problems.vision import vgg
+
+        return initialise(lambda: vgg(dataset.shape, dataset.classes, self.width, self.hidden), seed)
+
+
+@dataclass(frozen=True)
 class Module(Classification):
     """Your own ``torch.nn.Module``: ``factory = "module:function"``, called with (shape, classes)."""
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
+from decentral.stages.local_losses import cross_entropy
 from decentral.stages.network import Network
 from decentral.stages.requests import Channel, StageError
 
@@ -57,6 +58,9 @@ class Stage:
         self.optimizer = make_optimizer(self.modules.parameters())
         self._make_head = make_head
         self.losses: dict[int, Tensor] = {}
+        self.staleness: Counter[int] = (
+            Counter()
+        )  # updates between a batch's forward pass and its own -> batches
         self.on_update: Callable[[int], None] | None = (
             None  # called before step t's update, gradients in place
         )

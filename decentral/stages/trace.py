@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from decentral.stages.requests import Channel
 
 
@@ -63,8 +65,8 @@ class Trace:
 
 def payload_bytes(value: Any) -> int:
     """Bytes of the tensors in a message; what else it holds is not counted."""
-    if hasattr(value, "element_size"):
-        return int(value.numel() * value.element_size())
+    if isinstance(value, Tensor):
+        return value.nbytes
     if isinstance(value, list | tuple):
         return sum(map(payload_bytes, value))
     return 0
@@ -72,7 +74,7 @@ def payload_bytes(value: Any) -> int:
 
 def captured(value: Any) -> Any:
     """The value as it travels: tensors are copied and leave their graph behind."""
-    if hasattr(value, "detach"):
+    if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, list | tuple):
         return type(value)(map(captured, value))

@@ -1,0 +1,102 @@
+"""The timeline figure: what each stage of a layer-parallel run did when, drawn from the run's own trace file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from decentral.figures import field_label, value_label
+from decentral.results import Experiment, Run
+
+KINDS = {"forward": "#4477aa", "backward": "#ee6677", "update": "#ccbb44", "wait": "#e8e8e8"}
+OTHERS = ("#228833", "#aa3377", "#66ccee", "#999933")
+STEPS = 4  # drawn of each run, from the middle of it
+MOST = 8  # runs in one figure
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Spans of one stage: (kind, start, seconds, tag)."""
+
+    stage: int
+    spans: Sequence[tuple[str, float, float, str]]
+
+
+def timeline(experiment: Experiment, style: dict[str, Any]) -> Figure | None:
+    """A panel for each run of the first seed that left a trace, at most eight; None if there is none."""
+    runs = [r for r in experiment.runs if r.seed == experiment.seeds[0] and _trace(experiment, r).exists()][
+        :MOST
+    ]
+    if not runs:
+        return None
+    with mpl.rc_context(style):
+        lanes = [_lanes(_trace(experiment, run)) for run in runs]
+        heights = [0.75 + 0.32 * len(panel) for panel in lanes]
+        figure = Figure(figsize=(9, sum(heights) + 0.6), layout="constrained")
+        axes = figure.subplots(len(runs), 1, squeeze=False, height_ratios=heights)[:, 0]
+        seen: dict[str, str] = {}
+        for axis, run, panel in zip(axes, runs, lanes, strict=True):
+            _panel(axis, panel, seen)
+            axis.set_title(_title(experiment, run), loc="left")
+        clocks = {json.loads(_trace(experiment, run).read_text())["otherData"]["clock"] for run in runs}
+        axes[-1].set_xlabel(f"{' or '.join(sorted(clocks))} time (ms)")
+        order = [*(k for k in KINDS if k in seen), *(k for k in seen if k not in KINDS)]
+        handles = [Patch(color=seen[kind], label=kind) for kind in order]
+        figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+    return figure
+
+
+def _trace(experiment: Experiment, run: Run) -> Path:
+    return experiment.folder / "runs" / run.id / "trace.json"
+
+
+def _title(experiment: Experiment, run: Run) -> str:
+    parts = [value_label(f, v) if f.endswith(".name") else f"{field_label(f)} {value_label(f, v)}"
+             for f, v in run.fields.items() if v != ""]  # fmt: skip
+    return ", ".join(parts) or str(run.config.get("program", {}).get("name", run.id)) or experiment.name
+
+
+def _lanes(path: Path) -> list[Lane]:
+    """The stages' spans while the middle steps were under way."""
+    events = [e for e in json.loads(path.read_text())["traceEvents"] if e["ph"] == "X"]
+    updates: dict[int, list[float]] = {}
+    for e in events:
+        if e["cat"] == "update":
+            updates.setdefault(e["tid"], []).append(e["ts"] + e["dur"])
+    ends = updates.get(0) or [e["ts"] + e["dur"] for e in events]
+    middle = len(ends) // 2
+    begin, end = ends[max(0, middle - 1)], ends[min(len(ends) - 1, middle - 1 + STEPS)]
+    if len(ends) <= STEPS or end <= begin:
+        begin, end = 0.0, max(e["ts"] + e["dur"] for e in events)
+    stages = sorted({e["tid"] for e in events})
+    lanes: dict[int, list[tuple[str, float, float, str]]] = {k: [] for k in stages}
+    for e in events:
+        start, stop = max(e["ts"], begin), min(e["ts"] + e["dur"], end)
+        if stop > start:
+            tag = e["name"].removeprefix(e["cat"]).strip()
+            lanes[e["tid"]].append((e["cat"], (start - begin) / 1e3, (stop - start) / 1e3, tag))
+    return [Lane(k, lanes[k]) for k in stages]
+
+
+def _panel(axis: Axes, lanes: Sequence[Lane], seen: dict[str, str]) -> None:
+    for lane in lanes:
+        for kind in dict.fromkeys(span[0] for span in lane.spans):
+            if kind not in seen:
+                others = [k for k in seen if k not in KINDS]
+                seen[kind] = KINDS.get(kind) or OTHERS[len(others) % len(OTHERS)]
+            bars = [(start, width) for k, start, width, _ in lane.spans if k == kind]
+            axis.broken_barh(
+                bars, (lane.stage - 0.4, 0.8), facecolors=seen[kind], edgecolor="white", linewidth=0.4
+            )
+    axis.set_yticks([lane.stage for lane in lanes], [f"stage {lane.stage}" for lane in lanes])
+    axis.set_ylim(max(lane.stage for lane in lanes) + 0.5, -0.5)
+    axis.margins(x=0)
+    axis.grid(visible=False)

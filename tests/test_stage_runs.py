@@ -1,0 +1,198 @@
+"""Layer-parallel experiments through the command line: what they write, what they refuse, both drivers."""
+
+import csv
+import itertools
+import json
+
+import pytest
+import torch
+from command import decentral
+from ranks import decentral as launch
+from torch.nn.functional import cross_entropy
+
+from decentral.experiment import load
+from decentral.programs.backprop import BackProp
+from decentral.programs.local import Local
+from decentral.stages.building import Plan
+from decentral.stages.profile import profile
+
+SMALL = """
+[problem]
+name = "mlp"
+hidden = [16, 16, 16, 16]
+[stages]
+count = 4
+[program]
+name = "local"
+[optimizer]
+name = "sgd"
+momentum = 0.9
+[train]
+lr = 0.1
+rounds = 12
+batch_size = 32
+record_every = 4
+dtype = "float64"
+"""
+OWN_CLOCK = {"wall_s", "simulated_s"}
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def write(text=SMALL, name="x.toml"):
+    with open(name, "w") as file:
+        file.write(text)
+    return name
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def only_run(out):
+    (folder,) = (out / "runs").iterdir()
+    return folder
+
+
+def test_a_run_leaves_metrics_trace_boundaries_costs_and_a_timeline(tmp_path):
+    said = decentral("run", write(), "--out", "out")
+    assert said.code == 0, said.err
+    folder = only_run(tmp_path / "out")
+    recorded = rows(folder / "metrics.csv")
+    assert [int(row["round"]) for row in recorded] == [1, 4, 8, 12]
+    assert float(recorded[-1]["samples"]) == 12 * 32
+    assert float(recorded[-1]["gradient_cosine_4"]) == pytest.approx(
+        1, abs=1e-12
+    )  # the head's gradient is true
+    assert float(recorded[-1]["gradient_cosine_0"]) < 0.999
+    boundaries = json.loads((folder / "boundaries.json").read_text())
+    assert [(b["source"], b["target"], b["bytes"]) for b in boundaries] == [
+        (k, k + 1, 12 * 32 * 16 * 8) for k in range(3)
+    ]
+    trace = json.loads((folder / "trace.json").read_text())
+    spans = [e for e in trace["traceEvents"] if e["ph"] == "X"]
+    assert {e["tid"] for e in spans} == {0, 1, 2, 3}
+    assert sum(e["cat"] == "forward" for e in spans) == 4 * 12
+    for stage in range(4):  # no stage does two things at once
+        mine = sorted((e["ts"], e["ts"] + e["dur"]) for e in spans if e["tid"] == stage)
+        assert all(b[0] >= a[1] - 1e-6 for a, b in itertools.pairwise(mine))
+    assert (tmp_path / "out" / "figures" / "timeline.png").stat().st_size > 5_000
+    assert "What each stage did when" in (tmp_path / "out" / "report.html").read_text()
+    (final,) = rows(tmp_path / "out" / "results.csv")
+    assert float(final["critical_flops_step"]) < float(final["flops_step"])
+
+
+def test_the_resolved_file_repeats_the_run(tmp_path):
+    assert decentral("run", write(), "--out", "one").code == 0
+    first = only_run(tmp_path / "one")
+    assert decentral("run", first / "config.toml", "--out", "two").code == 0
+    assert (only_run(tmp_path / "two") / "metrics.csv").read_text() == (first / "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    "program", ['name = "backprop"', 'name = "local"\nblocks = "chunked"', 'name = "1f1b"']
+)
+def test_metrics_are_bit_equal_on_one_two_and_four_ranks(tmp_path, program):
+    text = SMALL.replace('name = "local"', program).replace("count = 4", "count = 4\ncut = [1, 2, 3]")
+    if "chunked" in program:
+        text = text.replace("count = 4\ncut = [1, 2, 3]", "count = 2")
+    found = {}
+    for ranks in (1, 2) if "chunked" in program else (1, 2, 4):
+        out = tmp_path / f"on{ranks}"
+        done = launch("run", tmp_path / write(text), "--out", out, ranks=ranks)
+        assert done.returncode == 0, done.stderr
+        found[ranks] = [
+            {
+                k: v
+                for k, v in row.items()
+                if k not in OWN_CLOCK | {"bytes_sent_mean", "bytes_sent_max", "messages"}
+            }
+            for row in rows(only_run(out) / "metrics.csv")
+        ]
+        found[ranks].append(json.loads((only_run(out) / "boundaries.json").read_text()))
+    assert len(found[1]) == 5
+    for ranks, recorded in found.items():
+        assert recorded == found[1], ranks
+
+
+def test_backprop_run_is_plain_torch(tmp_path):
+    experiment = load(tmp_path / write(SMALL.replace('name = "local"', 'name = "backprop"')))
+    config = experiment.runs[0].config
+    plan = Plan(config, torch.device("cpu"))
+    module = plan.network.modules()
+    step = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    for t in range(12):
+        inputs, labels = plan.samples.batch(t)
+        step.zero_grad()
+        cross_entropy(plan.network(inputs), labels).backward()
+        step.step()
+    with torch.no_grad():
+        some = slice(0, 1000)
+        loss = float(cross_entropy(plan.network(plan.samples.train[0][some]), plan.samples.train[1][some]))
+    assert decentral("run", "x.toml", "--out", "out").code == 0
+    assert float(rows(only_run(tmp_path / "out") / "metrics.csv")[-1]["train_loss"]) == pytest.approx(
+        loss, rel=1e-12
+    )
+
+
+def test_greedy_keeps_less_than_half_the_activations_of_back_propagation(tmp_path):
+    text = SMALL.replace("[16, 16, 16, 16]", str([64] * 6)).replace("count = 4", "count = 1")
+    plan = Plan(load(tmp_path / write(text)).runs[0].config, torch.device("cpu"))
+    ours, theirs = profile(Local("greedy"), plan.trial), profile(BackProp(), plan.trial)
+    assert ours.activation_bytes[0] < theirs.activation_bytes[0] / 2
+    assert ours.flops_step < theirs.flops_step
+
+
+REFUSED = [
+    ("stages.count=9", "stages.count = 9: the network has 4 layers, so 1 to 4 stages"),
+    ("stages.cut=[1]", "stages.cut = [1] begins 1 stages after the first, but stages.count = 4"),
+    ("stages.cut=[3,2,1]", "stages.cut = [3, 2, 1] should be ascending layers between 1 and 3"),
+    ('stages.cut="odd"', "stages.cut = 'odd'"),
+    ("stages.count=0", "stages.count = 0 must be at least 1"),
+    ('program.name="locale"', "did you mean 'local'?"),
+    ('program.head="conv"', "conv"),
+    ("program.window=0", "window = 0 must be at least 1"),
+    ('program.blocks="chunked"', "lies on two stages; cut at some of [2]"),
+    ('optimizer.name="sdg"', "did you mean 'sgd'?"),
+    ("optimizer.momentum=1.5", "momentum = 1.5 must be in [0, 1)"),
+    ("train.compile=true", "train.compile has no meaning with [stages]"),
+    ('algorithm.name="dsgd"', "section [algorithm] has no meaning where there is [stages]"),
+    ("network.latency_s=-1.0", "network.latency_s = -1.0 must be finite and not negative"),
+    ("stages.flops_per_s=0.0", "stages.flops_per_s = 0.0 must be positive and finite"),
+]
+
+
+@pytest.mark.parametrize(("override", "says"), REFUSED)
+def test_mistakes_are_named_in_one_line_before_anything_is_written(tmp_path, override, says):
+    said = decentral("run", write(), "--set", override, "--out", "out")
+    assert said.code == 2
+    assert says in said.err
+    assert said.err.strip().count("\n") == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_problem_without_layers_is_refused(tmp_path):
+    text = SMALL.replace("hidden = [16, 16, 16, 16]\n", "").replace('"mlp"', '"quadratic"')
+    said = decentral("run", write(text), "--out", "out")
+    assert said.code == 2
+    assert "problem.name = 'quadratic' has no layers to cut into stages" in said.err
+
+
+def test_more_ranks_than_stages_are_refused(tmp_path):
+    done = launch(
+        "run", tmp_path / write(SMALL.replace("count = 4", "count = 2")), "--out", tmp_path / "out", ranks=4
+    )
+    assert done.returncode == 2
+    assert "stages.count = 2 but MPI has 4 ranks; launch 2 ranks at the most" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_activations_that_overflow_are_named_and_what_was_recorded_stays(tmp_path):
+    said = decentral("run", write(), "--set", "train.lr=1e200", "--out", "out")
+    assert said.code == 3
+    assert "its activations are not finite; lower train.lr" in said.err
+    assert len(rows(only_run(tmp_path / "out") / "metrics.csv")) >= 1
