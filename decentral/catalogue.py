@@ -13,12 +13,14 @@ from rich.table import Table
 import topologies
 from decentral.algorithms import ALGORITHMS
 from decentral.errors import UserError, nearest
+from decentral.optimizers import OPTIMIZERS
 from decentral.problems import PROBLEMS
 from decentral.schedule import SCHEDULES
 from decentral.tables import schema
 
 _DATA = {
     "digits": "1,797 images of 8 x 8, 10 classes; embedded in scikit-learn",
+    "random-labels": "1,200 examples of 32 features of noise, 10 classes; embedded, to be learned by heart",
     "mnist": "70,000 images of 28 x 28, 10 classes; from the data root",
     "cifar10": "60,000 colour images of 32 x 32, 10 classes; from the data root",
     "a9a": "48,842 examples of 123 binary features, 2 classes; LIBSVM text from the data root",
@@ -33,6 +35,7 @@ def catalogue() -> dict[str, Mapping[str, Any]]:
         "topologies": {**topologies.TOPOLOGIES, **topologies.SCHEDULES, "file": topologies.read_graph},
         "weights": topologies.WEIGHTS,
         "problems": PROBLEMS,
+        "optimizers": OPTIMIZERS,
         "schedules": SCHEDULES,
         "data": _DATA,
     }
@@ -48,7 +51,7 @@ def print_catalogue(what: str | None) -> None:
         table = Table(title=kind, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("name", style="bold", no_wrap=True)
         table.add_column("what it is")
-        if kind in ("algorithms", "topologies", "problems", "schedules"):
+        if kind not in ("weights", "data"):
             table.add_column("keys = defaults", style="dim")
         for name, thing in kinds[kind].items():
             table.add_row(name, *map(escape, _about(kind, name, thing)))

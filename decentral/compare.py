@@ -29,11 +29,11 @@ from decentral.results import (
 
 PRIORITY = (
     "test_accuracy",
+    "train_accuracy",
     "bias_sq",
     "bytes_sent_mean",
     "test_loss",
     "train_loss",
-    "train_accuracy",
     "simulated_s",
     "critical_flops_step",
     "flops_step",

@@ -297,6 +297,8 @@ COLUMNS = {
         better="low",
     ),
     "gradient_cosine": Column("cosine of the local and the true gradient", "cosine", better="high"),
+    "flops": Column("FLOPs in total", "FLOPs"),
+    "critical_flops": Column("FLOPs on the critical path", "crit. FLOPs"),
     "flops_step": Column("FLOPs a step", "FLOPs/step", better="low"),
     "critical_flops_step": Column("FLOPs a step on the critical path", "critical", better="low"),
     "activation_bytes_max": Column("peak of kept activations, greediest stage", "activations", "B", better="low"),

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from decentral.programs.backprop import BackProp
 from decentral.programs.gpipe import GPipe
 from decentral.programs.interlocking import Interlocking
+from decentral.programs.last_layers import LastLayers
 from decentral.programs.local import Local
 from decentral.programs.one_forward_one_backward import OneForwardOneBackward
 from decentral.stages import VirtualClock
@@ -272,6 +273,22 @@ def test_interlocking_over_all_stages_is_back_propagation():
     same(whole, backprop_by_torch())
 
 
+@pytest.mark.parametrize("stages", [1, 2])
+@pytest.mark.parametrize("trained", [1, 2])
+def test_last_layers_learn_and_the_others_stay(stages, trained):
+    whole, trace, _ = train(LastLayers(trained), stages)
+    reference, batches = module(), data()
+    learning = [*reference.children()][-1:] if trained == 1 else [*reference.children()][-3:]
+    step = sgd(p for part in learning for p in part.parameters())
+    for t in range(STEPS):
+        x, y = batches(t)
+        step.zero_grad()
+        cross_entropy(reference(x), y).backward()
+        step.step()
+    same(whole, reference)
+    assert {channel.name for channel in trace.channel_bytes} <= {"activations"}
+
+
 def flops_of(program, depth, width, batch, inputs, classes):
     network = network_of(module(depth=depth, width=width, inputs=inputs, classes=classes))
     spans = cut_evenly(depth, 1)
@@ -297,6 +314,7 @@ def test_flops_are_those_of_the_accounting(program, expected):
     [
         (Local("chunked", size=3), 2, "lies on two stages"),
         (Local("overlapping", window=9), 2, "window = 9 is wider"),
+        (LastLayers(4), 2, "trained = 4 is more than the 3 layers of the last stage"),
         (Interlocking(3), 2, "window = 3 is more than the 2 stages"),
     ],
 )

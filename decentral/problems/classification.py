@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from decentral.problems.dataset import Dataset
     from decentral.problems.network import NetworkObjective
 
-Data = Literal["digits", "mnist", "cifar10", "a9a", "w8a"]
+Data = Literal["digits", "random-labels", "mnist", "cifar10", "a9a", "w8a"]
 
 
 @dataclass(frozen=True)
 class Classification:
     """Mean cross-entropy of worker i's samples.
 
-    ``data``: digits (embedded), mnist, cifar10, a9a or w8a, the latter read below ``data_root`` (or the
+    ``data``: digits and random-labels (embedded); mnist, cifar10, a9a or w8a, read below ``data_root`` (or the
     environment variable DECENTRAL_DATA). ``partition``: "iid"; "dirichlet", each class dealt by
     Dirichlet(``alpha``); "shards", sorted by label, ``shards_per_worker`` pieces to each worker.
     """

@@ -20,6 +20,7 @@ import numpy as np
 from decentral.errors import UserError, nearest
 from decentral.problems.dataset import Dataset, fixed_split
 from decentral.problems.file_formats import check_labels, find_file, read_cifar10, read_idx, read_libsvm
+from decentral.streams import stream
 
 __all__ = ["DATASETS", "Dataset", "load"]
 
@@ -67,6 +68,20 @@ def digits(root: Path | None = None) -> Dataset:
     train, test = fixed_split("digits", len(y))
     note = "split 80/20, fixed; pixel (0..16) / 16"
     return Dataset.of("digits", (x[train], y[train]), (x[test], y[test]), 10, note)
+
+
+@functools.cache
+def random_labels(root: Path | None = None) -> Dataset:
+    """Noise with labels that mean nothing, 10 classes, 1,000 + 200 examples (N, 32) from N(0, 1).
+
+    Training accuracy measures capacity; the test set can only be guessed.
+    """
+    del root
+    draw = stream(0, "random-labels")
+    x = draw.standard_normal((1_200, 32))
+    y = draw.integers(10, size=1_200)
+    note = "drawn from a fixed stream; labels are independent of the inputs"
+    return Dataset.of("random-labels", (x[:1_000], y[:1_000]), (x[1_000:], y[1_000:]), 10, note)
 
 
 @functools.cache
@@ -120,6 +135,7 @@ def w8a(root: Path | None) -> Dataset:
 
 DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
     "digits": digits,
+    "random-labels": random_labels,
     "mnist": mnist,
     "cifar10": cifar10,
     "a9a": a9a,

@@ -3,10 +3,15 @@
 from typing import Any
 
 from decentral.programs.backprop import BackProp
+from decentral.programs.block_admm import BlockADMM
+from decentral.programs.decoupled import Decoupled
 from decentral.programs.gpipe import GPipe
 from decentral.programs.interlocking import Interlocking
+from decentral.programs.last_layers import LastLayers
 from decentral.programs.local import Local
 from decentral.programs.one_forward_one_backward import OneForwardOneBackward
+from decentral.programs.penalty import AugmentedLagrangian, Penalty
+from decentral.programs.stale_pipeline import StalePipeline
 
 PROGRAMS: dict[str, type[Any]] = {
     "backprop": BackProp,
@@ -14,7 +19,26 @@ PROGRAMS: dict[str, type[Any]] = {
     "1f1b": OneForwardOneBackward,
     "local": Local,
     "interlocking": Interlocking,
+    "last-layers": LastLayers,
+    "decoupled": Decoupled,
+    "stale-pipeline": StalePipeline,
+    "penalty": Penalty,
+    "augmented-lagrangian": AugmentedLagrangian,
+    "block-admm": BlockADMM,
 }
 """By name, as ``[program] name = ...`` has it."""
 
-__all__ = ["PROGRAMS", "BackProp", "GPipe", "Interlocking", "Local", "OneForwardOneBackward"]
+__all__ = [
+    "PROGRAMS",
+    "AugmentedLagrangian",
+    "BackProp",
+    "BlockADMM",
+    "Decoupled",
+    "GPipe",
+    "Interlocking",
+    "LastLayers",
+    "Local",
+    "OneForwardOneBackward",
+    "Penalty",
+    "StalePipeline",
+]

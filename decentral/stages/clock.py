@@ -125,6 +125,9 @@ class VirtualClock:
     def _resume(self, stage: int, value: Any) -> None:
         """Let the program run until it has to wait."""
         send = self.programs[stage].send
+        if isinstance(value, RecvAny):  # a poll that was put off
+            line = self._first_full(stage, value)
+            value = None if line is None else (line.channel, self._pop(line))
         while True:
             grad_mode = torch.is_grad_enabled()
             try:
@@ -161,6 +164,9 @@ class VirtualClock:
                     value = found.channel, self._pop(found)
                 elif request.wait:
                     self._blocked[stage] = request, self.now
+                    return
+                elif self._ready or (self._events and self._events[0][0] <= self.now):
+                    self._at(self.now, stage, request)  # what arrives at this very moment counts as here
                     return
             elif self.on_done:
                 self.on_done(stage, request.t)

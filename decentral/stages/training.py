@@ -134,6 +134,8 @@ class Training:
             row["wall_s"] = max(0.0, row["wall_s"] - self._evaluating_s)
         row["samples"] = (t + 1) * samples.batch_size
         row["epoch"] = row["samples"] / samples.epoch_samples
+        row["flops"] = (t + 1) * self.profile.flops_step
+        row["critical_flops"] = (t + 1) * self.profile.critical_flops_step
         cosines = self.assembly.cosines(parts, *samples.batch(t))
         known = [c for c in cosines if not math.isnan(c)]
         row["gradient_cosine"] = sum(known) / len(known) if known else float("nan")
