@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,6 +29,12 @@ _DATA = {
 }
 
 
+IMPORTING_TORCH = {"programs": "decentral.programs:PROGRAMS", "heads": "decentral.stages.heads:HEADS"}
+"""Further kinds, which are listed when they are asked for."""
+
+_GIVEN = {name: None for name in ("n", "shape", "classes", "layer", "shapes")}  # by the run, not by the table
+
+
 def catalogue() -> dict[str, Mapping[str, Any]]:
     """Kind -> name -> what bears it."""
     return {
@@ -44,8 +51,11 @@ def catalogue() -> dict[str, Mapping[str, Any]]:
 def print_catalogue(what: str | None) -> None:
     """Print one kind, or all. Raises UserError for a kind that is not there."""
     kinds = catalogue()
+    if what in IMPORTING_TORCH:
+        module, _, name = IMPORTING_TORCH[what].partition(":")
+        kinds[what] = getattr(importlib.import_module(module), name)
     if what is not None and what not in kinds:
-        raise UserError(f"there is no list of {what!r}; {nearest(what, kinds)}")
+        raise UserError(f"there is no list of {what!r}; {nearest(what, [*kinds, *IMPORTING_TORCH])}")
     console = Console()
     for kind in [what] if what else kinds:
         table = Table(title=kind, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -57,6 +67,9 @@ def print_catalogue(what: str | None) -> None:
             table.add_row(name, *map(escape, _about(kind, name, thing)))
         console.print(table)
         console.print()
+    if what is None:
+        further = " and ".join(f"`decentral list {kind}`" for kind in IMPORTING_TORCH)
+        console.print(f"for layer-parallel runs also {further}")
 
 
 def _about(kind: str, name: str, thing: Any) -> list[str]:
@@ -71,7 +84,7 @@ def _about(kind: str, name: str, thing: Any) -> list[str]:
 
 
 def _keys(thing: Callable[..., Any]) -> str:
-    fields = {k: v for k, v in schema(thing, {"n": 0}).items() if k != "n"}
+    fields = {k: v for k, v in schema(thing, _GIVEN).items()}
     return ", ".join(
         k if default in (..., None) else f"{k}={_toml(default)}" for k, (_, default) in fields.items()
     )

@@ -82,6 +82,17 @@ def test_list_shows_every_name_of_a_kind_with_what_it_is(kind, monkeypatch):
     assert all(f"\n{name} " in decentral("list").out for name in catalogue()[kind])
 
 
+def test_list_shows_programs_and_heads_when_it_is_asked_for_them(monkeypatch):
+    from decentral.programs import PROGRAMS
+    from decentral.stages.heads import HEADS
+
+    monkeypatch.setenv("COLUMNS", "80")
+    for kind, names in (("programs", PROGRAMS), ("heads", HEADS)):
+        said = decentral("list", kind).out
+        assert all(f"\n{name} " in said for name in names)
+        assert f"decentral list {kind}" in " ".join(decentral("list").out.split())
+
+
 def test_list_shows_defaults_as_toml_writes_them(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     said = decentral("list").out
