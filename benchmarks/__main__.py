@@ -5,7 +5,17 @@ import sys
 
 from benchmarks.timing import print_lines
 
-NAMES = ("training_step", "round_update", "many_workers", "recording", "mpi")
+NAMES = (
+    "training_step",
+    "round_update",
+    "many_workers",
+    "recording",
+    "mpi",
+    "stages",
+    "pipelining",
+    "local_speedup",
+    "prediction",
+)
 
 for name in sys.argv[1:] or NAMES:
     print_lines(name.replace("_", " "), importlib.import_module(f"benchmarks.{name}").measure())

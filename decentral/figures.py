@@ -296,6 +296,7 @@ COLUMNS = {
         "mean bias²",
         better="low",
     ),
+    "batch_loss": Column("training loss of the step's batch", "batch loss", better="low"),
     "gradient_cosine": Column("cosine of the local and the true gradient", "cosine", better="high"),
     "flops": Column("FLOPs in total", "FLOPs"),
     "critical_flops": Column("FLOPs on the critical path", "crit. FLOPs"),

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from decentral.stages.requests import (
     Channel,
@@ -176,9 +177,11 @@ class VirtualClock:
             return do_work(stage, request)
 
     def _post(self, line: _Line, value: Any) -> None:
-        value = captured(value)
-        size = payload_bytes(value)
-        line.bytes += size
+        size = 0
+        if isinstance(value, (Tensor, list, tuple)):
+            value = captured(value)
+            size = payload_bytes(value)
+            line.bytes += size
         if not line.messages:
             self._inbound[line.channel.target].append(line)
         line.messages += 1

@@ -133,11 +133,13 @@ class Assembly:
 def row_of(snapshots: Sequence[Snapshot], clock: str) -> dict[str, Any]:
     """Columns that come from the snapshots themselves."""
     sent = [s.bytes_sent for s in snapshots]
+    losses = [s.loss for s in snapshots if s.loss is not None]
     row: dict[str, Any] = {
         "round": snapshots[0].t + 1,
         "wall_s" if clock == "measured" else "simulated_s": round(max(s.time_s for s in snapshots), 9),
         "bytes_sent_mean": sum(sent) / len(sent),
         "bytes_sent_max": max(sent),
         "messages": sum(s.messages for s in snapshots),
+        "batch_loss": losses[0] if losses else float("nan"),
     }
     return row

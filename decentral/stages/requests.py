@@ -25,7 +25,7 @@ class Channel(NamedTuple):
         return f"{self.name!r} from stage {self.source} to stage {self.target}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Send:
     """Put ``value``, a tensor or any small value, into the channel. It is captured: later changes do not travel.
 
@@ -36,14 +36,14 @@ class Send:
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Recv:
     """The next value of the channel. The program waits for it."""
 
     channel: Channel
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RecvAny:
     """(channel, value) of the first of the channels, in their order, that holds one; no channels: any to this stage.
 
@@ -65,7 +65,7 @@ class Compute:
         self.kind, self.work, self.args, self.tag = kind, work, args, tag
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Done:
     """Step ``t`` = 0, 1, ... is finished on this stage. Answer: None, after what is measured here has been taken."""
 
