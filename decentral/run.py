@@ -20,6 +20,7 @@ from decentral.experiment import Config, Experiment, PlannedRun, load
 from decentral.progress import Progress
 from decentral.recorder import PART, RunFolder, write_results, write_whole
 from decentral.stage_config import StageConfig
+from decentral.stages.requests import DeadlockError, NonFiniteError
 
 _FINISHED, _USER, _DIVERGED, _INTERRUPTED = 0, 2, 3, 130
 
@@ -43,6 +44,10 @@ def run(file: Path, overrides: Sequence[str], out: Path | None, resume: bool) ->
         )
     except UserError as error:
         return _end(world, str(error), _USER)
+    except NonFiniteError as error:  # of a stage on one of several ranks: the others cannot go on
+        return _end(world, f"diverged: {error}", _DIVERGED)
+    except DeadlockError as error:
+        return _end(world, f"no stage can go on: {error}", 1)
     except Exception as error:
         if world.ranks == 1:
             raise

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from command import decentral
+from ranks import ROOT
 from ranks import decentral as launch
 from torch.nn.functional import cross_entropy
 
@@ -196,3 +197,37 @@ def test_activations_that_overflow_are_named_and_what_was_recorded_stays(tmp_pat
     assert said.code == 3
     assert "its activations are not finite; lower train.lr" in said.err
     assert len(rows(only_run(tmp_path / "out") / "metrics.csv")) >= 1
+
+
+def test_over_mpi_a_stage_that_overflows_ends_the_job_with_its_message(tmp_path):
+    out = tmp_path / "out"
+    done = launch("run", tmp_path / write(), "--set", "train.lr=1e200", "--out", out, ranks=2, timeout=90)
+    assert done.returncode == 3
+    assert "its activations are not finite; lower train.lr" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_module_that_fails_is_no_divergence(tmp_path):
+    with open("breaks.py", "w") as file:
+        file.write(
+            "import torch\n"
+            "class Breaks(torch.nn.Linear):\n"
+            "    def forward(self, x):\n"
+            "        if self.training and torch.is_grad_enabled():\n"
+            "            raise RuntimeError('caught fire')\n"
+            "        return super().forward(x.flatten(1))\n"
+            "def make(shape, classes):\n"
+            "    return torch.nn.Sequential(Breaks(64, 8), torch.nn.Linear(8, classes))\n"
+        )
+    text = SMALL.replace("hidden = [16, 16, 16, 16]", 'factory = "breaks:make"').replace('"mlp"', '"module"')
+    done = launch(
+        "run",
+        tmp_path / write(text),
+        "--set",
+        "stages.count=1",
+        "--out",
+        tmp_path / "out",
+        PYTHONPATH=f"{tmp_path}:{ROOT}",
+    )
+    assert done.returncode == 1
+    assert "StageError: stage 0, forward 0: RuntimeError: caught fire" in done.stderr

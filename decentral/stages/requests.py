@@ -27,8 +27,9 @@ class Channel(NamedTuple):
 
 @dataclass(slots=True)
 class Send:
-    """Put ``value``, a tensor or any small value, into the channel. It is captured: later changes do not travel.
+    """Put ``value`` into the channel: a tensor, a list or tuple of them, or any small value.
 
+    It is captured: later changes do not travel. A NamedTuple arrives as a tuple.
     Answer: None, at once, or as soon as the channel has room.
     """
 
@@ -79,6 +80,10 @@ Program = Generator[Request, Any, None]
 
 class StageError(RuntimeError):
     """A stage's own work failed; the message names the stage and what it did."""
+
+
+class NonFiniteError(StageError):
+    """A stage's activations overflowed: the run has diverged."""
 
 
 class DeadlockError(RuntimeError):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from decentral.stages.local_losses import cross_entropy
 from decentral.stages.network import Network
-from decentral.stages.requests import Channel, StageError
+from decentral.stages.requests import Channel, NonFiniteError, StageError
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Batches = Callable[[int], tuple[Tensor, Tensor]]
@@ -160,11 +160,11 @@ class Stage:
                 group["lr"] = self.lr(t)
 
     def checked(self, y: Tensor) -> Tensor:
-        """y, if it is finite. Raises StageError that names the stage and its layers."""
+        """y, if it is finite. Raises NonFiniteError that names the stage and its layers."""
         if not torch.isfinite(y.detach().sum()):  # a sum is finite unless an element is not, or it overflows
             if torch.isfinite(y.detach()).all():
                 return y
-            raise StageError(
+            raise NonFiniteError(
                 f"stage {self.index} (layers {self.span.start} to {self.span.stop - 1}): its activations are not "
                 "finite; lower train.lr"
             )

@@ -82,6 +82,6 @@ def captured(value: Any) -> Any:
     """The value as it travels: tensors are copied and leave their graph behind."""
     if isinstance(value, Tensor):
         return value.detach().clone()
-    if isinstance(value, list | tuple):
-        return type(value)(map(captured, value))
-    return value
+    if isinstance(value, list):
+        return [captured(part) for part in value]
+    return tuple(captured(part) for part in value) if isinstance(value, tuple) else value

@@ -16,7 +16,7 @@ from decentral.stages.clock import VirtualClock
 from decentral.stages.local_losses import cross_entropy
 from decentral.stages.profile import cost_table, profile
 from decentral.stages.recording import Assembly, Observer, Snapshot, row_of
-from decentral.stages.requests import Channel, StageError
+from decentral.stages.requests import Channel, NonFiniteError
 from decentral.stages.trace import Trace
 from decentral.training import Outcome
 
@@ -80,7 +80,7 @@ class Training:
             self.driver = MPIDriver(programs, self.host, self._done, self.config.stages.timeout_s)
         try:
             trace = self.driver.run()
-        except StageError as error:
+        except NonFiniteError as error:
             if self.world.ranks > 1:
                 raise  # the others cannot go on: the job ends with this message
             return Outcome("diverged", str(error), self.row)
