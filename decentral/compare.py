@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from decentral.errors import UserError
-from decentral.figures import bytes_unit, column_words, field_label, telling_fields, value_label
+from decentral.figures import SCALED, column_words, field_label, scaled_unit, telling_fields, value_label
 from decentral.results import (
     MISSING,
     Experiment,
@@ -32,10 +32,10 @@ PRIORITY = (
     "train_accuracy",
     "bias_sq",
     "bytes_sent_mean",
-    "test_loss",
-    "train_loss",
     "simulated_s",
     "critical_flops_step",
+    "test_loss",
+    "train_loss",
     "flops_step",
     "activation_bytes_max",
     "gradient_cosine",
@@ -150,8 +150,8 @@ def measured(value: Spread, unit: str = "") -> str:
     """Mean and spread with the digits that the spread warrants: ``0.912 ± 0.004``, ``(1.2 ± 0.3)e-05``."""
     if not value.n:
         return MISSING
-    if unit == "B" and math.isfinite(value.mean):
-        size, name = bytes_unit(abs(value.mean))
+    if unit in SCALED and math.isfinite(value.mean):
+        size, name = scaled_unit(abs(value.mean), unit)
         scaled = Spread(value.n, value.mean / size, value.std / size)
         text = f"{scaled.mean:.4g}" if not scaled.std > 0 else measured(scaled)
         return f"{text} {name}"

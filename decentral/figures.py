@@ -298,10 +298,10 @@ COLUMNS = {
     ),
     "batch_loss": Column("training loss of the step's batch", "batch loss", better="low"),
     "gradient_cosine": Column("cosine of the local and the true gradient", "cosine", better="high"),
-    "flops": Column("FLOPs in total", "FLOPs"),
-    "critical_flops": Column("FLOPs on the critical path", "crit. FLOPs"),
-    "flops_step": Column("FLOPs a step", "FLOPs/step", better="low"),
-    "critical_flops_step": Column("FLOPs a step on the critical path", "critical", better="low"),
+    "flops": Column("work in total", "work", "FLOP"),
+    "critical_flops": Column("work on the critical path", "crit. work", "FLOP"),
+    "flops_step": Column("work a step", "work/step", "FLOP", better="low"),
+    "critical_flops_step": Column("work a step on the critical path", "critical/step", "FLOP", better="low"),
     "activation_bytes_max": Column("peak of kept activations, greediest stage", "activations", "B", better="low"),
     "activation_bytes_sum": Column("peaks of kept activations, all stages", "act. sum", "B"),
     "staleness_mean": Column("updates between forward pass and update, mean", "staleness"),
@@ -358,18 +358,22 @@ def group_label(names: Sequence[str], values: Sequence[Value]) -> str:
     return ", ".join(parts) or MISSING
 
 
-def bytes_unit(peak: float) -> tuple[float, str]:
-    """The decimal unit in which ``peak`` bytes read best, and its size."""
-    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+SCALED = ("B", "FLOP")
+"""Units that take decimal prefixes."""
+
+
+def scaled_unit(peak: float, unit: str) -> tuple[float, str]:
+    """The decimal multiple of the unit in which ``peak`` reads best, and its size."""
+    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if peak >= size:
-            return size, unit
-    return 1.0, "B"
+            return size, prefix + unit
+    return 1.0, unit
 
 
 def axis_label(column: str, peak: float) -> tuple[str, float]:
     """The label of an axis with its unit, and the number that the data are divided by."""
     words = column_words(column)
-    if words.unit != "B":
+    if words.unit not in SCALED:
         return (f"{words.axis} ({words.unit})" if words.unit else words.axis), 1.0
-    size, unit = bytes_unit(peak)
+    size, unit = scaled_unit(peak, words.unit)
     return f"{words.axis} ({unit})", size
