@@ -28,7 +28,7 @@ _STEPS = 4  # of a short profile; the long one has twice as many, and their diff
 
 @dataclass(frozen=True)
 class Profile:
-    """``flops`` and ``seconds`` of one piece of work, by (stage, kind), medians; per step: all FLOPs, critical FLOPs.
+    """``flops`` and ``seconds`` of one piece of work, by (stage, kind), means; per step: all FLOPs, critical FLOPs.
 
     ``activation_bytes``: of each stage, the most that saved tensors held at a time, parameters apart.
     """
@@ -69,11 +69,11 @@ def profile(program: Any, make_stages: Callable[[int], list[Stage]]) -> Profile:
     stages = make_stages(_STEPS)
     meters |= {s.index: ActivationMeter() for s in stages}
     _run(program, stages, metered)
-    flops_of = {key: statistics.median(values) for key, values in flops.items()}
+    flops_of = {key: statistics.fmean(values) for key, values in flops.items()}
     spans = [_makespan(program, make_stages(steps), flops_of) for steps in (_STEPS, 2 * _STEPS)]
     return Profile(
         flops=flops_of,
-        seconds={key: statistics.median(values) for key, values in seconds.items()},
+        seconds={key: statistics.fmean(values) for key, values in seconds.items()},
         flops_step=sum(map(sum, flops.values())) / _STEPS,
         critical_flops_step=(spans[1] - spans[0]) / _STEPS,
         activation_bytes=tuple(meters[s.index].most_bytes for s in stages),

@@ -21,14 +21,27 @@ from decentral.stages.trace import Trace
 from decentral.training import Outcome
 
 if TYPE_CHECKING:
+    from decentral.config import Train
     from decentral.recorder import RunFolder
     from decentral.stage_config import StageConfig
+    from decentral.stages.samples import Samples
 
 
 def check(config: StageConfig, world: Any) -> None:
     """Refuse what does not fit: the cut, the program, its heads, the ranks."""
     hosts(config.stages.count, world.ranks)
     Plan(config, torch.device("cpu"))
+
+
+def record_interval(train: Train, samples: Samples) -> int:
+    """Steps from one record to the next. By default a 20th of the run, but records take a 20th of the work at most."""
+    if train.record_every != "auto":
+        return train.record_every
+    seen = sum(min(len(y), train.eval_samples) for _, y in (samples.train, samples.test))
+    steps = 1 + seen / (
+        3 * samples.batch_size
+    )  # that cost as much: forward and backward are thrice a forward pass
+    return max(1, train.rounds // 20, math.ceil(20 * steps))
 
 
 class Training:
@@ -50,8 +63,7 @@ class Training:
         self.stages = self.plan.stages(config.train.rounds, mine)
         self.observers = {s.index: Observer(s, self._is_recorded) for s in self.stages}
         self.assembly = Assembly(self.plan.network, cross_entropy)
-        every = config.train.record_every
-        self.every = max(1, config.train.rounds // 20) if every == "auto" else every
+        self.every = record_interval(config.train, self.plan.samples)
         self.t = 0
         self.row: dict[str, Any] = {}
         self.notes: list[str] = []
