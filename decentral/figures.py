@@ -302,7 +302,9 @@ COLUMNS = {
     "critical_flops": Column("work on the critical path", "crit. work", "FLOP"),
     "flops_step": Column("work a step", "work/step", "FLOP", better="low"),
     "critical_flops_step": Column("work a step on the critical path", "critical/step", "FLOP", better="low"),
-    "activation_bytes_max": Column("peak of kept activations, greediest stage", "activations", "B", better="low"),
+    "activation_bytes_max": Column(
+        "peak of kept activations, greediest stage", "activations", "B", better="low"
+    ),
     "activation_bytes_sum": Column("peaks of kept activations, all stages", "act. sum", "B"),
     "staleness_mean": Column("updates between forward pass and update, mean", "staleness"),
     "staleness_max": Column("updates between forward pass and update, most", "stale max"),
