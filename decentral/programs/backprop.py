@@ -6,10 +6,13 @@ summed in ``grad`` and one update follows, so every schedule gives the gradients
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from decentral.stages import Compute, Done, Program, Recv, Send
+from torch import Tensor
+
+from decentral.stages import Compute, Done, Program, Recv, Request, Send
 from decentral.stages.stage import Pass, Stage
 
 ACTIVATIONS, GRADIENTS = "activations", "gradients"
@@ -40,8 +43,11 @@ def pipelined(stage: Stage, parts: int, order: Sequence[tuple[str, int]]) -> Pro
 
 def backprop_step(
     stage: Stage, t: int, parts: int = 1, order: Sequence[tuple[str, int]] = ONE_BATCH
-) -> Program:
-    """Step t, but for the update: the parameters' ``grad`` is that of the mean loss of the whole batch."""
+) -> Generator[Request, Any, tuple[Pass, Tensor | None]]:
+    """Step t, but for the update: the parameters' ``grad`` is that of the mean loss of the whole batch.
+
+    Returns the pass that went backward last, and the gradient at its input.
+    """
     kept: dict[int, Pass] = {}
     size = len(stage.labels(t))
     for direction, m in order:
@@ -53,13 +59,16 @@ def backprop_step(
             continue
         if stage.last:
             labels = stage.labels(t, m, parts)
-            loss = stage.backward_from_loss, kept.pop(m), labels, t, len(labels) / size
-            dx = yield Compute("backward", *loss, tag=(t, m))
+            dx = yield Compute(
+                "backward", stage.backward_from_loss, kept[m], labels, t, len(labels) / size, tag=(t, m)
+            )
         else:
             dy = yield Recv(stage.from_next(GRADIENTS))
-            dx = yield Compute("backward", stage.backward, kept.pop(m), dy, tag=(t, m))
+            dx = yield Compute("backward", stage.backward, kept[m], dy, tag=(t, m))
         if not stage.first:
             yield Send(stage.to_previous(GRADIENTS), dx)
+        last = kept.pop(m)
+    return last, dx
 
 
 def check_parts(micro_batches: int) -> None:

@@ -112,7 +112,6 @@ class _Block:
     def __init__(self, stage: Stage, head: str) -> None:
         self.stage = stage
         self.head = None if stage.last else stage.make_head(head, stage.span.stop - 1)
-        self.optimizer = None if self.head is None else stage.make_optimizer(self.head.parameters())
 
     def train(self, t: int, x: Tensor) -> Program:
         """One update on batch t; what the stage above begins with goes there."""
@@ -120,7 +119,7 @@ class _Block:
         if not self.stage.last:
             yield Send(self.stage.to_next(ACTIVATIONS), (t, y))
         yield Compute("backward", loss.backward, tag=t)
-        yield Compute("update", self.update, t, tag=t)
+        yield Compute("update", self.stage.update, t, tag=t)
 
     def forward(self, t: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """The stage's own loss on its input x, and its output."""
@@ -131,11 +130,3 @@ class _Block:
         loss = stage.loss(y, labels)
         stage.losses[t] = loss.detach()  # not the sum over replays: the latest
         return loss, y
-
-    def update(self, t: int) -> None:
-        """The step of the layers and of the head."""
-        self.stage.update(t)
-        if self.optimizer is not None:
-            self.stage.set_lr(self.optimizer, t)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)

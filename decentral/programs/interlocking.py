@@ -56,7 +56,7 @@ class Interlocking:
                 dx = yield Compute("backward", site.backward, kept, loss, dy, j == teacher, below, tag=t)
                 if below:
                     yield Send(stage.to_previous(GRADIENTS), dx)
-            yield Compute("update", site.update, t, tag=t)
+            yield Compute("update", stage.update, t, tag=t)
             yield Done(t)
 
 
@@ -66,7 +66,6 @@ class _Site:
     def __init__(self, stage: Stage, head: str) -> None:
         self.stage = stage
         self.head = None if stage.last else stage.make_head(head, stage.span.stop - 1)
-        self.optimizer = None if self.head is None else stage.make_optimizer(self.head.parameters())
 
     def forward(self, x: Tensor, t: int) -> tuple[Pass, Tensor]:
         """The pass, and this stage's own loss of it."""
@@ -97,11 +96,3 @@ class _Site:
         for p, g in zip([*layers, *heads], found, strict=False):
             p.grad = g
         return found[-1] if below else None
-
-    def update(self, t: int) -> None:
-        """The step of the layers and of the head."""
-        self.stage.update(t)
-        if self.optimizer is not None:
-            self.stage.set_lr(self.optimizer, t)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)

@@ -97,7 +97,7 @@ class Local:
                     else:
                         received.append((layers, (yield Recv(channel))))
                 lending.average(received)
-            yield Compute("update", blocks.update, t, tag=t)
+            yield Compute("update", stage.update, t, tag=t)
             for owner, borrower, layers in lending.pairs:
                 channel = Channel(owner, borrower, "parameters of lent layers")
                 if stage.index == owner:
@@ -119,8 +119,6 @@ class _Blocks:
         self.stride = 1 if program.blocks == "overlapping" else program.size
         self.lending = Lending(stage, host)
         self.heads = {b: stage.make_head(program.head, b.stop - 1) for b in self.here if b.stop < stage.depth}
-        parameters = [p for head in self.heads.values() for p in head.parameters()]
-        self.optimizers = [stage.make_optimizer(parameters)] if parameters else []
 
     def forward(self, block: range, x: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """The block's loss on x, and what the next block begins with."""
@@ -135,14 +133,6 @@ class _Blocks:
             loss = stage.loss(self.lending.modules[stage.depth](x), stage.labels(t))
             stage.note_loss(t, loss)
         return loss, outputs[min(self.stride, len(outputs)) - 1].detach()
-
-    def update(self, t: int) -> None:
-        """The step of the stage's own layers and of the heads."""
-        self.stage.update(t)
-        for optimizer in self.optimizers:
-            self.stage.set_lr(optimizer, t)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
 
 
 def _is_batch_norm(module: Any) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from decentral.errors import UserError
-from decentral.programs.backprop import ACTIVATIONS, GRADIENTS
+from decentral.programs.backprop import ACTIVATIONS, GRADIENTS, backprop_step
 from decentral.stages import Compute, Done, Program, Recv, Request, Send
 from decentral.stages.down_sampling import pooled, repeated
 from decentral.stages.stage import Pass, Stage
@@ -108,7 +108,8 @@ def _run(program: Penalty, stage: Stage, with_multipliers: bool, adjoint: bool) 
         if program.setting == "batch":
             check_same_batch(stage, t)
         if program.serial_every and t % program.serial_every == 0:
-            passed, dx = yield from _backprop_step(stage, t)
+            passed, dx = yield from backprop_step(stage, t)
+            yield Compute("update", stage.update, t, tag=t)
             value = passed.x.detach()
             if not stage.first:
                 value = repeated(pooled(value, s), s)
@@ -150,19 +151,6 @@ def forward_pass(stage: Stage, t: int, s: int = 1) -> Generator[Request, Any, Pa
     if not stage.last:
         yield Send(stage.to_next(ACTIVATIONS), pooled(kept.y.detach(), s))
     return kept
-
-
-def _backprop_step(stage: Stage, t: int) -> Generator[Request, Any, tuple[Pass, Tensor]]:
-    """A step of back-propagation with its update; the pass, and the gradient at its input."""
-    kept = yield from forward_pass(stage, t)
-    if stage.last:
-        dx = yield Compute("backward", loss_gradient, stage, kept, t, tag=t)
-    else:
-        dx = yield Compute("backward", stage.backward, kept, (yield Recv(stage.from_next(GRADIENTS))), tag=t)
-    if not stage.first:
-        yield Send(stage.to_previous(GRADIENTS), dx)
-    yield Compute("update", stage.update, t, tag=t)
-    return kept, dx
 
 
 def loss_gradient(stage: Stage, kept: Pass, t: int) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,23 +26,18 @@ class Samples:
     def __init__(self, config: StageConfig, device: torch.device) -> None:
         dtype = torch.float64 if config.train.dtype == "float64" else torch.float32
         make = _text if hasattr(config.problem, "text") else _examples
-        self.module, self.classes, train, test, self._batch, self.batch_size = make(config)
+        self.module, self.classes, train, test, draw, self.batch_size = make(config)
         self.module.to(device, dtype)
         self.train, self.test = (_placed(part, device, dtype) for part in (train, test))
         self.epoch_samples, self.device = len(train[1]), device
-        self._newest: tuple[int, tuple[Tensor, Tensor]] | None = None
+        # the stages of a pipeline are at different steps
+        self.batch = functools.lru_cache(maxsize=16)(lambda t: draw(t, *self.train))
 
     @property
     def example(self) -> Tensor:
         """One input, without the axis of the batch."""
         inputs, _ = self.train
         return inputs[0]
-
-    def batch(self, t: int) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of step t."""
-        if self._newest is None or self._newest[0] != t:
-            self._newest = t, self._batch(t, *self.train)
-        return self._newest[1]
 
 
 def _placed(part: tuple[Tensor, Tensor], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

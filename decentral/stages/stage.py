@@ -55,7 +55,7 @@ class Stage:
         if self.head is not None:
             self.modules.append(self.head)
         self.make_optimizer = make_optimizer
-        self.optimizer = make_optimizer(self.modules.parameters())
+        self.optimizers = [make_optimizer(self.modules.parameters())]  # and one for each local head
         self._make_head = make_head
         self.losses: dict[int, Tensor] = {}
         self.staleness: Counter[int] = (
@@ -68,11 +68,13 @@ class Stage:
     def make_head(self, name: str, layer: int) -> Any:
         """A local head of that name on the outputs of ``layer``, a module with ``loss(h, labels, inputs)``.
 
-        Its first parameters depend on the seed and the layer, not on the stage.
+        Its first parameters depend on the seed and the layer, not on the stage. It learns in the stage's updates.
         """
         if self._make_head is None:
             raise StageError(f"stage {self.index} was made without local heads; give it make_head")
-        return self._make_head(name, layer)
+        head = self._make_head(name, layer)
+        self.optimizers.append(self.make_optimizer(head.parameters()))
+        return head
 
     @property
     def first(self) -> bool:
@@ -146,18 +148,15 @@ class Stage:
         self.losses[t] = self.losses[t] + noted if t in self.losses else noted
 
     def update(self, t: int) -> None:
-        """The optimizer's step with the gradients in ``grad``, which are then forgotten."""
+        """The step of layers and local heads with the gradients in ``grad``, which are then forgotten."""
         if self.on_update is not None:
             self.on_update(t)
-        self.set_lr(self.optimizer, t)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def set_lr(self, optimizer: Any, t: int) -> None:
-        """Give the optimizer the learning rate of step t."""
-        if self.lr is not None:
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr(t)
+        for optimizer in self.optimizers:
+            if self.lr is not None:
+                for group in optimizer.param_groups:
+                    group["lr"] = self.lr(t)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
     def checked(self, y: Tensor) -> Tensor:
         """y, if it is finite. Raises NonFiniteError that names the stage and its layers."""

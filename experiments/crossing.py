@@ -1,0 +1,55 @@
+"""What it took each program until a column first passed a cut-off: the tables of experiments/README.md.
+
+    python experiments/crossing.py DIR CUTOFF [COLUMN]
+
+COLUMN falls, as train_loss does (the default), unless it is an accuracy. Between two records all columns are
+interpolated linearly; means and sample standard deviations are over the seeds that passed.
+"""
+
+import statistics
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from decentral.results import grouped, read_experiment
+
+SHOWN = ("round", "flops", "critical_flops")
+
+
+def crossing(run, column, cutoff):
+    """Column -> value where ``column`` first passes the cut-off; None if it never does."""
+    y = run.columns[column]
+    sign = -1 if column.endswith("accuracy") else 1
+    for i, j in pairwise(range(len(y))):
+        if sign * y[i] > sign * cutoff >= sign * y[j]:
+            share = (y[i] - cutoff) / (y[i] - y[j])
+            return {name: run.columns[name][i] * (1 - share) + run.columns[name][j] * share for name in SHOWN}
+    return None
+
+
+def spread(values):
+    """Mean and sample standard deviation as text."""
+    more = f" +- {statistics.stdev(values):.2g}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4g}{more}"
+
+
+def main(folder, cutoff, column="train_loss"):
+    """Print the table."""
+    experiment = read_experiment(Path(folder))
+    table = Table(title=f"{experiment.name}: {column} passes {cutoff}", title_justify="left")
+    for name in (*experiment.swept, "seeds", *SHOWN):
+        table.add_column(name)
+    for values, runs in grouped(experiment.runs, experiment.swept).items():
+        found = [at for run in runs if (at := crossing(run, column, float(cutoff)))]
+        cells = [spread([at[name] for at in found]) if found else "never" for name in SHOWN]
+        table.add_row(*map(str, values), f"{len(found)} of {len(runs)}", *cells)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    if not 3 <= len(sys.argv) <= 4:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
