@@ -109,6 +109,11 @@ class Topology:
         constructors = {**topologies.TOPOLOGIES, **topologies.SCHEDULES}
         return from_table(constructors[self.name], self.parameters, "topology", self.name, n=self.workers)
 
+    def resolved(self) -> dict[str, Any]:
+        """The table with its defaults written out."""
+        weights = {"weights": self.weights} if self.weights else {}
+        return {"name": self.name, "workers": self.workers, **weights, **self.parameters}
+
     def mixing(self) -> topologies.Schedule:
         """The checked mixing matrix, as a Schedule."""
         graph = self.build()
@@ -181,12 +186,7 @@ class RunConfig:
             "name": self.name,
             "seeds": [self.seed],
             "problem": {"name": self.table["problem"]["name"], **fields_of(self.problem)},
-            "topology": {
-                "name": self.topology.name,
-                "workers": self.topology.workers,
-                **({"weights": self.topology.weights} if self.topology.weights else {}),
-                **self.topology.parameters,
-            },
+            "topology": self.topology.resolved(),
             "algorithm": {
                 "name": self.table["algorithm"]["name"],
                 **fields_of(self.algorithm),

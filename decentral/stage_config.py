@@ -1,4 +1,7 @@
-"""A layer-parallel run as one typed, frozen value; the TOML table has ``[stages]`` and ``[program]``."""
+"""A layer-parallel run as one typed, frozen value; the TOML table has ``[stages]`` and ``[program]``.
+
+With ``[topology]`` and ``[algorithm]`` there are several workers, each with all the stages, and stages gossip.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from decentral.config import Train, file_name
+from decentral.algorithms import ALGORITHMS
+from decentral.config import Topology, Train, file_name
 from decentral.errors import UserError
 from decentral.optimizers import OPTIMIZERS
 from decentral.problems import PROBLEMS
 from decentral.schedule import SCHEDULES, Schedule
 from decentral.tables import fields_of, from_table, named, section
 
-SECTIONS = ("problem", "stages", "program", "optimizer", "train", "schedule", "network")
+SECTIONS = (
+    "problem", "stages", "program", "topology", "algorithm", "optimizer", "train", "schedule", "network",
+)  # fmt: skip
 _ROUNDS_ONLY = ("oracle", "compile", "checkpoint_every")
 
 
@@ -64,13 +70,19 @@ class Network:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """Everything that a layer-parallel run depends on."""
+    """Everything that a layer-parallel run depends on.
+
+    ``topology``, ``algorithm``: of the workers, each of which has all stages; None where there is one. ``optimizer``:
+    None where the algorithm makes the update.
+    """
 
     name: str
     seed: int
     problem: Any
     stages: Stages
     program: Any
+    topology: Topology | None
+    algorithm: Any
     optimizer: Any
     train: Train
     schedule: Schedule
@@ -85,6 +97,16 @@ class StageConfig:
         parts = {key: section(table, key) for key in SECTIONS}
         parts["schedule"].setdefault("name", "constant")
         parts["optimizer"].setdefault("name", "sgd")
+        gossips = "algorithm" in table
+        if gossips is not ("topology" in table):
+            there, missing = ("algorithm", "topology") if gossips else ("topology", "algorithm")
+            raise UserError(
+                f"section [{there}] needs [{missing}] where there is [stages]; add it, or remove both"
+            )
+        if gossips and "optimizer" in table:
+            raise UserError(
+                "section [optimizer] has no meaning where [algorithm] makes the update; remove one"
+            )
         for key in _ROUNDS_ONLY:
             if key in parts["train"]:
                 raise UserError(f"train.{key} has no meaning with [stages]; remove the key")
@@ -93,13 +115,21 @@ class StageConfig:
             raise UserError(
                 f"problem.name = {table['problem']['name']!r} has no layers to cut into stages; use mlp, for example"
             )
+        program = named(parts["program"], "program", PROGRAMS)
+        if gossips and not getattr(program, "lockstep", True):
+            raise UserError(
+                f"program.name = {table['program']['name']!r} updates its stages at their own speeds, so they cannot "
+                "gossip; use local, or remove [topology] and [algorithm]"
+            )
         return cls(
             name=file_name(table["name"]),
             seed=table["seeds"][0],
             problem=problem,
             stages=from_table(Stages, parts["stages"], "stages"),
-            program=named(parts["program"], "program", PROGRAMS),
-            optimizer=named(parts["optimizer"], "optimizer", OPTIMIZERS),
+            program=program,
+            topology=Topology.from_table(parts["topology"]) if gossips else None,
+            algorithm=named(parts["algorithm"], "algorithm", ALGORITHMS) if gossips else None,
+            optimizer=None if gossips else named(parts["optimizer"], "optimizer", OPTIMIZERS),
             train=from_table(Train, parts["train"], "train"),
             schedule=named(parts["schedule"], "schedule", SCHEDULES),
             network=from_table(Network, parts["network"], "network"),
@@ -108,12 +138,11 @@ class StageConfig:
 
     def resolved(self) -> dict[str, Any]:
         """The table with every default written out: running it again repeats this run."""
+        rule = ("optimizer", "sgd") if self.topology is None else ("algorithm", "")
         names = {
             key: self.table.get(key, {}).get("name", default)
-            for key, default in (
-                ("problem", ""), ("program", ""), ("optimizer", "sgd"), ("schedule", "constant"),
-            )
-        }  # fmt: skip
+            for key, default in (("problem", ""), ("program", ""), rule, ("schedule", "constant"))
+        }
         train = {k: v for k, v in fields_of(self.train).items() if k not in _ROUNDS_ONLY}
         written: dict[str, Any] = {
             "name": self.name,
@@ -122,15 +151,17 @@ class StageConfig:
             "train": train,
             "network": fields_of(self.network),
         }
+        if self.topology is not None:
+            written["topology"] = self.topology.resolved()
         for key, name in names.items():
             written[key] = {"name": name, **fields_of(getattr(self, key))}
         return written
 
     @property
     def workers(self) -> int:
-        """Workers that the data are dealt to: the first stage sees all."""
-        return 1
+        """Workers that the data are dealt to."""
+        return 1 if self.topology is None else self.topology.workers
 
     def prepare(self) -> None:
         """On each rank: read the data and build the model once, so that every mistake is found first."""
-        self.problem.prepare(1, self.seed)
+        self.problem.prepare(self.workers, self.seed)

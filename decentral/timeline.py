@@ -20,13 +20,14 @@ KINDS = {"forward": "#4477aa", "backward": "#ee6677", "update": "#ccbb44", "wait
 OTHERS = ("#228833", "#aa3377", "#66ccee", "#999933")
 STEPS = 4  # drawn of each run, from the middle of it
 MOST = 8  # runs in one figure
+LANES = 16  # of a run
 
 
 @dataclass(frozen=True)
 class Lane:
-    """Spans of one stage: (kind, start, seconds, tag)."""
+    """Spans of one stage: (kind, start, seconds, tag). ``name``: which stage, and of which worker if of several."""
 
-    stage: int
+    name: str
     spans: Sequence[tuple[str, float, float, str]]
 
 
@@ -65,38 +66,35 @@ def _title(experiment: Experiment, run: Run) -> str:
 
 
 def _lanes(path: Path) -> list[Lane]:
-    """The stages' spans while the middle steps were under way."""
-    events = [e for e in json.loads(path.read_text())["traceEvents"] if e["ph"] == "X"]
-    updates: dict[int, list[float]] = {}
-    for e in events:
-        if e["cat"] == "update":
-            updates.setdefault(e["tid"], []).append(e["ts"] + e["dur"])
-    ends = updates.get(0) or [e["ts"] + e["dur"] for e in events]
+    """The first stages' spans while the middle steps were under way."""
+    everything = json.loads(path.read_text())["traceEvents"]
+    names = {e["tid"]: e["args"]["name"] for e in everything if e["name"] == "thread_name"}
+    shown = sorted(names)[:LANES]
+    events = [e for e in everything if e["ph"] == "X" and e["tid"] in shown]
+    updates = {e["name"]: e["ts"] + e["dur"] for e in events if e["cat"] == "update" and e["tid"] == shown[0]}
+    ends = list(updates.values()) or [e["ts"] + e["dur"] for e in events]  # an update may have several pieces
     middle = len(ends) // 2
     begin, end = ends[max(0, middle - 1)], ends[min(len(ends) - 1, middle - 1 + STEPS)]
     if len(ends) <= STEPS or end <= begin:
         begin, end = 0.0, max(e["ts"] + e["dur"] for e in events)
-    stages = sorted({e["tid"] for e in events})
-    lanes: dict[int, list[tuple[str, float, float, str]]] = {k: [] for k in stages}
+    lanes: dict[int, list[tuple[str, float, float, str]]] = {k: [] for k in shown}
     for e in events:
         start, stop = max(e["ts"], begin), min(e["ts"] + e["dur"], end)
         if stop > start:
             tag = e["name"].removeprefix(e["cat"]).strip()
             lanes[e["tid"]].append((e["cat"], (start - begin) / 1e3, (stop - start) / 1e3, tag))
-    return [Lane(k, lanes[k]) for k in stages]
+    return [Lane(names[k], lanes[k]) for k in shown]
 
 
 def _panel(axis: Axes, lanes: Sequence[Lane], seen: dict[str, str]) -> None:
-    for lane in lanes:
+    for i, lane in enumerate(lanes):
         for kind in dict.fromkeys(span[0] for span in lane.spans):
             if kind not in seen:
                 others = [k for k in seen if k not in KINDS]
                 seen[kind] = KINDS.get(kind) or OTHERS[len(others) % len(OTHERS)]
             bars = [(start, width) for k, start, width, _ in lane.spans if k == kind]
-            axis.broken_barh(
-                bars, (lane.stage - 0.4, 0.8), facecolors=seen[kind], edgecolor="white", linewidth=0.4
-            )
-    axis.set_yticks([lane.stage for lane in lanes], [f"stage {lane.stage}" for lane in lanes])
-    axis.set_ylim(max(lane.stage for lane in lanes) + 0.5, -0.5)
+            axis.broken_barh(bars, (i - 0.4, 0.8), facecolors=seen[kind], edgecolor="white", linewidth=0.4)
+    axis.set_yticks(range(len(lanes)), [lane.name for lane in lanes])
+    axis.set_ylim(len(lanes) - 0.5, -0.5)
     axis.margins(x=0)
     axis.grid(visible=False)

@@ -58,8 +58,11 @@ class Communicator(ABC):
         if key not in self._plans:
             if not period:
                 self._plans.clear()
-            self._plans[key] = plan_for(self.schedule.matrix(self.t), self.rows.start, self.rows.stop)
+            self._plans[key] = self._plan_of(self.schedule.matrix(self.t))
         return self._plans[key]
+
+    def _plan_of(self, w: sparse.csr_array) -> MixingPlan:
+        return plan_for(w, self.rows.start, self.rows.stop)
 
     @property
     def edges_out(self) -> NDArray[np.int64]:

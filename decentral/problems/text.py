@@ -87,18 +87,18 @@ TEXTS: dict[str, Callable[[Path | None], Text]] = {"sums": sums, "tiny-shakespea
 
 
 def text_batches(
-    tokens: Tensor, context: int, batch_size: int, seed: int
+    tokens: Tensor, context: int, batch_size: int, seed: int, worker: int = 0
 ) -> Callable[[int], tuple[Tensor, Tensor]]:
     """Step t -> inputs (B, T) and targets (B, T), int64: windows of T = ``context`` tokens and the tokens that follow.
 
-    The B starts of step t are uniform, with replacement, from the stream (seed, "text", t): a pure function.
+    The B starts of step t are uniform, with replacement, from the stream (seed, "text", worker, t): a pure function.
     Raises UserError if a size is below one, or if the tokens are too few for one window.
     """
     _check(tokens, context, batch_size)
     offsets = torch.arange(context + 1)
 
     def batch(t: int) -> tuple[Tensor, Tensor]:
-        starts = stream(seed, "text", t).integers(len(tokens) - context, size=batch_size)
+        starts = stream(seed, "text", worker, t).integers(len(tokens) - context, size=batch_size)
         windows = tokens[torch.from_numpy(starts)[:, None] + offsets]
         return windows[:, :-1], windows[:, 1:]
 

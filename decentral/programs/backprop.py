@@ -37,7 +37,7 @@ def pipelined(stage: Stage, parts: int, order: Sequence[tuple[str, int]]) -> Pro
     """Steps of back-propagation with ``parts`` micro-batches; ``order`` lists a step's (pass, micro-batch)."""
     for t in range(stage.steps):
         yield from backprop_step(stage, t, parts, order)
-        yield Compute("update", stage.update, t, tag=t)
+        yield from stage.learn(t)
         yield Done(t)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -33,6 +34,8 @@ class Decoupled:
     since it then never leaves out or repeats a batch.
     Reference: Belilovsky et al. 2020 (arXiv 1901.08164), asynchronous with a replay buffer. ``reuse`` is ours.
     """
+
+    lockstep: ClassVar[bool] = False  # stages make different numbers of updates
 
     head: str = "linear"
     buffer: int = 4
@@ -119,7 +122,7 @@ class _Block:
         if not self.stage.last:
             yield Send(self.stage.to_next(ACTIVATIONS), (t, y))
         yield Compute("backward", loss.backward, tag=t)
-        yield Compute("update", self.stage.update, t, tag=t)
+        yield from self.stage.learn(t)
 
     def forward(self, t: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """The stage's own loss on its input x, and its output."""

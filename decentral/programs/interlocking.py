@@ -56,7 +56,7 @@ class Interlocking:
                 dx = yield Compute("backward", site.backward, kept, loss, dy, j == teacher, below, tag=t)
                 if below:
                     yield Send(stage.to_previous(GRADIENTS), dx)
-            yield Compute("update", stage.update, t, tag=t)
+            yield from stage.learn(t)
             yield Done(t)
 
 

@@ -43,7 +43,7 @@ class LastLayers:
             kept = yield Compute("forward", stage.forward, x, False, tag=t)
             if stage.last:
                 yield Compute("backward", stage.backward_from_loss, kept, stage.labels(t), t, tag=t)
-                yield Compute("update", stage.update, t, tag=t)
+                yield from stage.learn(t)
             else:
                 yield Send(stage.to_next(ACTIVATIONS), kept.y)
             yield Done(t)

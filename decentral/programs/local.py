@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from decentral.programs.backprop import ACTIVATIONS, backprop_step
-from decentral.stages import Channel, Compute, Done, Program, Recv, Send
+from decentral.stages import Compute, Done, Program, Recv, Send
 from decentral.stages.lending import Lending
 from decentral.stages.stage import Stage
 
@@ -91,15 +91,15 @@ class Local:
                         yield Send(stage.to_next(ACTIVATIONS), x)
                     yield Compute("backward", loss.backward, tag=t)
                 for owner, borrower, layers in lending.pairs:
-                    channel = Channel(borrower, owner, "gradients of borrowed layers")
+                    channel = stage.channel(borrower, owner, "gradients of borrowed layers")
                     if stage.index == borrower:
                         yield Send(channel, lending.gradients(layers))
                     else:
                         received.append((layers, (yield Recv(channel))))
                 lending.average(received)
-            yield Compute("update", stage.update, t, tag=t)
+            yield from stage.learn(t)
             for owner, borrower, layers in lending.pairs:
-                channel = Channel(owner, borrower, "parameters of lent layers")
+                channel = stage.channel(owner, borrower, "parameters of lent layers")
                 if stage.index == owner:
                     yield Send(channel, lending.values(layers))
                 else:

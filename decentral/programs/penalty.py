@@ -109,7 +109,7 @@ def _run(program: Penalty, stage: Stage, with_multipliers: bool, adjoint: bool) 
             check_same_batch(stage, t)
         if program.serial_every and t % program.serial_every == 0:
             passed, dx = yield from backprop_step(stage, t)
-            yield Compute("update", stage.update, t, tag=t)
+            yield from stage.learn(t)
             value = passed.x.detach()
             if not stage.first:
                 value = repeated(pooled(value, s), s)
@@ -137,7 +137,7 @@ def _run(program: Penalty, stage: Stage, with_multipliers: bool, adjoint: bool) 
             else:
                 dy = repeated((yield Recv(stage.from_next(GRADIENTS))), s)
                 dx = yield Compute("backward", stage.backward, kept, dy, tag=tag)
-            yield Compute("update", stage.update, t, tag=tag)
+            yield from stage.learn(t, tag)
             if not stage.first:
                 value = value - eta * (dx - force)
             kept = None

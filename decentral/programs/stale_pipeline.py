@@ -115,7 +115,7 @@ class StalePipeline:
                 dx = yield Compute("backward", weights.backward, t, stale, dy, tag=t)
                 if not stage.first:
                     yield Send(stage.to_previous(GRADIENTS), dx)
-                yield Compute("update", weights.update, t, tag=t)
+                yield from weights.learn(t)
                 stage.staleness[updates - before] += 1
                 updates += 1
                 yield Done(t)

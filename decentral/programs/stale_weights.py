@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from decentral.stages import Compute, Program
 from decentral.stages.stage import Pass, Stage
 
 
@@ -41,6 +42,10 @@ class CurrentWeights:
         # not detach(): an alias through .data has a version counter of its own, so the update is not noticed
         return p.data
 
+    def copies(self) -> list[Tensor]:
+        """The weights as they are."""
+        return [p.data.clone() for p in self.parameters.values()]
+
     def forward(self, x: Tensor) -> StalePass:
         """The stage's forward pass, kept."""
         weights = {n: self.stand_in(p).requires_grad_(p.requires_grad) for n, p in self.parameters.items()}
@@ -60,9 +65,9 @@ class CurrentWeights:
             p.grad = stale.weights[name].grad
         return dx
 
-    def update(self, t: int) -> None:
+    def learn(self, t: int) -> Program:
         """The stage's update with the gradients of batch t."""
-        self.stage.update(t)
+        yield from self.stage.learn(t)
 
 
 class StashedWeights(CurrentWeights):
@@ -91,7 +96,7 @@ class PipeMare(CurrentWeights):
     def backward(self, t: int, stale: StalePass, dy: Tensor | None) -> Tensor | None:
         """With u in the place of the weights."""
         weights = [p.data for p in self.parameters.values()]
-        current = [w.clone() for w in weights]
+        current = self.copies()
         for w, d in zip(weights, self.mean_steps, strict=True):
             w.sub_(d, alpha=self.delay)
         dx = super().backward(t, stale, dy)
@@ -99,11 +104,14 @@ class PipeMare(CurrentWeights):
             w.copy_(now)
         return dx
 
-    def update(self, t: int) -> None:
+    def learn(self, t: int) -> Program:
         """The optimizer's step, scaled as its learning rate should be: it is linear in the learning rate."""
+        before = yield Compute("update", self.copies, tag=t)
+        yield from super().learn(t)
+        yield Compute("update", self._scale, t, before, tag=t)
+
+    def _scale(self, t: int, before: list[Tensor]) -> None:
         weights = [p.data for p in self.parameters.values()]
-        before = [w.clone() for w in weights]
-        super().update(t)
         scale = self.delay ** (min(t / self.anneal_steps, 1) - 1)
         for w, old, d in zip(weights, before, self.mean_steps, strict=True):
             w.sub_(old).mul_(scale)
@@ -122,11 +130,14 @@ class LookAhead(StashedWeights):
         self.momentum = momentum
         self.velocities = [torch.zeros_like(p.data) for p in self.parameters.values()]
 
-    def update(self, t: int) -> None:
+    def learn(self, t: int) -> Program:
         """The optimizer's step s, damped, and the look-ahead from where it leads."""
+        before = yield Compute("update", self.copies, tag=t)
+        yield from super().learn(t)
+        yield Compute("update", self._look_ahead, before, tag=t)
+
+    def _look_ahead(self, before: list[Tensor]) -> None:
         weights = [p.data for p in self.parameters.values()]
-        before = [w.clone() for w in weights]
-        super().update(t)
         for w, old, v in zip(weights, before, self.velocities, strict=True):
             s = w.sub_(old).mul_(1 - self.momentum)
             v.mul_(self.momentum).add_(s)

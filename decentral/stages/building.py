@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from scipy import sparse
 from torch import nn
 
+import topologies
 from decentral.errors import UserError
 from decentral.stages.cut import cut_at, cut_by_cost, cut_evenly
 from decentral.stages.head_maker import head_maker
-from decentral.stages.local_losses import cross_entropy
 from decentral.stages.network import network_of
+from decentral.stages.peers import Peers, PeerStage
 from decentral.stages.profile import layer_flops
 from decentral.stages.samples import Samples
 from decentral.stages.shapes import boundary_shapes
@@ -48,25 +51,37 @@ class Plan:
                 self.head(name, layer)
 
     def trial(self, steps: int) -> list[Stage]:
-        """All stages, with the learning rate 0: to find out what a program costs."""
-        made = self.stages(steps)
+        """All stages of worker 0 as if it were alone, with the learning rate 0: to find out what a program costs."""
+        made = self._stages(
+            0, range(len(self.spans)), steps, topologies.constant(sparse.eye_array(1, format="csr"))
+        )
         for stage in made:
             stage.lr = lambda _: 0.0
         return made
 
-    def stages(self, steps: int, only: Sequence[int] | None = None) -> list[Stage]:
-        """Stages of a fresh copy of the network that train for ``steps``; all, or those of ``only``."""
+    def stages(self, steps: int, numbers: Sequence[int]) -> list[Stage]:
+        """Stages that train for ``steps``, by their numbers; a worker's are of one fresh copy of the network."""
+        mixing = self.config.topology.mixing() if self.config.topology else None
+        count = len(self.spans)
+        of_worker = {
+            i: [p % count for p in numbers if p // count == i] for i in {p // count: None for p in numbers}
+        }
+        return [s for i, indices in of_worker.items() for s in self._stages(i, indices, steps, mixing)]
+
+    def _stages(self, worker: int, indices: Sequence[int], steps: int, mixing: Any) -> list[Stage]:
         config, network = self.config, copy.deepcopy(self.network)
         network.modules().train()
         base, rounds = config.train.lr, config.train.rounds
-        made = [
-            Stage(
-                k, self.spans, network, self._optimizer, self.samples.batch, steps,
-                lr=lambda t: config.schedule.lr(t, rounds, base), loss=cross_entropy, make_head=self.head,
-            )
-            for k in (range(len(self.spans)) if only is None else only)
-        ]  # fmt: skip
-        return made
+        shared: dict[str, Any] = {
+            "batches": functools.partial(self.samples.batch, worker),
+            "steps": steps,
+            "lr": lambda t: config.schedule.lr(t, rounds, base),
+            "make_head": self.head,
+        }
+        if config.topology is None:
+            return [Stage(k, self.spans, network, self._optimizer, **shared) for k in indices]
+        peers = Peers(mixing, config.algorithm, config.train.weight_decay)
+        return [PeerStage(worker, peers, k, self.spans, network, **shared) for k in indices]
 
     def head(self, name: str, layer: int) -> nn.Module:
         """A local head on the outputs of a layer, initialised from the seed and the layer."""
@@ -89,10 +104,12 @@ class Plan:
         return cut_by_cost(layer_flops(list(self.network.layers), self.samples.train[0][:2]), wish.count)
 
 
-def hosts(stages: int, ranks: int) -> list[int]:
-    """The rank of each stage: neighbouring stages share one. Raises UserError if there are more ranks than stages."""
-    if ranks > stages:
+def hosts(stages: int, workers: int, ranks: int) -> list[int]:
+    """The rank of each stage, by number: neighbouring ones share one. Raises UserError if more ranks than stages."""
+    total = stages * workers
+    if ranks > total:
+        of_all = f" of {workers} workers" if workers > 1 else ""
         raise UserError(
-            f"stages.count = {stages} but MPI has {ranks} ranks; launch {stages} ranks at the most"
+            f"stages.count = {stages}{of_all} but MPI has {ranks} ranks; launch {total} ranks at the most"
         )
-    return [k * ranks // stages for k in range(stages)]
+    return [number * ranks // total for number in range(total)]

@@ -7,6 +7,7 @@ all stages' t-th updates. Over MPI the copies travel to rank 0, which measures w
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ State = dict[str, Tensor]
 class Snapshot:
     """One stage after step t: parameters and buffers; before the update of that step, parameters and gradients too.
 
+    ``stage``: its number, through all workers.
     ``time_s``: the driver's clock. ``loss``: the training loss of the step, where this stage has it.
     ``bytes_sent``, ``messages``: by this stage so far.
     """
@@ -60,7 +62,7 @@ class Observer:
         loss = self.stage.losses.get(t)
         after = {name: value.detach().clone() for name, value in _named(self.stage, buffers=True)}
         return Snapshot(
-            self.stage.index, t, time_s, after, self.before.pop(t, {}), self.gradients.pop(t, {}),
+            self.stage.number, t, time_s, after, self.before.pop(t, {}), self.gradients.pop(t, {}),
             None if loss is None else float(loss), bytes_sent, messages,
         )  # fmt: skip
 
@@ -85,6 +87,25 @@ class Assembly:
         self.network: Network = copy.deepcopy(network)
         self.modules = self.network.modules()
         self.loss = loss
+
+    @torch.no_grad()
+    def consensus_sq(self, workers: Sequence[Sequence[State]]) -> float:
+        """Load the average of the workers' networks, each given as its stages' states; (1/n) sum_i |x_i - xbar|^2.
+
+        Floating-point buffers are averaged too, others are worker 0's; the distance is of parameters only.
+        """
+        wholes = [{name: value for state in states for name, value in state.items()} for states in workers]
+        average, apart, n = {}, 0.0, len(wholes)
+        parameters = dict(self.modules.named_parameters())
+        for name, first in wholes[0].items():
+            average[name] = first
+            if first.is_floating_point():
+                average[name] = functools.reduce(torch.add, [whole[name] for whole in wholes]) / n
+            if name in parameters:
+                mean = average[name].double()
+                apart += sum(float((whole[name].double() - mean).square().sum()) for whole in wholes) / n
+        self.load([average])
+        return apart
 
     def load(self, states: Sequence[State]) -> None:
         """Put the stages' states in."""
@@ -140,6 +161,6 @@ def row_of(snapshots: Sequence[Snapshot], clock: str) -> dict[str, Any]:
         "bytes_sent_mean": sum(sent) / len(sent),
         "bytes_sent_max": max(sent),
         "messages": sum(s.messages for s in snapshots),
-        "batch_loss": losses[0] if losses else float("nan"),
+        "batch_loss": sum(losses) / len(losses) if losses else float("nan"),
     }
     return row

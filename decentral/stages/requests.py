@@ -7,13 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
+
+
+class StageNumber(int):
+    """Drivers number stages through, worker after worker; as text this one is "2 of worker 1".
+
+    Stages of a single worker's network are plain integers.
+    """
+
+    worker: int
+    stage: int
+    stages: int
+
+    def __new__(cls, worker: int, stage: int, stages: int) -> Self:
+        """Stage ``stage`` of worker ``worker``, each of which has ``stages``."""
+        self = super().__new__(cls, worker * stages + stage)
+        self.worker, self.stage, self.stages = worker, stage, stages
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.stage} of worker {self.worker}"
+
+    def __reduce__(self) -> Any:
+        return StageNumber, (self.worker, self.stage, self.stages)
 
 
 class Channel(NamedTuple):
     """Messages one way between two stages, first in, first out.
 
-    ``capacity``: messages that may be under way or waiting; a sender waits while there are so many. None: no limit.
+    ``source``, ``target``: their numbers. ``capacity``: messages that may be under way or waiting; a sender waits
+    while there are so many. None: no limit.
     """
 
     source: int

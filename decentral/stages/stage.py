@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from decentral.stages.local_losses import cross_entropy
 from decentral.stages.network import Network
-from decentral.stages.requests import Channel, NonFiniteError, StageError
+from decentral.stages.requests import Channel, Compute, NonFiniteError, Program, StageError
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Batches = Callable[[int], tuple[Tensor, Tensor]]
@@ -55,12 +55,14 @@ class Stage:
         if self.head is not None:
             self.modules.append(self.head)
         self.make_optimizer = make_optimizer
-        self.optimizers = [make_optimizer(self.modules.parameters())]  # and one for each local head
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.learns(self.modules)
         self._make_head = make_head
         self.losses: dict[int, Tensor] = {}
         self.staleness: Counter[int] = (
             Counter()
         )  # updates between a batch's forward pass and its own -> batches
+        self.findings: dict[str, Tensor] = {}  # what a program leaves behind beside the parameters, by name
         self.on_update: Callable[[int], None] | None = (
             None  # called before step t's update, gradients in place
         )
@@ -73,8 +75,21 @@ class Stage:
         if self._make_head is None:
             raise StageError(f"stage {self.index} was made without local heads; give it make_head")
         head = self._make_head(name, layer)
-        self.optimizers.append(self.make_optimizer(head.parameters()))
+        self.learns(head)
         return head
+
+    def learns(self, module: nn.Module) -> None:
+        """From now on the module's parameters change in the stage's updates."""
+        self.optimizers.append(self.make_optimizer(module.parameters()))
+
+    @property
+    def number(self) -> int:
+        """What drivers know this stage by."""
+        return self.number_of(self.index)
+
+    def number_of(self, index: int) -> int:
+        """What drivers know stage ``index`` by."""
+        return index
 
     @property
     def first(self) -> bool:
@@ -86,21 +101,25 @@ class Stage:
         """Whether the loss is here."""
         return self.index == self.count - 1
 
+    def channel(self, source: int, target: int, name: str, capacity: int | None = None) -> Channel:
+        """A channel from stage ``source`` to stage ``target``."""
+        return Channel(self.number_of(source), self.number_of(target), name, capacity)
+
     def to_next(self, name: str, capacity: int | None = None) -> Channel:
         """The channel to the stage above."""
-        return Channel(self.index, self.index + 1, name, capacity)
+        return self.channel(self.index, self.index + 1, name, capacity)
 
     def from_previous(self, name: str, capacity: int | None = None) -> Channel:
         """The channel from the stage below."""
-        return Channel(self.index - 1, self.index, name, capacity)
+        return self.channel(self.index - 1, self.index, name, capacity)
 
     def to_previous(self, name: str, capacity: int | None = None) -> Channel:
         """The channel to the stage below."""
-        return Channel(self.index, self.index - 1, name, capacity)
+        return self.channel(self.index, self.index - 1, name, capacity)
 
     def from_next(self, name: str, capacity: int | None = None) -> Channel:
         """The channel from the stage above."""
-        return Channel(self.index + 1, self.index, name, capacity)
+        return self.channel(self.index + 1, self.index, name, capacity)
 
     def inputs(self, t: int, m: int = 0, parts: int = 1) -> Tensor:
         """Inputs of step t, or of its m-th of ``parts`` micro-batches."""
@@ -147,6 +166,10 @@ class Stage:
         noted = loss.detach()
         self.losses[t] = self.losses[t] + noted if t in self.losses else noted
 
+    def learn(self, t: int, tag: Any = None) -> Program:
+        """Step t's update, as requests. ``tag``: its number in pictures, if that is not t."""
+        yield Compute("update", self.update, t, tag=t if tag is None else tag)
+
     def update(self, t: int) -> None:
         """The step of layers and local heads with the gradients in ``grad``, which are then forgotten."""
         if self.on_update is not None:
@@ -164,7 +187,7 @@ class Stage:
             if torch.isfinite(y.detach()).all():
                 return y
             raise NonFiniteError(
-                f"stage {self.index} (layers {self.span.start} to {self.span.stop - 1}): its activations are not "
+                f"stage {self.number} (layers {self.span.start} to {self.span.stop - 1}): its activations are not "
                 "finite; lower train.lr"
             )
         return y

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+import topologies
 from decentral.recorder import write_whole
 from decentral.stages.building import Plan, hosts
 from decentral.stages.clock import VirtualClock
@@ -29,23 +31,27 @@ if TYPE_CHECKING:
 
 def check(config: StageConfig, world: Any) -> None:
     """Refuse what does not fit: the cut, the program, its heads, the ranks."""
-    hosts(config.stages.count, world.ranks)
+    hosts(config.stages.count, config.workers, world.ranks)
+    if config.topology is not None:
+        config.topology.mixing()
     Plan(config, torch.device("cpu"))
 
 
-def record_interval(train: Train, samples: Samples) -> int:
+def record_interval(train: Train, samples: Samples, workers: int) -> int:
     """Steps from one record to the next. By default a 20th of the run, but records take a 20th of the work at most."""
     if train.record_every != "auto":
         return train.record_every
-    seen = sum(min(len(y), train.eval_samples) for _, y in (samples.train, samples.test))
-    steps = 1 + seen / (
-        3 * samples.batch_size
-    )  # that cost as much: forward and backward are thrice a forward pass
+    train_seen, test_seen = (min(len(y), train.eval_samples) for _, y in (samples.train, samples.test))
+    seen = train_seen + test_seen * (1 if workers == 1 else workers + 1)
+    # that cost as much: forward and backward are thrice a forward pass
+    steps = 1 + seen / (3 * samples.step_samples)
     return max(1, train.rounds // 20, math.ceil(20 * steps))
 
 
 class Training:
-    """The stages that this rank hosts, their program and its records; rank 0 measures.
+    """The stages that this rank hosts, of one worker or of several that gossip; their program and its records.
+
+    Rank 0 measures. FLOPs, costs and kept activations are found with one worker alone: all have the same stages.
 
     A run that was interrupted begins anew (``kept`` is None): programs have no state to put back.
     """
@@ -56,14 +62,14 @@ class Training:
         del kept
         self.config, self.world, self.folder = config, world, folder
         self.plan = Plan(config, device)
-        self.host = hosts(config.stages.count, world.ranks)
+        self.host = hosts(config.stages.count, config.workers, world.ranks)
         self.profile = world.from_root(lambda: profile(config.program, self.plan.trial))
         self.costs = cost_table(self.profile, config.stages.costs, config.stages.flops_per_s)
         mine = [k for k, rank in enumerate(self.host) if rank == world.rank]
         self.stages = self.plan.stages(config.train.rounds, mine)
-        self.observers = {s.index: Observer(s, self._is_recorded) for s in self.stages}
+        self.observers = {s.number: Observer(s, self._is_recorded) for s in self.stages}
         self.assembly = Assembly(self.plan.network, cross_entropy)
-        self.every = record_interval(config.train, self.plan.samples)
+        self.every = record_interval(config.train, self.plan.samples, config.workers)
         self.t = 0
         self.row: dict[str, Any] = {}
         self.notes: list[str] = []
@@ -81,11 +87,9 @@ class Training:
         """All steps, with records. Every rank calls it."""
         self._progress = progress
         self._write("costs.json", self._cost_rows())
-        programs = {s.index: self.config.program.run(s) for s in self.stages}
+        programs = {s.number: self.config.program.run(s) for s in self.stages}
         if self.world.ranks == 1:
-            self.driver: Any = VirtualClock(
-                programs, lambda k, kind: self.costs.get((k, kind), 0.0), self._link, self._done
-            )
+            self.driver: Any = VirtualClock(programs, self._cost, self._link, self._done)
         else:
             from decentral.stages.mpi import MPIDriver, gathered
 
@@ -99,15 +103,21 @@ class Training:
         if self.world.ranks > 1:
             trace = gathered(trace)
         staleness = {k: v for part in self.world.agree(self._staleness()) for k, v in part.items()}
+        findings = {k: v for part in self.world.agree(self._findings()) for k, v in part.items()}
         if self.world.rank == 0:
             while self.t < self.config.train.rounds:
                 self._collect()
             self._write_trace(trace)
             self._write("staleness.json", staleness)
+            if findings and self.folder is not None:
+                write_whole(self.folder.path / "findings.npz", lambda file: np.savez(file, **findings))
         return Outcome("finished", "", self.row | self._final(staleness))
 
     def _is_recorded(self, t: int) -> bool:
         return (t + 1) % self.every == 0 or t + 1 == self.config.train.rounds or t == 0
+
+    def _cost(self, number: int, kind: str) -> float:
+        return self.costs.get((number % self.config.stages.count, kind), 0.0)
 
     def _link(self, channel: Channel, size: int) -> tuple[float, float]:
         del channel
@@ -133,7 +143,7 @@ class Training:
     def _arrived(self, snapshot: Snapshot) -> None:
         parts = self._waiting.setdefault(snapshot.t, [])
         parts.append(snapshot)
-        if len(parts) == self.config.stages.count:
+        if len(parts) == len(self.host):
             began = time.perf_counter()
             self._record(sorted(self._waiting.pop(snapshot.t), key=lambda s: s.stage))
             self._evaluating_s += time.perf_counter() - began
@@ -144,35 +154,61 @@ class Training:
         row = row_of(parts, self.clock)
         if "wall_s" in row:  # rank 0's stages stood still while it measured
             row["wall_s"] = max(0.0, row["wall_s"] - self._evaluating_s)
-        row["samples"] = (t + 1) * samples.batch_size
+        n, count = self.config.workers, self.config.stages.count
+        row["samples"] = (t + 1) * samples.step_samples
         row["epoch"] = row["samples"] / samples.epoch_samples
-        row["flops"] = (t + 1) * self.profile.flops_step
+        row["flops"] = (t + 1) * self.profile.flops_step * n
         row["critical_flops"] = (t + 1) * self.profile.critical_flops_step
-        cosines = self.assembly.cosines(parts, *samples.batch(t))
-        known = [c for c in cosines if not math.isnan(c)]
-        row["gradient_cosine"] = sum(known) / len(known) if known else float("nan")
-        self.assembly.load([s.after for s in parts])
-        last = t + 1 == train.rounds
-        seen = {"train": train.eval_samples, "test": None if last else train.eval_samples}
-        for name, most in seen.items():
-            x, y = getattr(samples, name)
-            row[f"{name}_loss"], row[f"{name}_accuracy"] = self.assembly.measure(x[:most], y[:most])
+        workers = [parts[i * count : (i + 1) * count] for i in range(n)]
+        cosines = [self.assembly.cosines(own, *samples.batch(i, t)) for i, own in enumerate(workers)]
+        of_layer = [_mean(values) for values in zip(*cosines, strict=True)]
+        row["gradient_cosine"] = _mean(of_layer)
+        row |= self._evaluate(workers, t + 1 == train.rounds)
         self.row, self.t = row, t + 1
         if self.folder is not None:
-            self.folder.append({**row, **{f"gradient_cosine_{i}": c for i, c in enumerate(cosines)}})
+            self.folder.append({**row, **{f"gradient_cosine_{i}": c for i, c in enumerate(of_layer)}})
         self._progress(self.t, row)
 
+    def _evaluate(self, workers: Sequence[Sequence[Snapshot]], last: bool) -> dict[str, float]:
+        """Losses and accuracies of the averaged model; where there are several, what is measured of workers."""
+        samples, most, values = self.plan.samples, self.config.train.eval_samples, {}
+        models = [[s.after for s in own] for own in workers]
+        if len(models) > 1:
+            accuracies = []
+            for states in models:
+                self.assembly.load(states)
+                accuracies.append(self.assembly.measure(*_first(samples.test, most))[1])
+            values["test_accuracy_worker_mean"] = sum(accuracies) / len(models)
+            values["test_accuracy_worker_min"] = min(accuracies)
+            values["consensus_sq"] = self.assembly.consensus_sq(models)  # and loads the average
+        else:
+            self.assembly.load(models[0])
+        for name, size in (("train", most), ("test", None if last else most)):
+            part = _first(getattr(samples, name), size)
+            values[f"{name}_loss"], values[f"{name}_accuracy"] = self.assembly.measure(*part)
+        return values
+
     def _staleness(self) -> dict[int, dict[int, int]]:
-        return {s.index: dict(sorted(s.staleness.items())) for s in self.stages if s.staleness}
+        return {s.number: dict(sorted(s.staleness.items())) for s in self.stages if s.staleness}
+
+    def _findings(self) -> dict[str, Any]:
+        return {
+            f"stage_{s.number:d}_{name}": value.detach().cpu().numpy()
+            for s in self.stages
+            for name, value in s.findings.items()
+        }
 
     def _final(self, staleness: dict[int, dict[int, int]]) -> dict[str, float]:
         found = self.profile
         final = {
-            "flops_step": found.flops_step,
+            "flops_step": found.flops_step * self.config.workers,
             "critical_flops_step": found.critical_flops_step,
             "activation_bytes_max": max(found.activation_bytes),
             "activation_bytes_sum": sum(found.activation_bytes),
         }
+        topology = self.config.topology
+        if topology is not None and (mixing := topology.mixing()).period == 1:
+            final["spectral_gap"] = topologies.spectral_gap(mixing.matrix(0))
         counts = [(lag, many) for histogram in staleness.values() for lag, many in histogram.items()]
         if counts:
             final["staleness_mean"] = sum(lag * many for lag, many in counts) / sum(
@@ -205,3 +241,14 @@ class Training:
         self._write("boundaries.json", rows)
         self._write("activation_bytes.json", dict(enumerate(self.profile.activation_bytes)))
         trace.write_chrome(self.folder.path / "trace.json")
+
+
+def _first(part: tuple[Any, Any], size: int | None) -> tuple[Any, Any]:
+    x, y = part
+    return x[:size], y[:size]
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of those that are known; NaN if none is."""
+    known = [v for v in values if not math.isnan(v)]
+    return sum(known) / len(known) if known else float("nan")
