@@ -16,7 +16,7 @@ from rich.table import Table
 
 from decentral.results import grouped, read_experiment
 
-SHOWN = ("round", "flops", "critical_flops")
+SHOWN = ("round", "flops", "critical_flops", "simulated_s", "wall_s")
 
 
 def crossing(run, column, cutoff):
@@ -26,8 +26,16 @@ def crossing(run, column, cutoff):
     for i, j in pairwise(range(len(y))):
         if sign * y[i] > sign * cutoff >= sign * y[j]:
             share = (y[i] - cutoff) / (y[i] - y[j])
-            return {name: run.columns[name][i] * (1 - share) + run.columns[name][j] * share for name in SHOWN}
+            return {
+                name: run.columns[name][i] * (1 - share) + run.columns[name][j] * share
+                for name in columns_of(run)
+            }
     return None
+
+
+def columns_of(run):
+    """Those that the run has: one of the two clocks."""
+    return [name for name in SHOWN if name in run.columns]
 
 
 def spread(values):
@@ -40,11 +48,12 @@ def main(folder, cutoff, column="train_loss"):
     """Print the table."""
     experiment = read_experiment(Path(folder))
     table = Table(title=f"{experiment.name}: {column} passes {cutoff}", title_justify="left")
-    for name in (*experiment.swept, "seeds", *SHOWN):
+    shown = columns_of(experiment.runs[0])
+    for name in (*experiment.swept, "seeds", *shown):
         table.add_column(name)
     for values, runs in grouped(experiment.runs, experiment.swept).items():
         found = [at for run in runs if (at := crossing(run, column, float(cutoff)))]
-        cells = [spread([at[name] for at in found]) if found else "never" for name in SHOWN]
+        cells = [spread([at[name] for at in found]) if found else "never" for name in shown]
         table.add_row(*map(str, values), f"{len(found)} of {len(runs)}", *cells)
     Console().print(table)
 
