@@ -29,6 +29,7 @@ from decentral.figures import (
     styles_of,
     value_label,
 )
+from decentral.parts import parts
 from decentral.results import (
     Array,
     Experiment,
@@ -89,8 +90,11 @@ def draw_experiment(folder: Path) -> list[Path]:
         paths += [
             save(figure, Path(folder) / "figures" / f"{spec.stem}{suffix}") for suffix in (".png", ".svg")
         ]
-    if traced := timeline(experiment, RC):
-        paths += [save(traced, Path(folder) / "figures" / f"timeline{suffix}") for suffix in (".png", ".svg")]
+    for name, found in (("timeline", timeline(experiment, RC)), ("parts", parts(experiment, RC))):
+        if found:
+            paths += [
+                save(found, Path(folder) / "figures" / f"{name}{suffix}") for suffix in (".png", ".svg")
+            ]
     return paths
 
 

@@ -27,6 +27,23 @@ from decentral.figures import (
 )
 from decentral.plots import DPI, draw_experiment
 from decentral.results import Experiment, Run, Spread, grouped, read_experiment
+from decentral.stage_table import stage_table
+
+OF_FILES = {
+    "timeline": (
+        "What each stage did when",
+        "Some steps from the middle of each run of the first seed; each run's trace.json opens in "
+        "chrome://tracing or Perfetto.",
+    ),
+    "parts": (
+        "What the parts of the factorisation stand for",
+        "A part is a pattern of hidden units. Pictures: the mean input weighted by how much of the part is in it, less "
+        "the mean input; red is more, blue less, each picture to its own scale. Bars: how a part's mean coefficient "
+        "is shared out over the classes, dotted if equally. Over each picture: the first class and its share; use: "
+        "what the part has of all coefficients.",
+    ),
+}
+"""Figures that are drawn from files of their own wherever a run left these: file stem -> heading, how to read it."""
 
 
 def write_report(folder: Path, drawn: Sequence[Path] | None = None) -> Path:
@@ -48,9 +65,13 @@ def write_report(folder: Path, drawn: Sequence[Path] | None = None) -> Path:
         summary=_summary(experiment),
         lost=lost_runs(experiment),
         figures=[_figure(spec, drawings[spec.stem], experiment) for spec in figures_of(experiment)]
-        + ([_timeline(drawings["timeline"])] if "timeline" in drawings else []),
+        + [_of_files(drawings[stem], *words) for stem, words in OF_FILES.items() if stem in drawings],
         intervals=_intervals(experiment),
-        graphs=_graph_facts(experiment),
+        tables=[
+            (name, rows)
+            for name, rows in (("Stages", stage_table(experiment)), ("Graphs", _graph_facts(experiment)))
+            if rows
+        ],
         runs=_runs(experiment),
         command=experiment.command,
         environment=_environment(experiment.runs),
@@ -114,14 +135,13 @@ def _interval(value: Spread) -> str:
     return f"{value.mean - value.half_width:.4g} … {value.mean + value.half_width:.4g}"
 
 
-def _timeline(png: Path) -> dict[str, Any]:
+def _of_files(png: Path, heading: str, note: str) -> dict[str, Any]:
     return {
         **_image(png),
-        "alt": "what each stage did when",
-        "heading": "What each stage did when",
+        "alt": heading[0].lower() + heading[1:],
+        "heading": heading,
         "caption": "",
-        "note": "Some steps from the middle of each run of the first seed; each run's trace.json opens in "
-        "chrome://tracing or Perfetto.",
+        "note": note,
     }
 
 

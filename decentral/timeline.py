@@ -20,7 +20,7 @@ KINDS = {"forward": "#4477aa", "backward": "#ee6677", "update": "#ccbb44", "wait
 OTHERS = ("#228833", "#aa3377", "#66ccee", "#999933")
 STEPS = 4  # drawn of each run, from the middle of it
 MOST = 8  # runs in one figure
-LANES = 16  # of a run
+LANES = 8  # of a run
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def timeline(experiment: Experiment, style: dict[str, Any]) -> Figure | None:
         seen: dict[str, str] = {}
         for axis, run, panel in zip(axes, runs, lanes, strict=True):
             _panel(axis, panel, seen)
-            axis.set_title(_title(experiment, run), loc="left")
+            axis.set_title(title_of(experiment, run), loc="left")
         clocks = {json.loads(_trace(experiment, run).read_text())["otherData"]["clock"] for run in runs}
         axes[-1].set_xlabel(f"{' or '.join(sorted(clocks))} time (ms)")
         order = [*(k for k in KINDS if k in seen), *(k for k in seen if k not in KINDS)]
@@ -59,7 +59,8 @@ def _trace(experiment: Experiment, run: Run) -> Path:
     return experiment.folder / "runs" / run.id / "trace.json"
 
 
-def _title(experiment: Experiment, run: Run) -> str:
+def title_of(experiment: Experiment, run: Run) -> str:
+    """What tells a run from the others of its seed, in words."""
     parts = [value_label(f, v) if f.endswith(".name") else f"{field_label(f)} {value_label(f, v)}"
              for f, v in run.fields.items() if v != ""]  # fmt: skip
     return ", ".join(parts) or str(run.config.get("program", {}).get("name", run.id)) or experiment.name

@@ -148,7 +148,9 @@ def test_what_answers_at_once_imports_no_torch(name):
         assert not reached(imports(path, late=False), "torch"), f"{name} reaches torch through {module(path)}"
 
 
-@pytest.mark.parametrize("name", ["results", "figures", "plots", "report", "compare"])
+@pytest.mark.parametrize(
+    "name", ["results", "figures", "plots", "timeline", "parts", "stage_table", "report", "compare"]
+)
 def test_drawing_reads_only_files(name):
     (path,) = within(f"decentral.{name}")
     assert not reached(imports(path), "torch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +19,11 @@ from decentral.programs.penalty import (
 )
 from decentral.stages import Compute, Done, Program, Recv, Send
 from decentral.stages.factorisation import NonNegativeFactorisation
+from decentral.stages.part_statistics import PartStatistics
 from decentral.stages.stage import Pass, Stage
+
+LAST = 10
+"""What parts stand for is found in the last 1 / LAST of the steps, rounded up."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,9 @@ class BlockADMM:
 
     ``factors`` = r, if not 0, puts a non-negative factorisation before the last block: after its gradient step
     z_{T-1} is replaced by M S ~ z_{T-1} with r non-negative parts, ``sweeps`` of alternating least squares later.
-    The parts S stay from step to step.
+    The parts S stay from step to step. At its end a run leaves :class:`PartStatistics` in the findings of stage T-2,
+    from the batches of the last tenth of the steps: M is of f_{T-1}(z_{T-2}) before the batch's first update, which
+    in the setting "online" is a forward pass's: the step's labels have not moved it. S is as the step before left it.
 
     Where things are: z_t, u_t, M and S on the stage of f_t, below its boundary. An iteration sends z_t up and
     sum_i dl_{t+1,i}/dz_t down: batch x width numbers each way; a forward pass adds as many up.
@@ -66,14 +73,14 @@ class BlockADMM:
         if self.factors < 0:
             raise ValueError(f"factors = {self.factors} must not be negative; 0 is no factorisation")
 
-    def run(self, stage: Stage, factorisation: NonNegativeFactorisation | None = None) -> Program:
-        """The stage's program. ``factorisation``: the one to use on stage T-2, where its parts are wanted later."""
+    def run(self, stage: Stage) -> Program:
+        """The stage's program. Raises ValueError where there are ``factors`` and no boundary."""
         if self.factors and stage.count < 2:
             raise ValueError(
                 f"factors = {self.factors} needs a boundary; cut the network into 2 stages or more"
             )
         if self.factors and stage.index == stage.count - 2:
-            return self._run(stage, factorisation or NonNegativeFactorisation(self.factors))
+            return self._run(stage, NonNegativeFactorisation(self.factors))
         return self._run(stage, None)
 
     def _run(self, stage: Stage, factorisation: NonNegativeFactorisation | None) -> Program:
@@ -81,6 +88,7 @@ class BlockADMM:
         below: Tensor  # z_{t-1}
         z: Tensor
         u: Tensor
+        pictured, seen = stage.steps - math.ceil(stage.steps / LAST), PartStatistics(self.sweeps)
         for t in range(stage.steps):
             size = len(stage.labels(t))
             kept: Pass | None = None
@@ -98,6 +106,8 @@ class BlockADMM:
                     kept = yield Compute("forward", stage.forward, below, not stage.first, tag=tag)
                     if not stage.last:  # the dual step of the iteration before: here f_t's new value is known
                         u = u + z - kept.y.detach()
+                if factorisation and i == 0 and t >= pictured:  # a measurement: on no clock
+                    seen.add(factorisation.parts, kept.y.detach(), *stage.batch(t))
                 if not stage.first:
                     dy = None if stage.last else -beta * (z - kept.y.detach() + u)
                     dx = yield Compute("backward", _input_gradient, stage, kept, t, dy, tag=tag)
@@ -116,9 +126,11 @@ class BlockADMM:
                 else:
                     dy = -beta / size * (z - kept.y.detach() + u)
                     yield Compute("backward", stage.backward, kept, dy, tag=tag)
-                yield Compute("update", stage.update, t, tag=tag)
+                yield from stage.learn(t, tag)
                 kept = None
             yield Done(t)
+        if factorisation:
+            stage.findings |= seen.findings()
 
 
 def _input_gradient(stage: Stage, kept: Pass, t: int, dy: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from decentral.errors import UserError
 
@@ -18,7 +19,8 @@ class NonNegativeFactorisation:
         M_j <- max(0, M_j + (z S_j' - M S S_j') / S_j S_j'),        and S likewise with the roles changed
 
     The objective never rises; z (B, d) may have any sign, later dimensions are flattened. The first start is NNDSVD
-    (positive parts of singular vectors), without randomness. Cost of a sweep: about 4 B d r multiplications.
+    (positive parts of singular vectors), without randomness. Cost of a sweep: about 4 B d r multiplications, of the
+    start of a batch B d r and a singular value decomposition of S.
     Reference: Cichocki and Phan 2009 (HALS); Boutsidis and Gallopoulos 2008 (NNDSVD).
     """
 
@@ -45,7 +47,12 @@ class NonNegativeFactorisation:
         return self.coefficients @ self.parts
 
     def start(self, z: Tensor) -> None:
-        """New samples z: their M begins at 0; the first time also S is made. Raises UserError if r > min(B, d)."""
+        """New samples z. The first time M and S begin at NNDSVD; later S is kept, its rows scaled to length 1.
+
+        M then begins at max(0, z S^+), least squares cut at 0. Trap: from M = 0 a few sweeps leave all to the first
+        parts, and what M falls short of goes into the lengths of S, which grow without bound from batch to batch.
+        Raises UserError if r > min(B, d).
+        """
         z = z.flatten(1)
         if self._parts is None:
             if self.factors > min(z.shape):
@@ -55,7 +62,8 @@ class NonNegativeFactorisation:
                 )
             self._coefficients, self._parts = nndsvd(z, self.factors)
         else:
-            self._coefficients = z.new_zeros(len(z), self.factors)
+            self._parts = normalize(self._parts)
+            self._coefficients = coefficients_of(z, self._parts, sweeps=0)
 
     def step(self, z: Tensor) -> None:
         """One sweep: all columns of M, then all rows of S."""
@@ -69,6 +77,16 @@ class NonNegativeFactorisation:
         for _ in range(sweeps):
             self.step(z)
         return self.reconstruction.view_as(z)
+
+
+def coefficients_of(z: Tensor, parts: Tensor, sweeps: int) -> Tensor:
+    """M (B, r) for samples z and parts S that stay: max(0, z S^+), then ``sweeps`` times all columns of M."""
+    z = z.flatten(1)
+    m: Tensor = (z @ torch.linalg.pinv(parts)).clamp(min=0)
+    products, gram = z @ parts.T, parts @ parts.T
+    for _ in range(sweeps):
+        m = _sweep(m.T, products, gram).T
+    return m
 
 
 def _sweep(rows: Tensor, products: Tensor, gram: Tensor) -> Tensor:
