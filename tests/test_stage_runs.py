@@ -127,7 +127,7 @@ def test_backprop_run_is_plain_torch(tmp_path):
     module = plan.network.modules()
     step = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
     for t in range(12):
-        inputs, labels = plan.samples.batch(t)
+        inputs, labels = plan.samples.batch(0, t)
         step.zero_grad()
         cross_entropy(plan.network(inputs), labels).backward()
         step.step()
@@ -161,7 +161,7 @@ REFUSED = [
     ('optimizer.name="sdg"', "did you mean 'sgd'?"),
     ("optimizer.momentum=1.5", "momentum = 1.5 must be in [0, 1)"),
     ("train.compile=true", "train.compile has no meaning with [stages]"),
-    ('algorithm.name="dsgd"', "section [algorithm] has no meaning where there is [stages]"),
+    ('algorithm.name="dsgd"', "section [algorithm] needs [topology] where there is [stages]"),
     ("network.latency_s=-1.0", "network.latency_s = -1.0 must be finite and not negative"),
     ("stages.flops_per_s=0.0", "stages.flops_per_s = 0.0 must be positive and finite"),
 ]
