@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import topologies
 from decentral.algorithms import ALGORITHMS
@@ -17,7 +17,7 @@ from decentral.tables import fields_of, from_table, named, pop_name, section
 if TYPE_CHECKING:
     import networkx as nx
 
-SECTIONS = ("problem", "topology", "algorithm", "train", "schedule")
+SECTIONS: tuple[str, ...] = ("problem", "topology", "algorithm", "train", "schedule")
 _PATHS = ("topology.path", "topology.weights", "problem.data_root")
 
 
@@ -130,6 +130,8 @@ class Topology:
 @dataclass(frozen=True)
 class RunConfig:
     """Everything that a run depends on."""
+
+    training: ClassVar[str] = "decentral.training"
 
     name: str
     seed: int

@@ -17,6 +17,8 @@ import numpy as np
 
 from decentral.config import SECTIONS as ROUNDS
 from decentral.config import RunConfig, absolute_paths
+from decentral.dataflow_config import SECTIONS as DATAFLOW
+from decentral.dataflow_config import DataflowConfig
 from decentral.errors import UserError, nearest
 from decentral.figures import COLUMNS, check_figure, figures_of
 from decentral.recorder import FINAL_ONLY
@@ -25,11 +27,11 @@ from decentral.results import Run
 from decentral.stage_config import SECTIONS as STAGES
 from decentral.stage_config import StageConfig
 
-SECTIONS = tuple(dict.fromkeys((*ROUNDS, *STAGES)))
+SECTIONS = tuple(dict.fromkeys((*ROUNDS, *STAGES, *DATAFLOW)))
 TOP_LEVEL = ("name", "question", "seeds", *SECTIONS, "sweep", "figure")
 
 
-Config = RunConfig | StageConfig
+Config = RunConfig | StageConfig | DataflowConfig
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,16 @@ def expand(table: Mapping[str, Any], overrides: Sequence[tuple[str, Any]] = ()) 
 
 
 def _config(table: dict[str, Any]) -> Config:
-    """Data-parallel rounds, or layer-parallel stages where there is ``[stages]`` or ``[program]``."""
-    layered = "stages" in table or "program" in table
-    kind, sections = (StageConfig, STAGES) if layered else (RunConfig, ROUNDS)
+    """Rounds of workers; stages where there is ``[stages]`` or ``[program]``, nodes where there is ``[dataflow]``."""
+    kind: type[Config]
+    if "dataflow" in table:
+        kind, sections, there = DataflowConfig, DATAFLOW, "[dataflow]"
+    elif "stages" in table or "program" in table:
+        kind, sections, there = StageConfig, STAGES, "[stages]"
+    else:
+        kind, sections, there = RunConfig, ROUNDS, "no [stages]"
     for key in SECTIONS:
         if key in table and key not in sections:
-            there = "[stages]" if layered else "no [stages]"
             raise UserError(f"section [{key}] has no meaning where there is {there}; remove it")
     return kind.from_table(table)
 

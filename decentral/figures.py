@@ -296,6 +296,8 @@ COLUMNS = {
         "mean bias²",
         better="low",
     ),
+    "instances_per_s": Column("instances a second", "instances/s", better="high"),
+    "occupancy": Column("share of the time that workers work", "occupancy", better="high"),
     "batch_loss": Column("training loss of the step's batch", "batch loss", better="low"),
     "gradient_cosine": Column("cosine of the local and the true gradient", "cosine", better="high"),
     "flops": Column("work in total", "work", "FLOP"),
@@ -325,6 +327,9 @@ FIELDS = {
     "program.name": "program",
     "program.blocks": "blocks",
     "stages.count": "stages",
+    "dataflow.runtime": "runtime",
+    "dataflow.max_active_keys": "active keys",
+    "dataflow.workers": "workers",
 }
 
 ALGORITHM_NAMES = {"pmsgd": "PmSGD", "dsgd": "DSGD", "dmsgd": "DmSGD", "decentlam": "DecentLaM"}

@@ -19,7 +19,6 @@ from decentral.errors import UserError
 from decentral.experiment import Config, Experiment, PlannedRun, load
 from decentral.progress import Progress
 from decentral.recorder import PART, RunFolder, write_results, write_whole
-from decentral.stage_config import StageConfig
 from decentral.stages.requests import DeadlockError, NonFiniteError
 
 _FINISHED, _USER, _DIVERGED, _INTERRUPTED = 0, 2, 3, 130
@@ -119,9 +118,8 @@ def _check_rank(world: Any, experiment: Experiment, done: dict[str, Any]) -> Non
 
 
 def _training(config: Config) -> ModuleType:
-    """The module that trains such a configuration: rounds of workers, or stages of a network."""
-    layered = isinstance(config, StageConfig)
-    return importlib.import_module("decentral.stages.training" if layered else "decentral.training")
+    """The module that trains such a configuration."""
+    return importlib.import_module(config.training)
 
 
 def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[str, dict[str, Any]]:

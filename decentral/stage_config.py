@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from decentral.algorithms import ALGORITHMS
 from decentral.config import Topology, Train, file_name
@@ -17,7 +17,7 @@ from decentral.problems import PROBLEMS
 from decentral.schedule import SCHEDULES, Schedule
 from decentral.tables import fields_of, from_table, named, section
 
-SECTIONS = (
+SECTIONS: tuple[str, ...] = (
     "problem", "stages", "program", "topology", "algorithm", "optimizer", "train", "schedule", "network",
 )  # fmt: skip
 _ROUNDS_ONLY = ("oracle", "compile", "checkpoint_every")
@@ -75,6 +75,8 @@ class StageConfig:
     ``topology``, ``algorithm``: of the workers, each of which has all stages; None where there is one. ``optimizer``:
     None where the algorithm makes the update.
     """
+
+    training: ClassVar[str] = "decentral.stages.training"
 
     name: str
     seed: int

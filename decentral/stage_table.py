@@ -14,7 +14,7 @@ PEERS = ("gossip", "all-reduce")
 
 
 def stage_table(experiment: Experiment) -> list[dict[str, str]]:
-    """A row for each stage of each run of the first seed that left a boundaries.json.
+    """A row for each stage of each run of the first seed that left its files.
 
     Bytes are means over steps and workers: to stages above (activations), to stages below (gradients), to the same
     stage of other workers. Kept activations: the most that autograd held of one worker's stage at a time. Staleness:
@@ -23,7 +23,7 @@ def stage_table(experiment: Experiment) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
     for run in experiment.runs:
         folder = experiment.folder / "runs" / run.id
-        if run.seed == experiment.seeds[0] and (folder / "boundaries.json").exists():
+        if run.seed == experiment.seeds[0] and (folder / "activation_bytes.json").exists():
             rows += _rows(title_of(experiment, run), run, folder)
     for key in ("to peers (B a step)", "staleness: batches"):
         if all(row[key] in ("0", "") for row in rows):

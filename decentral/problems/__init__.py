@@ -6,6 +6,7 @@ from decentral.problems.classification import CNN, MLP, VGG, LogisticRegression,
 from decentral.problems.language_settings import LSTM, Transformer
 from decentral.problems.quadratic import Quadratic
 from decentral.problems.regression import LinearRegression
+from decentral.problems.structured import BasicDeduction, ListReduction, SentimentTrees
 
 PROBLEMS: dict[str, type[Any]] = {
     "quadratic": Quadratic,
@@ -18,6 +19,9 @@ PROBLEMS: dict[str, type[Any]] = {
     "vgg": VGG,
     "transformer": Transformer,
     "lstm": LSTM,
+    "list-reduction": ListReduction,
+    "sentiment-trees": SentimentTrees,
+    "basic-deduction": BasicDeduction,
     "module": Module,
 }
 
@@ -27,11 +31,14 @@ __all__ = [
     "MLP",
     "PROBLEMS",
     "VGG",
+    "BasicDeduction",
     "LinearRegression",
+    "ListReduction",
     "LogisticRegression",
     "Module",
     "Quadratic",
     "ResNet",
     "ResNet20",
+    "SentimentTrees",
     "Transformer",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from decentral.problems.objective import Place, check_positive
 
@@ -87,6 +87,8 @@ class LogisticRegression(Classification):
 @dataclass(frozen=True)
 class MLP(Classification):
     """A multi-layer perceptron with ReLU; ``hidden`` are the widths."""
+
+    dataflow: ClassVar[bool] = True  # there is a network of nodes for it
 
     hidden: tuple[int, ...] = (256,)
 

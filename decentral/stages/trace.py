@@ -35,6 +35,7 @@ class Trace:
     channel_bytes: Counter[Channel] = field(default_factory=Counter)
     channel_messages: Counter[Channel] = field(default_factory=Counter)
     makespan_s: float = 0.0
+    lane: str = "stage"  # what has a number
 
     def busy_s(self, stage: int) -> float:
         """Seconds that the stage worked."""
@@ -54,7 +55,7 @@ class Trace:
         skipped = max(0, len(self.spans) - most) // 2
         spans = self.spans[skipped : skipped + most]
         events: list[dict[str, Any]] = [
-            {"name": "thread_name", "ph": "M", "pid": 0, "tid": k, "args": {"name": f"stage {k}"}}
+            {"name": "thread_name", "ph": "M", "pid": 0, "tid": k, "args": {"name": f"{self.lane} {k}"}}
             for k in sorted({s.stage for s in spans})
         ]
         events += [

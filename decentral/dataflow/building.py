@@ -1,0 +1,133 @@
+"""From a configuration to workers: the model's network with its updates, where its nodes are, what they cost."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.flop_counter import FlopCounterMode
+
+from decentral.dataflow.control import Controller, updates_of
+from decentral.dataflow.ends import Input
+from decentral.dataflow.models import model_of
+from decentral.dataflow.network import Network
+from decentral.dataflow.transforms import Transform
+from decentral.dataflow.updates import Updates
+from decentral.dataflow.worker import Worker
+from decentral.errors import UserError
+from decentral.stages.clock import VirtualClock
+from decentral.stages.cut import cut_by_cost
+
+if TYPE_CHECKING:
+    from decentral.dataflow_config import DataflowConfig
+
+_PROFILED = 8  # instances
+_SPREAD = 1.0  # FLOPs of a node that has none, so that those are spread too
+
+
+class Plan:
+    """The model as it was initialised, the place of each node, and FLOPs of one message by (node, direction).
+
+    Raises UserError for a network, a placement or names that do not fit.
+    """
+
+    def __init__(self, config: DataflowConfig) -> None:
+        self.config = config
+        self.model = model_of(config)
+        self.names = list(self.network().nodes)
+        settings = config.dataflow
+        for key, given in (("frequencies", settings.frequencies or {}), ("place", settings.place)):
+            unknown = [] if isinstance(given, str) else [name for name in given if name not in self.names]
+            if unknown:
+                raise UserError(
+                    f"dataflow.{key}: there is no node {unknown[0]!r}; there are {', '.join(self.names)}"
+                )
+        self.flops, messages = self._profile()
+        self.place = self._place(messages)
+
+    def network(self) -> Network:
+        """A fresh network, with fresh copies of the modules and optimizers of its own."""
+        modules = copy.deepcopy(self.model.modules)
+        copies: dict[tuple[str, int], Any] = {}
+
+        def make(name: str, kind: type[Transform] = Transform, replica: int = 0) -> Transform:
+            module = copies.setdefault((name, replica), copy.deepcopy(modules[name]))
+            frequency = (settings.frequencies or {}).get(name, settings.min_update_frequency)
+            updates = None
+            if any(p.requires_grad for p in module.parameters()):
+                updates = Updates(
+                    self.config.optimizer.build(module.parameters(), train.lr, train.weight_decay),
+                    frequency, settings.unit, settings.reduce, settings.clip, settings.anneal, settings.ordered,
+                )  # fmt: skip
+            return kind(module, updates, settings.stash)
+
+        settings, train = self.config.dataflow, self.config.train
+        network: Network = self.model.network(make, settings.replicas)
+        network.check()
+        return network
+
+    def worker(self, number: int) -> Worker:
+        """A fresh worker."""
+        settings = self.config.dataflow
+        return Worker(number, self.network(), self.place, settings.most if settings.batching else 1)
+
+    def cost(self, worker: Worker) -> float:
+        """Seconds on the virtual clock of the batch that the worker has just done."""
+        name, direction, messages = worker.doing
+        if not name:
+            return 0.0
+        settings = self.config.dataflow
+        return settings.batch_s + self.flops.get((name, direction), 0.0) * messages / settings.flops_per_s
+
+    def _profile(self) -> tuple[dict[tuple[str, str], float], Counter[tuple[str, str]]]:
+        """FLOPs of a message, and how many there are, by node and direction, of the first instances."""
+        worker = Worker(0, self.network(), dict.fromkeys(self.names, 0))
+        for updates in updates_of(worker):
+            updates.lr = 0.0
+        flops: Counter[tuple[str, str]] = Counter()
+        messages: Counter[tuple[str, str]] = Counter()
+
+        @contextmanager
+        def counted(_: int, kind: str) -> Iterator[None]:
+            name, direction, count = worker.doing
+            with FlopCounterMode(display=False) as counter:
+                yield
+            flops[name, direction] += counter.get_total_flops()
+            messages[name, direction] += count
+
+        keys = self.model.train[:_PROFILED]
+        controller = Controller(worker, 1, 1, [keys])
+        VirtualClock({0: controller.run()}, lambda *_: 0.0, around=counted).run()
+        return {key: flops[key] / count for key, count in messages.items() if count}, messages
+
+    def _place(self, messages: Mapping[tuple[str, str], int]) -> dict[str, int]:
+        settings = self.config.dataflow
+        if settings.workers > len(self.names):
+            raise UserError(
+                f"dataflow.workers = {settings.workers} but the network has {len(self.names)} nodes; use as many at "
+                "the most"
+            )
+        if not isinstance(settings.place, str):
+            return self._given(settings.place)
+        costs = [
+            _SPREAD + sum(self.flops.get((name, d), 0.0) * messages[name, d] for d in ("forward", "backward"))
+            for name in self.names
+        ]
+        spans = cut_by_cost(costs, settings.workers)
+        return {self.names[i]: w for w, span in enumerate(spans) for i in span}
+
+    def _given(self, given: Mapping[str, int]) -> dict[str, int]:
+        workers = self.config.dataflow.workers
+        place = dict.fromkeys(self.names, 0) | dict(given)
+        bad = next((name for name, w in place.items() if not 0 <= w < workers), None)
+        if bad is not None:
+            raise UserError(f"dataflow.place.{bad} = {place[bad]} is no worker; there are {workers}, from 0")
+        (source,) = self.network().of_type(Input)
+        if place[source.name]:
+            raise UserError(
+                f"dataflow.place.{source.name} = {place[source.name]}: instances begin on worker 0"
+            )
+        return place

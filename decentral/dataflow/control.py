@@ -1,0 +1,183 @@
+"""The controller injects instances, never more than a limit at a time, and says when the network is drained.
+
+It lives on worker 0, which hosts the Input. Control messages to the other workers: ``(DONE, key)``, an instance has
+come back; ``(DRAINED, phase)``, all of a phase have; None, the end. The first two are acknowledged, and so are copies
+of nodes that are asked for, by none, or sent back averaged.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from decentral.dataflow.edges import InvariantError
+from decentral.dataflow.ends import Input, Loss
+from decentral.dataflow.replicas import copies_on, means, put
+from decentral.dataflow.transforms import Transform
+from decentral.dataflow.updates import Updates
+from decentral.dataflow.worker import Worker
+from decentral.errors import UserError
+from decentral.stages.requests import Channel, Compute, Done, Program, RecvAny, Send
+
+CONTROL, ACKNOWLEDGED, COPIES = "control", "acknowledged", "copies"
+DONE, DRAINED = 1, 2
+
+
+class Controller:
+    """Worker 0's program: each phase is a sequence of instances; at its end the network is drained.
+
+    ``active``: instances under way at the most. ``workers``: how many there are. ``averages(number)``: whether copies
+    of nodes are averaged after a phase.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        active: int,
+        workers: int,
+        phases: Sequence[Sequence[int]],
+        averages: Callable[[int], bool] = lambda _: False,
+    ) -> None:
+        if active < 1:
+            raise UserError(f"active = {active} must be at least 1")
+        self.worker, self.active, self.phases, self.averages = worker, active, phases, averages
+        (self.input,) = worker.network.of_type(Input)
+        self.input.finished = self._finished
+        self.others = range(1, workers)
+        self.by_instance = any(u.unit == "instances" for u in updates_of(worker, everywhere=True))
+        self.under_way = self.most_under_way = 0
+        self.unacknowledged = 0
+        self.back: list[int] = []  # instances that have come back, not yet told
+        self.copies: dict[str, list[Tensor]] = {}  # of nodes on all workers, while they are averaged
+
+    def run(self) -> Program:
+        """The program."""
+        for number, keys in enumerate(self.phases):
+            yield from self._go(deque(keys))
+            yield from self._tell((DRAINED, number))
+            while self.unacknowledged:
+                yield from self._receive(wait=True)
+            drained(self.worker, number)
+            if self.worker.network.replicas and self.averages(number):
+                yield from self._average()
+            yield Done(number)
+        for other in self.others:
+            yield Send(Channel(0, other, CONTROL), None)
+
+    def _go(self, keys: deque[int]) -> Program:
+        worker = self.worker
+        while keys or self.under_way:
+            # with one instance at a time the next one finds all updates made
+            free = 0 if self.active == 1 and self.unacknowledged else self.active - self.under_way
+            if free > 0 and keys:
+                worker.doing = "", "inject", 0
+                yield Compute("inject", self._inject, [keys.popleft() for _ in range(min(free, len(keys)))])
+                yield from worker.flush()
+            if self.others:
+                yield from self._receive(wait=not worker.ready)
+            if worker.ready:
+                yield from worker.work()
+            elif not self.others and not self.back:
+                held = worker.network.held()
+                raise InvariantError(
+                    f"{self.under_way} instances are under way and nothing is left to do: {held}"
+                )
+            if self.back:
+                yield from self._tell_back()
+
+    def _average(self) -> Program:
+        """Collect the copies of nodes, average them and send the means back."""
+        self.copies = copies_on(self.worker)
+        for answer in (False, True):
+            values = means(self.worker.network, self.copies) if answer else {}
+            for other in self.others:
+                yield Send(Channel(0, other, COPIES), list(values.items()))
+                self.unacknowledged += 1
+            while self.unacknowledged:
+                yield from self._receive(wait=True)
+        put(self.worker, values)
+
+    def _inject(self, keys: list[int]) -> None:
+        self.under_way += len(keys)
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        self.input.inject(keys)
+
+    def _finished(self, key: int) -> None:
+        self.under_way -= 1
+        self.back.append(key)
+
+    def _tell_back(self) -> Program:
+        back, self.back = self.back, []
+        if self.by_instance:
+            for key in back:
+                if not any(loss.learns(key) for loss in self.worker.network.of_type(Loss)):
+                    continue
+                for updates in updates_of(self.worker):
+                    updates.instance_done()
+                yield from self._tell((DONE, key))
+
+    def _tell(self, what: tuple[int, int]) -> Program:
+        for other in self.others:
+            yield Send(Channel(0, other, CONTROL), what)
+            self.unacknowledged += 1
+
+    def _receive(self, wait: bool) -> Program:
+        """All that has come; with ``wait`` at least one thing, where anything can come."""
+        found = yield RecvAny((), wait=wait and (self.unacknowledged > 0 or self.under_way > 0))
+        while found is not None:
+            channel, value = found
+            if channel.name == ACKNOWLEDGED:
+                self.unacknowledged -= 1
+                self.copies.update(value)
+            else:
+                self.worker.deliver(value)
+                yield from self.worker.flush()  # what only passes through
+            found = yield RecvAny((), wait=False)
+
+
+def serve(worker: Worker) -> Program:
+    """The program of a worker other than 0."""
+    while True:
+        found = yield RecvAny((), wait=not worker.ready)
+        while found is not None:
+            channel, value = found
+            if channel.name == COPIES:
+                if value:
+                    put(worker, dict(value))
+                yield Send(Channel(worker.number, 0, ACKNOWLEDGED), list(copies_on(worker).items()))
+            elif channel.name != CONTROL:
+                worker.deliver(value)
+                yield from worker.flush()
+            elif value is None:
+                return
+            else:
+                what, number = value
+                if what == DONE:
+                    for updates in updates_of(worker):
+                        updates.instance_done()
+                else:
+                    drained(worker, number)
+                    yield Done(number)
+                yield Send(Channel(worker.number, 0, ACKNOWLEDGED), ())
+            found = yield RecvAny((), wait=False)
+        if worker.ready:
+            yield from worker.work()
+
+
+def updates_of(worker: Worker, everywhere: bool = False) -> list[Updates]:
+    """Those of the worker's nodes; ``everywhere``: of all nodes of the network."""
+    nodes = worker.network.nodes if everywhere else worker.nodes
+    found = (node.updates for node in nodes.values() if isinstance(node, Transform))
+    return [updates for updates in found if updates is not None]
+
+
+def drained(worker: Worker, number: int) -> None:
+    """All instances of phase ``number`` are back: nothing may be left. Updates are made with what was gathered."""
+    left = {name: count for name, node in worker.nodes.items() if (count := node.held())}
+    if left:
+        raise InvariantError(f"after a drain worker {worker.number} still holds messages: {left}")
+    for updates in updates_of(worker):
+        updates.drained()
+    worker.on_drained(number)

@@ -1,0 +1,293 @@
+"""Nodes that steer messages by their state: they copy, join and route payloads and look into none.
+
+They are called inline, so messages go through any number of them in one go until they are queued at a transform.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decentral.dataflow.edges import Edge, InvariantError, Message, State
+
+
+class Node(ABC):
+    """A node with ``inputs`` ports to receive on and ``outputs`` ports to emit from.
+
+    ``forward(port, messages)`` takes messages and emits any number; ``backward(out, messages)`` takes the answers to
+    some that were emitted, and answers those that were received, each once and with its own state.
+    """
+
+    inputs: int = 1
+    outputs: int = 1
+
+    def __init__(self) -> None:
+        self.name = type(self).__name__.lower()
+        self.ins: list[Edge] = []
+        self.outs: list[Edge] = []
+
+    @abstractmethod
+    def forward(self, port: int, messages: list[Message]) -> None:
+        """Messages for input ``port``."""
+
+    @abstractmethod
+    def backward(self, out: int, messages: list[Message]) -> None:
+        """The answers to messages that output ``out`` emitted."""
+
+    def held(self) -> int:
+        """Messages that this node remembers; 0 after every drain."""
+        return 0
+
+    def port_name(self, out: int) -> str:
+        """The node's name, with the port's number where it has several."""
+        return f"{self.name}[{out}]" if self.outputs > 1 else self.name
+
+
+class Cond(Node):
+    """Routes each message to the output ``port_of(state)``. Its answer goes back to the only input."""
+
+    def __init__(self, port_of: Callable[[State], int], outputs: int = 2) -> None:
+        super().__init__()
+        self.port_of, self.outputs = port_of, outputs
+
+    def forward(self, port: int, messages: list[Message]) -> None:
+        """Each to one of the outputs."""
+        routed: list[list[Message]] = [[] for _ in self.outs]
+        for message in messages:
+            port = self.port_of(message[0])
+            if not 0 <= port < self.outputs:
+                raise InvariantError(
+                    f"{self.name} has {self.outputs} outputs; port_of({message[0]}) is {port}"
+                )
+            routed[port].append(message)
+        for edge, part in zip(self.outs, routed, strict=True):
+            if part:
+                edge.forward(part)
+
+    def backward(self, out: int, messages: list[Message]) -> None:
+        """To the input."""
+        self.ins[0].backward(messages)
+
+
+class Phi(Node):
+    """Joins several inputs into one output, and remembers for each state where it came from. Loops go through one."""
+
+    def __init__(self, inputs: int = 2) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.origin: dict[State, int] = {}
+
+    def forward(self, port: int, messages: list[Message]) -> None:
+        """To the output."""
+        self.origin.update([(state, port) for state, _ in messages])
+        self.outs[0].forward(messages)
+
+    def backward(self, out: int, messages: list[Message]) -> None:
+        """Each to the input that it came from."""
+        parts: list[list[Message]] = [[] for _ in self.ins]
+        origin = self.origin
+        for message in messages:
+            parts[origin.pop(message[0])].append(message)
+        for edge, part in zip(self.ins, parts, strict=True):
+            if part:
+                edge.backward(part)
+
+    def held(self) -> int:
+        """States on their way."""
+        return len(self.origin)
+
+
+class StateUpdate(Node):
+    """state' = update(state) forward, state = inverse(state') backward; the payload stays."""
+
+    def __init__(self, update: Callable[[State], State], inverse: Callable[[State], State]) -> None:
+        super().__init__()
+        self.update, self.inverse = update, inverse
+
+    def forward(self, port: int, messages: list[Message]) -> None:
+        """Under the new states."""
+        update, inverse = self.update, self.inverse
+        after = [(update(state), payload) for state, payload in messages]
+        for (state, _), (new, _) in zip(messages, after, strict=True):
+            if inverse(new) != state:
+                raise InvariantError(
+                    f"{self.name} maps state {state} to {new}, and that back to {inverse(new)}; give the inverse"
+                )
+        self.outs[0].forward(after)
+
+    def backward(self, out: int, messages: list[Message]) -> None:
+        """Under the old states."""
+        self.ins[0].backward([(self.inverse(state), payload) for state, payload in messages])
+
+
+class Bcast(Node):
+    """Copies each message to all its outputs. The answer is the sum of all answers, by ascending output."""
+
+    def __init__(self, outputs: int = 2) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.answers: dict[State, dict[int, Any]] = {}
+
+    def forward(self, port: int, messages: list[Message]) -> None:
+        """To all outputs."""
+        for state, _ in messages:
+            self.answers[state] = {}
+        for edge in self.outs:
+            edge.forward(messages)
+
+    def backward(self, out: int, messages: list[Message]) -> None:
+        """Once all have answered."""
+        complete: list[Message] = []
+        for state, payload in messages:
+            answers = self.answers[state]
+            answers[out] = payload
+            if len(answers) == self.outputs:
+                del self.answers[state]
+                complete.append((state, total([answers[i] for i in range(self.outputs)])))
+        if complete:
+            self.ins[0].backward(complete)
+
+    def held(self) -> int:
+        """States without all their answers."""
+        return len(self.answers)
+
+
+class Concat(Node):
+    """Puts the payloads of all its inputs side by side, those of one ``key_of(state)``, which is the new state.
+
+    Nothing is copied: the payload is the tuple of the parts, and a transform joins a whole batch at once. The answer
+    may be such a tuple or one tensor.
+    """
+
+    def __init__(self, inputs: int = 2, key_of: Callable[[State], State] | None = None) -> None:
+        super().__init__()
+        if inputs < 2:
+            raise ValueError(f"a Concat of {inputs} has nothing to put side by side; use 2 inputs or more")
+        self.inputs, self.key_of = inputs, key_of
+        self.parts: dict[State, list[Message | None]] = {}
+        self.sources: dict[State, list[Message | None]] = {}
+
+    def forward(self, port: int, messages: list[Message]) -> None:
+        """Once all inputs are here."""
+        complete: list[Message] = []
+        key_of, waiting = self.key_of, self.parts
+        for message in messages:
+            key = message[0] if key_of is None else key_of(message[0])
+            parts = waiting.get(key)
+            if parts is None:
+                parts = waiting[key] = [None] * self.inputs
+            if parts[port] is not None:
+                raise InvariantError(f"{self.name} got a second message for its input {port} of state {key}")
+            parts[port] = message
+            if None not in parts:
+                del waiting[key]
+                self.sources[key] = parts
+                complete.append((key, side_by_side(parts)))
+        if complete:
+            self.outs[0].forward(complete)
+
+    def backward(self, out: int, messages: list[Message]) -> None:
+        """To each input its part."""
+        answers: list[list[Message]] = [[] for _ in self.ins]
+        for key, payload in messages:
+            at = 0
+            parts = self.sources.pop(key)
+            if payload is not None and type(payload) is not tuple:
+                payload = pieces(payload, [x.shape[1] for x in side_by_side(parts)], 1)
+            for part, answer in zip(parts, answers, strict=True):
+                state, given = part  # type: ignore[misc]
+                if payload is None:
+                    answer.append((state, None))
+                elif type(given) is tuple:
+                    answer.append((state, payload[at : at + len(given)]))
+                    at += len(given)
+                else:
+                    answer.append((state, payload[at]))
+                    at += 1
+        for edge, answer in zip(self.ins, answers, strict=True):
+            edge.backward(answer)
+
+    def held(self) -> int:
+        """Unfinished and unanswered ones."""
+        return len(self.parts) + len(self.sources)
+
+
+class Split(Node):
+    """Cuts the features of each message into pieces of ``widths``, one for each output."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.widths, self.outputs = list(widths), len(widths)
+        self.answers: dict[State, dict[int, Any]] = {}
+
+    def forward(self, port: int, messages: list[Message]) -> None:
+        """A piece to each output."""
+        for state, _ in messages:
+            self.answers[state] = {}
+        cut = [pieces(whole(payload), self.widths, 1) for _, payload in messages]
+        for i, edge in enumerate(self.outs):
+            edge.forward([(state, part[i]) for (state, _), part in zip(messages, cut, strict=True)])
+
+    def backward(self, out: int, messages: list[Message]) -> None:
+        """The pieces' gradients side by side, once all are here."""
+        complete: list[Message] = []
+        for state, payload in messages:
+            answers = self.answers[state]
+            answers[out] = payload
+            if len(answers) == self.outputs:
+                del self.answers[state]
+                complete.append((state, self._joined([answers[i] for i in range(self.outputs)])))
+        if complete:
+            self.ins[0].backward(complete)
+
+    def held(self) -> int:
+        """States without all their answers."""
+        return len(self.answers)
+
+    def _joined(self, parts: list[Any]) -> Any:
+        known = next((p for p in parts if p is not None), None)
+        if known is None:
+            return None
+        each = [
+            known.new_zeros(len(known), width) if p is None else p
+            for p, width in zip(parts, self.widths, strict=True)
+        ]
+        return torch.cat(each, dim=1)
+
+
+def pieces(x: Tensor, sizes: list[int], dim: int = 0) -> Sequence[Tensor]:
+    """Views of x, one after the other; half the cost of ``Tensor.split``."""
+    return torch.split_with_sizes(x, sizes, dim)
+
+
+def whole(payload: Any) -> Tensor:
+    """A payload as one tensor."""
+    return torch.cat(payload, dim=1) if type(payload) is tuple else payload
+
+
+def total(payloads: Sequence[Any]) -> Any:
+    """The sum, in order; of tuples by part; None if there is nothing to sum."""
+    known = [p for p in payloads if p is not None]
+    if not known:
+        return None
+    first, *others = known
+    if type(first) is tuple:
+        return tuple(total(parts) for parts in zip(*known, strict=True))
+    for other in others:
+        first = first + other
+    return first
+
+
+def side_by_side(parts: Sequence[Any]) -> tuple[Tensor, ...]:
+    """The payloads of messages as one tuple."""
+    found: list[Tensor] = []
+    for _, payload in parts:
+        if type(payload) is tuple:
+            found += payload
+        else:
+            found.append(payload)
+    return tuple(found)

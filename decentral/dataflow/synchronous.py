@@ -1,0 +1,47 @@
+"""The synchronous baseline: the same modules and instances in plain torch, a minibatch after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from decentral.dataflow.ends import Score
+from decentral.stages.requests import NonFiniteError
+
+_EVALUATED = 256  # instances at a time
+
+
+class Synchronous:
+    """``model`` has ``modules`` and ``evaluate(keys)``: mean loss of the instances, right rows, rows."""
+
+    def __init__(self, model: Any, build: Callable[[Any], torch.optim.Optimizer], minibatch: int) -> None:
+        self.model, self.minibatch = model, minibatch
+        self.optimizer = build(model.modules.parameters())
+
+    def learn(self, keys: Sequence[int], lr: float) -> Score:
+        """One pass over the instances, an update a minibatch."""
+        score = Score()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        for a in range(0, len(keys), self.minibatch):
+            chosen = keys[a : a + self.minibatch]
+            loss, right, rows = self.model.evaluate(chosen)
+            if not torch.isfinite(loss.detach()):
+                raise NonFiniteError(f"the loss of instance {chosen[0]} is not finite; lower train.lr")
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            score = score.plus(Score(float(loss.detach()) * len(chosen), right, rows, len(chosen)))
+        return score
+
+    @torch.no_grad()
+    def score(self, keys: Sequence[int]) -> Score:
+        """Losses and accuracy of the instances."""
+        score = Score()
+        for a in range(0, len(keys), _EVALUATED):
+            chosen = keys[a : a + _EVALUATED]
+            loss, right, rows = self.model.evaluate(chosen)
+            score = score.plus(Score(float(loss) * len(chosen), right, rows, len(chosen)))
+        return score
