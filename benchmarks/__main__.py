@@ -15,6 +15,7 @@ NAMES = (
     "pipelining",
     "local_speedup",
     "prediction",
+    "dataflow",
 )
 
 for name in sys.argv[1:] or NAMES:

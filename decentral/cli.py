@@ -90,6 +90,19 @@ def topology(
 
 
 @cli.command()
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.toml")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FIGURE", help="Draw the network: PNG, SVG or PDF."
+)
+def network(file: Path, overrides: tuple[str, ...], out: Path | None) -> None:
+    """Describe the network of nodes of an experiment with [dataflow]."""
+    from decentral.dataflow.report import report
+
+    report(file, overrides, out)
+
+
+@cli.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
 def compare(folders: tuple[Path, ...]) -> None:
     """Print the results of one or several experiments side by side."""

@@ -28,7 +28,8 @@ class Dataflow:
     ``max_active_keys``: instances under way at the most. ``min_update_frequency``: gradients that make an update of a
     node, counted in ``unit``: "messages" that came back to it, or "instances" that left the network; ``frequencies``:
     other numbers for some nodes, by name. ``reduce``: the update is that of their "mean" or "sum".
-    ``batching``: messages that wait at a node are computed together, ``most`` at the most.
+    ``batching``: messages that wait at a node are computed together, ``most`` at the most; an update then has all the
+    gradients of a batch, so where ``min_update_frequency`` is smaller than batches are, there are fewer updates.
     ``workers``: nodes are placed on so many; ``place``: "balanced", in their order by FLOPs, or name of a node -> its
     worker. ``replicas``: copies of the heaviest node, averaged every ``average_every`` rounds.
     Remedies for stale gradients: ``stash`` weights, ``anneal`` the learning rate over so many updates, ``clip``

@@ -121,6 +121,15 @@ def test_a_loss_that_overflows_ends_the_run_and_keeps_its_rows(tmp_path):
     assert (tmp_path / "out" / "results.csv").exists()
 
 
+def test_a_network_is_described_and_drawn(tmp_path):
+    said = decentral("network", write(LISTS), "--set", "dataflow.workers=2", "--out", "net.png")
+    assert said.code == 0, said.err
+    assert all(word in said.out for word in ("cell", "Phi", "parameters"))
+    assert (tmp_path / "net.png").stat().st_size > 5_000
+    refused = decentral("network", write({**LISTS, "problem": {"name": "quadratic"}}, "y.toml"))
+    assert refused.code == 2
+
+
 REFUSALS = [
     ({"dataflow": {"frequencies": {"cel": 3}}}, "there is no node 'cel'; there are list,"),
     ({"dataflow": {"place": {"loss": 1}}}, "dataflow.place.loss = 1 is no worker; there are 1, from 0"),
