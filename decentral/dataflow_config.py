@@ -30,8 +30,8 @@ class Dataflow:
     other numbers for some nodes, by name. ``reduce``: the update is that of their "mean" or "sum".
     ``batching``: messages that wait at a node are computed together, ``most`` at the most; an update then has all the
     gradients of a batch, so where ``min_update_frequency`` is smaller than batches are, there are fewer updates.
-    ``workers``: nodes are placed on so many; ``place``: "balanced", in their order by FLOPs, or name of a node -> its
-    worker. ``replicas``: copies of the heaviest node, averaged every ``average_every`` rounds.
+    ``workers``: nodes are placed on so many; ``place``: "balanced", by FLOPs, or name of a node -> its worker.
+    ``replicas``: copies of the heaviest node, averaged every ``average_every`` rounds.
     Remedies for stale gradients: ``stash`` weights, ``anneal`` the learning rate over so many updates, ``clip``
     gradients to a norm; 0 is without. ``ordered``: sums of gradients do not depend on timing.
     On the virtual clock a batch takes ``batch_s`` and its FLOPs at ``flops_per_s``. ``timeout_s``: as for stages.

@@ -25,6 +25,7 @@ from decentral.figures import (
     scales_of,
     value_label,
 )
+from decentral.node_table import node_table
 from decentral.plots import DPI, draw_experiment
 from decentral.results import Experiment, Run, Spread, grouped, read_experiment
 from decentral.stage_table import stage_table
@@ -69,7 +70,11 @@ def write_report(folder: Path, drawn: Sequence[Path] | None = None) -> Path:
         intervals=_intervals(experiment),
         tables=[
             (name, rows)
-            for name, rows in (("Stages", stage_table(experiment)), ("Graphs", _graph_facts(experiment)))
+            for name, rows in (
+                ("Stages", stage_table(experiment)),
+                ("Nodes", node_table(experiment)),
+                ("Graphs", _graph_facts(experiment)),
+            )
             if rows
         ],
         runs=_runs(experiment),

@@ -72,6 +72,7 @@ def test_a_run_leaves_its_files_and_repeats_itself(tmp_path, table):
     }
     assert lanes == {f"worker {w}" for w in range(table["dataflow"].get("workers", 1))}
     assert (tmp_path / "out" / "figures" / "timeline.png").exists()
+    assert "staleness: messages" in (tmp_path / "out" / "report.html").read_text()
     assert decentral("run", folder / "config.toml", "--out", "again").code == 0
     assert measured(tmp_path / "again") == measured(tmp_path / "out")
 

@@ -149,7 +149,8 @@ def test_what_answers_at_once_imports_no_torch(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["results", "figures", "plots", "timeline", "parts", "stage_table", "report", "compare"]
+    "name",
+    ["results", "figures", "plots", "timeline", "parts", "stage_table", "node_table", "report", "compare"],
 )
 def test_drawing_reads_only_files(name):
     (path,) = within(f"decentral.{name}")

@@ -14,18 +14,16 @@ from decentral.dataflow.control import Controller, updates_of
 from decentral.dataflow.ends import Input
 from decentral.dataflow.models import model_of
 from decentral.dataflow.network import Network
-from decentral.dataflow.transforms import Transform
+from decentral.dataflow.transforms import Queued, Transform
 from decentral.dataflow.updates import Updates
 from decentral.dataflow.worker import Worker
 from decentral.errors import UserError
 from decentral.stages.clock import VirtualClock
-from decentral.stages.cut import cut_by_cost
 
 if TYPE_CHECKING:
     from decentral.dataflow_config import DataflowConfig
 
 _PROFILED = 8  # instances
-_SPREAD = 1.0  # FLOPs of a node that has none, so that those are spread too
 
 
 class Plan:
@@ -104,20 +102,37 @@ class Plan:
         return {key: flops[key] / count for key, count in messages.items() if count}, messages
 
     def _place(self, messages: Mapping[tuple[str, str], int]) -> dict[str, int]:
-        settings = self.config.dataflow
-        if settings.workers > len(self.names):
+        """Nodes that work or learn, by descending work, to the worker that has least; others where messages come from.
+
+        The Input is on worker 0. Where there are more workers, further nodes with queues get one of their own.
+        """
+        settings, nodes = self.config.dataflow, self.network().nodes
+        queued = [name for name, node in nodes.items() if isinstance(node, Queued)]
+        if settings.workers > len(queued):
             raise UserError(
-                f"dataflow.workers = {settings.workers} but the network has {len(self.names)} nodes; use as many at "
-                "the most"
+                f"dataflow.workers = {settings.workers} but the network has {len(queued)} nodes that compute; use as "
+                "many at the most"
             )
         if not isinstance(settings.place, str):
             return self._given(settings.place)
-        costs = [
-            _SPREAD + sum(self.flops.get((name, d), 0.0) * messages[name, d] for d in ("forward", "backward"))
-            for name in self.names
-        ]
-        spans = cut_by_cost(costs, settings.workers)
-        return {self.names[i]: w for w, span in enumerate(spans) for i in span}
+        work = {
+            name: sum(
+                self.flops.get((name, way), 0.0) * messages[name, way] for way in ("forward", "backward")
+            )
+            for name in queued
+        }
+        heavy = [name for name in queued if work[name] or getattr(nodes[name], "updates", None)]
+        heavy += [name for name in queued if name not in heavy][: max(0, settings.workers - len(heavy))]
+        load = dict.fromkeys(range(settings.workers), (0.0, 0))
+        place: dict[str, int] = {}
+        for name in sorted(heavy, key=lambda n: -work[n]):
+            worker = min(load, key=lambda w: load[w])
+            place[name] = worker
+            load[worker] = load[worker][0] + work[name], load[worker][1] + 1
+        for name, node in nodes.items():
+            if name not in place:
+                place[name] = place[node.ins[0].source.name] if node.ins else 0
+        return {name: place[name] for name in self.names}
 
     def _given(self, given: Mapping[str, int]) -> dict[str, int]:
         workers = self.config.dataflow.workers
