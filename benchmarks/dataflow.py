@@ -37,7 +37,7 @@ HOPS, BATCH = 40, 32
 
 def trees(count: int = 150) -> TreeLSTM:
     """Random binary trees."""
-    words = tuple(map(str, range(5)))
+    words = ("", *map(str, range(5)))  # word 0 is the unknown one
     return TreeLSTM(Treebank(random_trees("train", count, LEAVES), (), (), words), WIDTH, 0)
 
 

@@ -155,7 +155,7 @@ def test_a_missing_or_broken_file_is_refused(home):
     (home / "x.toml").write_bytes(b"\xff\xfe\x00")
     assert "x.toml cannot be read" in refused(home, "run", "x.toml")
     (home / "x.toml").write_text("")
-    assert "missing key problem.name; valid: cnn" in refused(home, "run", "x.toml")
+    assert "missing key problem.name; valid: basic-deduction, cnn" in refused(home, "run", "x.toml")
     assert "cannot be read" in refused(home, "run", home)
 
 
