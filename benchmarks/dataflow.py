@@ -7,6 +7,7 @@ computed? Do two ranks go faster than one process? The loop takes one instance a
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import time
 from statistics import median
@@ -31,7 +32,7 @@ from decentral.problems.sentiment_trees import Treebank, random_trees
 from decentral.stages import VirtualClock
 
 WIDTH, LEAVES, ACTIVE = 128, 18, (8, 16, 32, 64)
-EVERY = 50  # gradients an update, and instances an update of the loop's
+EVERY = 50  # instances an update, of nodes and of the loop
 HOPS, BATCH = 40, 32
 
 
@@ -80,7 +81,7 @@ def network(model: Any, replicas: int = 1) -> Network:
 
     def make(name: str, kind: type[Transform] = Transform, replica: int = 0) -> Transform:
         module = modules[name] if not replica else copy.deepcopy(modules[name])
-        return kind(module, Updates(torch.optim.SGD(module.parameters(), lr=1e-3), EVERY))
+        return kind(module, Updates(torch.optim.SGD(module.parameters(), lr=1e-3), EVERY, "instances"))
 
     made: Network = model.network(make, replicas)
     return made
@@ -149,6 +150,8 @@ def on_two_ranks(turns: int = 3) -> dict[str, float]:
     from decentral.stages.mpi import MPIDriver
 
     world, model = MPI.COMM_WORLD, trees()
+    torch.set_num_threads(1)
+    gc.freeze()
 
     def go(place: dict[str, int], replicas: int, ranks: int) -> float:
         worker = Worker(world.rank, network(model, replicas), place)
@@ -190,6 +193,7 @@ def _us(seconds: float) -> str:
 def measure() -> list[Line]:
     """The table."""
     torch.set_num_threads(1)
+    gc.freeze()  # as `decentral run` does: collections need not look at what was imported
     lines = []
     for what, model, loss_of in (
         (f"trees of {LEAVES} leaves", trees(), tree_loss),
