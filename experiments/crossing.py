@@ -39,7 +39,9 @@ def columns_of(run):
 
 
 def spread(values):
-    """Mean and sample standard deviation as text."""
+    """Mean and sample standard deviation as text; a dash for none."""
+    if not values:
+        return "–"
     more = f" +- {statistics.stdev(values):.2g}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.4g}{more}"
 
@@ -48,12 +50,13 @@ def main(folder, cutoff, column="train_loss"):
     """Print the table."""
     experiment = read_experiment(Path(folder))
     table = Table(title=f"{experiment.name}: {column} passes {cutoff}", title_justify="left")
-    shown = columns_of(experiment.runs[0])
+    known = {name for run in experiment.runs for name in columns_of(run)}
+    shown = [name for name in SHOWN if name in known]
     for name in (*experiment.swept, "seeds", *shown):
         table.add_column(name)
     for values, runs in grouped(experiment.runs, experiment.swept).items():
         found = [at for run in runs if (at := crossing(run, column, float(cutoff)))]
-        cells = [spread([at[name] for at in found]) if found else "never" for name in shown]
+        cells = [spread([at[name] for at in found if name in at]) if found else "never" for name in shown]
         table.add_row(*map(str, values), f"{len(found)} of {len(runs)}", *cells)
     Console().print(table)
 

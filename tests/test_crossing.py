@@ -22,6 +22,10 @@ RUN = SimpleNamespace(
 )
 
 
+def test_a_mean_of_nothing_is_a_dash():
+    assert [crossing.spread(v) for v in ([], [2.0], [1.0, 3.0])] == ["–", "2", "2 +- 1.4"]
+
+
 def test_a_falling_and_a_rising_column_are_interpolated():
     assert crossing.crossing(RUN, "train_loss", 0.6) == pytest.approx(
         {"round": 28, "flops": 280, "critical_flops": 140}
