@@ -511,6 +511,12 @@ def test_what_is_packed_for_another_worker_arrives(messages, forward, number):
     assert all(same(a, b) for (_, a), (_, b) in zip(messages, found, strict=True))
 
 
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.BatchNorm1d(3)], ids=["dropout", "batch norm"])
+def test_what_cannot_be_run_twice_is_refused(layer):
+    with pytest.raises(ValueError, match="gives another result each time"):
+        Transform(nn.Sequential(nn.Linear(3, 3), layer))
+
+
 def test_a_concat_of_one_is_refused():
     with pytest.raises(ValueError, match="a Concat of 1 has nothing to put side by side"):
         Concat(1)

@@ -21,6 +21,7 @@ from decentral.dataflow.nodes import Node, pieces, whole
 from decentral.dataflow.updates import Updates
 
 Queue = deque[Message]
+_NOT_TWICE = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 
 
 class Queued(Node):
@@ -72,6 +73,12 @@ class Transform(Queued):
 
     def __init__(self, module: nn.Module, updates: Updates | None = None, stash: bool = False) -> None:
         super().__init__()
+        random = next((m for m in module.modules() if isinstance(m, _NOT_TWICE)), None)
+        if random is not None:
+            raise ValueError(
+                f"a {type(random).__name__} gives another result each time, and a backward pass runs its module again; "
+                "leave it out"
+            )
         self.module = module
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.updates = updates
