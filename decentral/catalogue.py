@@ -26,6 +26,13 @@ _DATA = {
     "cifar10": "60,000 colour images of 32 x 32, 10 classes; from the data root",
     "a9a": "48,842 examples of 123 binary features, 2 classes; LIBSVM text from the data root",
     "w8a": "49,749 examples of 300 binary features, 2 classes; LIBSVM text from the data root",
+    "sums": "a text of additions written out, 10,000 lines; embedded",
+    "tiny-shakespeare": "a text of 1.1 million characters; from the data root",
+    "signed-words": "binary trees of words with a class at each node; embedded",
+    "sst": "Stanford Sentiment Treebank, 11,855 sentences as binary trees, 5 classes or 2; from the data root",
+    "generated": "stories of bAbI's task 15, 2,000 questions; embedded",
+    "babi15": "bAbI task 15, 1,000 questions to learn from and 1,000 to judge; from the data root",
+    "babi15-10k": "the same with 10,000 questions to learn from",
 }
 
 

@@ -111,7 +111,10 @@ def test_list_knows_all_that_a_file_may_name():
     import topologies
     from decentral.algorithms import ALGORITHMS
     from decentral.problems import PROBLEMS
+    from decentral.problems.babi import DEDUCTIONS
     from decentral.problems.datasets import DATASETS
+    from decentral.problems.sentiment_trees import TREEBANKS
+    from decentral.problems.text import TEXTS
     from decentral.schedule import SCHEDULES
 
     kinds = catalogue()
@@ -120,7 +123,7 @@ def test_list_knows_all_that_a_file_may_name():
     assert kinds["weights"].keys() == topologies.WEIGHTS.keys()
     assert kinds["problems"].keys() == PROBLEMS.keys()
     assert kinds["schedules"].keys() == SCHEDULES.keys()
-    assert kinds["data"].keys() == DATASETS.keys()
+    assert kinds["data"].keys() == {**DATASETS, **TEXTS, **TREEBANKS, **DEDUCTIONS}.keys()
 
 
 def test_an_unknown_list_is_refused_with_the_nearest():
