@@ -67,6 +67,11 @@ class Network:
         if not self.bandwidth_bytes_s > 0:
             raise UserError(f"network.bandwidth_bytes_s = {self.bandwidth_bytes_s} must be positive")
 
+    def link(self, channel: object, size: int) -> tuple[float, float]:
+        """Seconds that a message of ``size`` bytes occupies its channel, and seconds more until it arrives."""
+        del channel
+        return size / self.bandwidth_bytes_s, self.latency_s
+
 
 @dataclass(frozen=True)
 class StageConfig:

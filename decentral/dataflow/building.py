@@ -6,7 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,7 +27,7 @@ _PROFILED = 8  # instances
 
 
 class Plan:
-    """The model as it was initialised, the place of each node, and FLOPs of one message by (node, direction).
+    """The model as it was initialised; ``place`` of each node and ``flops`` of a message by (node, direction).
 
     Raises UserError for a network, a placement or names that do not fit.
     """
@@ -43,16 +43,20 @@ class Plan:
                 raise UserError(
                     f"dataflow.{key}: there is no node {unknown[0]!r}; there are {', '.join(self.names)}"
                 )
+        self.flops: dict[tuple[str, str], float] = {}
+        self.place: dict[str, int] = {}
+
+    def layout(self) -> tuple[dict[tuple[str, str], float], dict[str, int]]:
+        """``flops`` and ``place``, from a few instances: to be found on one rank, for all."""
         self.flops, messages = self._profile()
-        self.place = self._place(messages)
+        return self.flops, self._place(messages)
 
     def network(self) -> Network:
         """A fresh network, with fresh copies of the modules and optimizers of its own."""
-        modules = copy.deepcopy(self.model.modules)
-        copies: dict[tuple[str, int], Any] = {}
 
         def make(name: str, kind: type[Transform] = Transform, replica: int = 0) -> Transform:
-            module = copies.setdefault((name, replica), copy.deepcopy(modules[name]))
+            del replica
+            module = copy.deepcopy(self.model.modules[name])
             frequency = (settings.frequencies or {}).get(name, settings.min_update_frequency)
             updates = None
             if any(p.requires_grad for p in module.parameters()):

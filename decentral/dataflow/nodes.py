@@ -147,9 +147,13 @@ class Bcast(Node):
             answers[out] = payload
             if len(answers) == self.outputs:
                 del self.answers[state]
-                complete.append((state, total([answers[i] for i in range(self.outputs)])))
+                complete.append((state, self.joint([answers[i] for i in range(self.outputs)])))
         if complete:
             self.ins[0].backward(complete)
+
+    def joint(self, answers: list[Any]) -> Any:
+        """The answer, from those of all outputs."""
+        return total(answers)
 
     def held(self) -> int:
         """States without all their answers."""
@@ -216,13 +220,12 @@ class Concat(Node):
         return len(self.parts) + len(self.sources)
 
 
-class Split(Node):
+class Split(Bcast):
     """Cuts the features of each message into pieces of ``widths``, one for each output."""
 
     def __init__(self, widths: Sequence[int]) -> None:
-        super().__init__()
-        self.widths, self.outputs = list(widths), len(widths)
-        self.answers: dict[State, dict[int, Any]] = {}
+        super().__init__(len(widths))
+        self.widths = list(widths)
 
     def forward(self, port: int, messages: list[Message]) -> None:
         """A piece to each output."""
@@ -232,29 +235,14 @@ class Split(Node):
         for i, edge in enumerate(self.outs):
             edge.forward([(state, part[i]) for (state, _), part in zip(messages, cut, strict=True)])
 
-    def backward(self, out: int, messages: list[Message]) -> None:
-        """The pieces' gradients side by side, once all are here."""
-        complete: list[Message] = []
-        for state, payload in messages:
-            answers = self.answers[state]
-            answers[out] = payload
-            if len(answers) == self.outputs:
-                del self.answers[state]
-                complete.append((state, self._joined([answers[i] for i in range(self.outputs)])))
-        if complete:
-            self.ins[0].backward(complete)
-
-    def held(self) -> int:
-        """States without all their answers."""
-        return len(self.answers)
-
-    def _joined(self, parts: list[Any]) -> Any:
-        known = next((p for p in parts if p is not None), None)
+    def joint(self, answers: list[Any]) -> Any:
+        """The pieces' gradients side by side; 0 where none is wanted, None where no piece wants one."""
+        known = next((g for g in answers if g is not None), None)
         if known is None:
             return None
         each = [
-            known.new_zeros(len(known), width) if p is None else p
-            for p, width in zip(parts, self.widths, strict=True)
+            known.new_zeros(len(known), width) if g is None else g
+            for g, width in zip(answers, self.widths, strict=True)
         ]
         return torch.cat(each, dim=1)
 

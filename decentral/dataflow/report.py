@@ -25,6 +25,7 @@ def report(file: Path, overrides: Sequence[str], out: Path | None) -> None:
         )
     config.prepare()
     plan = Plan(config)
+    plan.flops, plan.place = plan.layout()
     network = plan.network()
     table = Table(box=None, pad_edge=False, title=experiment.name, title_justify="left")
     for column in ("node", "kind", "worker", "parameters", "FLOPs a message, forward", "backward", "goes to"):

@@ -18,7 +18,7 @@ from decentral.dataflow.worker import Worker
 from decentral.recorder import write_whole
 from decentral.stages.building import hosts
 from decentral.stages.clock import VirtualClock
-from decentral.stages.requests import Channel, NonFiniteError
+from decentral.stages.requests import NonFiniteError
 from decentral.stages.trace import Trace
 from decentral.streams import stream
 from decentral.training import Outcome
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def check(config: DataflowConfig, world: Any) -> None:
     """Refuse what does not fit: names of nodes, the placement, the ranks; and try the network on a few instances."""
     hosts(config.dataflow.workers, 1, world.ranks)
-    Plan(config)
+    Plan(config).layout()
 
 
 class Training:
@@ -46,6 +46,7 @@ class Training:
         del device, kept
         self.config, self.world, self.folder = config, world, folder
         self.plan = Plan(config)
+        self.plan.flops, self.plan.place = world.from_root(self.plan.layout)
         self.host = hosts(config.dataflow.workers, 1, world.ranks)
         self.clock: Clock = "measured" if world.ranks > 1 or self._is_synchronous else "simulated"
         self.facts = {"place": self.plan.place, "hosts": self.host, "clock": self.clock}
@@ -125,7 +126,9 @@ class Training:
 
         driver: Any
         if self.world.ranks == 1:
-            driver = VirtualClock(programs, lambda w, _: self.plan.cost(self.workers[w]), self._link, done)
+            driver = VirtualClock(
+                programs, lambda w, _: self.plan.cost(self.workers[w]), self.config.network.link, done
+            )
         else:
             from decentral.stages.mpi import MPIDriver
 
@@ -155,11 +158,6 @@ class Training:
 
     def _averages(self, phase: int) -> bool:
         return phase % 2 == 0 and (phase // 2 + 1) % self.config.dataflow.average_every == 0
-
-    def _link(self, channel: Channel, size: int) -> tuple[float, float]:
-        del channel
-        network = self.config.network
-        return size / network.bandwidth_bytes_s, network.latency_s
 
     def _drained_here(self, snapshot: Snapshot) -> None:
         if self.world.rank == 0:
@@ -200,15 +198,11 @@ class Training:
     def _write(self, trace: Trace, staleness: dict[str, Any]) -> None:
         if self.folder is None:
             return
-        rows = [
-            {**channel._asdict(), "bytes": size, "messages": trace.channel_messages[channel]}
-            for channel, size in sorted(trace.channel_bytes.items(), key=lambda item: item[0][:3])
-        ]
         costs = [
             {"node": node, "direction": way, "flops": flops}
             for (node, way), flops in sorted(self.plan.flops.items())
         ]
-        for name, content in (("boundaries", rows), ("staleness", staleness), ("costs", costs)):
+        for name, content in (("boundaries", trace.boundaries()), ("staleness", staleness), ("costs", costs)):
             write_whole(self.folder.path / f"{name}.json", json.dumps(content, indent=1) + "\n")
         trace.lane = "worker"
         trace.write_chrome(self.folder.path / "trace.json")

@@ -235,8 +235,6 @@ def cut(y: Tensor, payloads: Sequence[Any]) -> Sequence[Tensor]:
     """The rows of y for each payload."""
     if len(payloads) == 1:
         return (y,)
-    if len(y) == len(payloads) and all(rows_of(p) == 1 for p in payloads):
-        return pieces(y, [1] * len(payloads))
     return pieces(y, [rows_of(p) for p in payloads])
 
 

@@ -47,6 +47,13 @@ class Trace:
         total = len(stages) * self.makespan_s
         return 1 - sum(map(self.busy_s, stages)) / total if total else 0.0
 
+    def boundaries(self) -> list[dict[str, Any]]:
+        """A row for each channel: its ends, its name, bytes and messages."""
+        return [
+            {**channel._asdict(), "bytes": size, "messages": self.channel_messages[channel]}
+            for channel, size in sorted(self.channel_bytes.items(), key=lambda item: item[0][:3])
+        ]
+
     def write_chrome(self, path: Path, most: int = 100_000) -> None:
         """The trace-event file that chrome://tracing and Perfetto open; one row a stage.
 

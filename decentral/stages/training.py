@@ -18,7 +18,7 @@ from decentral.stages.clock import VirtualClock
 from decentral.stages.local_losses import cross_entropy
 from decentral.stages.profile import cost_table, profile
 from decentral.stages.recording import Assembly, Observer, Snapshot, row_of
-from decentral.stages.requests import Channel, NonFiniteError
+from decentral.stages.requests import NonFiniteError
 from decentral.stages.trace import Trace
 from decentral.training import Outcome
 
@@ -89,7 +89,7 @@ class Training:
         self._write("costs.json", self._cost_rows())
         programs = {s.number: self.config.program.run(s) for s in self.stages}
         if self.world.ranks == 1:
-            self.driver: Any = VirtualClock(programs, self._cost, self._link, self._done)
+            self.driver: Any = VirtualClock(programs, self._cost, self.config.network.link, self._done)
         else:
             from decentral.stages.mpi import MPIDriver, gathered
 
@@ -118,11 +118,6 @@ class Training:
 
     def _cost(self, number: int, kind: str) -> float:
         return self.costs.get((number % self.config.stages.count, kind), 0.0)
-
-    def _link(self, channel: Channel, size: int) -> tuple[float, float]:
-        del channel
-        network = self.config.network
-        return size / network.bandwidth_bytes_s, network.latency_s
 
     def _done(self, stage: int, t: int) -> None:
         """A stage of this rank has finished step t."""
@@ -234,11 +229,7 @@ class Training:
     def _write_trace(self, trace: Trace) -> None:
         if self.folder is None:
             return
-        rows = [
-            {**c._asdict(), "bytes": size, "messages": trace.channel_messages[c]}
-            for c, size in sorted(trace.channel_bytes.items(), key=lambda item: item[0][:3])
-        ]
-        self._write("boundaries.json", rows)
+        self._write("boundaries.json", trace.boundaries())
         self._write("activation_bytes.json", dict(enumerate(self.profile.activation_bytes)))
         trace.write_chrome(self.folder.path / "trace.json")
 
