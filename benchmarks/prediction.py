@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from benchmarks.ranks import launch, main
+from benchmarks.ranks import cores_note, launch, main, slowed
 from benchmarks.timing import Line, at_most, ms
 
 WIDTH, LAYERS, BATCH, STEPS, TURNS = 1024, 8, 256, 30, 3
@@ -58,7 +58,7 @@ def makespans() -> dict[str, Any]:
             for k in range(2)
         ]
 
-    found: dict[str, Any] = {"slowed": _slowed(everyone)}
+    found: dict[str, Any] = {"slowed": slowed(everyone)}
     for name in PROGRAMS:
         program = programs.PROGRAMS[name]()
         costs = everyone.from_root(lambda program=program: dict(profile(program, stages).seconds))
@@ -74,32 +74,9 @@ def makespans() -> dict[str, Any]:
     return found
 
 
-def _slowed(world: Any) -> float:
-    """How many times as long a matrix product takes while the other rank does the same."""
-    import time
-
-    import torch
-
-    x = torch.randn(WIDTH, WIDTH)
-
-    def spin() -> float:
-        began = time.perf_counter()
-        for _ in range(20):
-            torch.mm(x, x)
-        return time.perf_counter() - began
-
-    spin()
-    alone: float = world.from_root(spin)
-    return max(world.agree(spin())) / alone
-
-
 def measure() -> list[Line]:
     found = json.loads(launch(2, "-m", "benchmarks.prediction", "makespans"))
-    cores = (
-        ""
-        if found["slowed"] < 1.1
-        else f" (no two free cores: {found['slowed']:.2f} times as long side by side)"
-    )
+    cores = cores_note(found["slowed"])
     lines = []
     for name in PROGRAMS:
         predicted, real = found[name]

@@ -51,6 +51,28 @@ def alternate(world: Any, works: dict[str, Any], rounds: int, turns: int) -> dic
     return {name: sorted(values)[len(values) // 2] for name, values in times.items()}
 
 
+def slowed(world: Any) -> float:
+    """How many times as long matrix products take while the other rank does the same; ``world``: an MPIWorld."""
+    import torch
+
+    x = torch.randn(1024, 1024)
+
+    def spin() -> float:
+        began = time.perf_counter()
+        for _ in range(20):
+            torch.mm(x, x)
+        return time.perf_counter() - began
+
+    spin()
+    alone: float = world.from_root(spin)
+    return max(world.agree(spin())) / alone
+
+
+def cores_note(times: float) -> str:
+    """What a line says of a machine whose cores were not free; nothing otherwise."""
+    return "" if times < 1.1 else f" (no two free cores: {times:.2f} times as long side by side)"
+
+
 def main(title: str, measure: Callable[[], list[Line]], *on_ranks: Callable[..., Any]) -> None:
     """Print the table; or, with the name of a function as argument, run it in this job and print its result."""
     if len(sys.argv) == 1:

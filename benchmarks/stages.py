@@ -13,7 +13,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from benchmarks.ranks import launch, main
+from benchmarks.ranks import cores_note, launch, main
 from benchmarks.timing import Line, at_most
 
 ROWS, WIDTH = 512, 512  # a boundary of 1 MB in float32
@@ -154,7 +154,7 @@ def clock_message_s(messages: int = 200_000) -> float:
 def measure() -> list[Line]:
     found = json.loads(launch(2, "-m", "benchmarks.stages", "overhead"))
     slowed = found["pure"] / found["alone"]
-    cores = "" if slowed < 1.1 else f" (no two free cores: work beside work takes {slowed:.2f} times as long)"
+    cores = cores_note(slowed)
     message_s = sorted(clock_message_s() for _ in range(5))[2]
     return [
         at_most(f"2 stages, 1 MB boundaries: step, driver / its work{cores}", found["one_way"], found["pure"], 1.05),

@@ -31,7 +31,8 @@ class Dataflow:
     ``batching``: messages that wait at a node are computed together, ``most`` at the most; an update then has all the
     gradients of a batch, so where ``min_update_frequency`` is smaller than batches are, there are fewer updates.
     ``workers``: nodes are placed on so many; ``place``: "balanced", by FLOPs, or name of a node -> its worker.
-    ``replicas``: copies of the heaviest node, averaged every ``average_every`` rounds.
+    ``replicas``: copies of the heaviest node, or of "all", averaged every ``average_every`` rounds; with "all" worker w
+    has the copies w, w + workers, ...
     Remedies for stale gradients: ``stash`` weights, ``anneal`` the learning rate over so many updates, ``clip``
     gradients to a norm; 0 is without. ``ordered``: sums of gradients do not depend on timing.
     On the virtual clock a batch takes ``batch_s`` and its FLOPs at ``flops_per_s``. ``timeout_s``: as for stages.
@@ -49,6 +50,7 @@ class Dataflow:
     workers: int = 1
     place: Literal["balanced"] | dict[str, int] = "balanced"
     replicas: int = 1
+    replicate: Literal["heaviest", "all"] = "heaviest"
     average_every: int = 1
     stash: bool = False
     anneal: int = 0

@@ -14,7 +14,9 @@ from decentral.dataflow.control import Controller, updates_of
 from decentral.dataflow.ends import Input
 from decentral.dataflow.models import model_of
 from decentral.dataflow.network import Network
-from decentral.dataflow.transforms import Queued, Transform
+from decentral.dataflow.queues import Queued
+from decentral.dataflow.replicas import replicated
+from decentral.dataflow.transforms import Transform
 from decentral.dataflow.updates import Updates
 from decentral.dataflow.worker import Worker
 from decentral.errors import UserError
@@ -35,13 +37,18 @@ class Plan:
     def __init__(self, config: DataflowConfig) -> None:
         self.config = config
         self.model = model_of(config)
-        self.names = list(self.network().nodes)
-        settings = config.dataflow
-        for key, given in (("frequencies", settings.frequencies or {}), ("place", settings.place)):
-            unknown = [] if isinstance(given, str) else [name for name in given if name not in self.names]
+        network, settings = self.network(), config.dataflow
+        self.names = list(network.nodes)
+        copied = {name for group in network.replicas.values() for name in group}
+        learn = [name for name in self.names if name not in copied] + list(network.replicas)
+        for key, given, names in (
+            ("frequencies", settings.frequencies or {}, learn),
+            ("place", settings.place, self.names),
+        ):
+            unknown = [] if isinstance(given, str) else [name for name in given if name not in names]
             if unknown:
                 raise UserError(
-                    f"dataflow.{key}: there is no node {unknown[0]!r}; there are {', '.join(self.names)}"
+                    f"dataflow.{key}: there is no node {unknown[0]!r}; there are {', '.join(names)}"
                 )
         self.flops: dict[tuple[str, str], float] = {}
         self.place: dict[str, int] = {}
@@ -67,7 +74,10 @@ class Plan:
             return kind(module, updates, settings.stash)
 
         settings, train = self.config.dataflow, self.config.train
-        network: Network = self.model.network(make, settings.replicas)
+        network: Network
+        if settings.replicate == "all" and settings.replicas > 1:
+            return replicated(self.model.network, make, settings.replicas)
+        network = self.model.network(make, settings.replicas)
         network.check()
         return network
 
@@ -119,6 +129,13 @@ class Plan:
             )
         if not isinstance(settings.place, str):
             return self._given(settings.place)
+        if copies := self.network().copies:
+            if settings.workers > settings.replicas:
+                raise UserError(
+                    f"dataflow.workers = {settings.workers} but there are {settings.replicas} replicas of all nodes; "
+                    "use as many workers at the most, or place the nodes by name"
+                )
+            return {name: copies.get(name, 0) % settings.workers for name in self.names}
         work = {
             name: sum(
                 self.flops.get((name, way), 0.0) * messages[name, way] for way in ("forward", "backward")

@@ -1,14 +1,15 @@
 """The controller injects instances, never more than a limit at a time, and says when the network is drained.
 
-It lives on worker 0, which hosts the Input. Control messages to the other workers: ``(DONE, key)``, an instance has
-come back; ``(DRAINED, phase)``, all of a phase have; None, the end. The first two are acknowledged, and so are copies
-of nodes that are asked for, by none, or sent back averaged.
+It lives on worker 0, which hosts the Input. Control messages to the other workers: ``(DONE, keys, answer)``, instances
+have come back; ``(DRAINED, phase, answer)``, all of a phase have; None, the end. The first two are acknowledged if
+``answer`` says so, and copies of nodes always, whether asked for, by none, or sent back averaged.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -56,7 +57,7 @@ class Controller:
         """The program."""
         for number, keys in enumerate(self.phases):
             yield from self._go(deque(keys))
-            yield from self._tell((DRAINED, number))
+            yield from self._tell(DRAINED, number, answer=True)
             while self.unacknowledged:
                 yield from self._receive(wait=True)
             drained(self.worker, number)
@@ -110,18 +111,18 @@ class Controller:
 
     def _tell_back(self) -> Program:
         back, self.back = self.back, []
-        if self.by_instance:
-            for key in back:
-                if not any(loss.learns(key) for loss in self.worker.network.of_type(Loss)):
-                    continue
-                for updates in updates_of(self.worker):
-                    updates.instance_done()
-                yield from self._tell((DONE, key))
+        if not self.by_instance:
+            return
+        losses = list(self.worker.network.of_type(Loss))
+        learned = [key for key in back if any(loss.learns(key) for loss in losses)]
+        if learned:
+            count_instances(self.worker, learned)
+            yield from self._tell(DONE, learned, answer=self.active == 1)
 
-    def _tell(self, what: tuple[int, int]) -> Program:
+    def _tell(self, what: int, about: Any, answer: bool) -> Program:
         for other in self.others:
-            yield Send(Channel(0, other, CONTROL), what)
-            self.unacknowledged += 1
+            yield Send(Channel(0, other, CONTROL), (what, about, answer))
+            self.unacknowledged += answer
 
     def _receive(self, wait: bool) -> Program:
         """All that has come; with ``wait`` at least one thing, where anything can come."""
@@ -153,14 +154,14 @@ def serve(worker: Worker) -> Program:
             elif value is None:
                 return
             else:
-                what, number = value
+                what, about, answer = value
                 if what == DONE:
-                    for updates in updates_of(worker):
-                        updates.instance_done()
+                    count_instances(worker, about)
                 else:
-                    drained(worker, number)
-                    yield Done(number)
-                yield Send(Channel(worker.number, 0, ACKNOWLEDGED), ())
+                    drained(worker, about)
+                    yield Done(about)
+                if answer:
+                    yield Send(Channel(worker.number, 0, ACKNOWLEDGED), ())
             found = yield RecvAny((), wait=False)
         if worker.ready:
             yield from worker.work()
@@ -171,6 +172,14 @@ def updates_of(worker: Worker, everywhere: bool = False) -> list[Updates]:
     nodes = worker.network.nodes if everywhere else worker.nodes
     found = (node.updates for node in nodes.values() if isinstance(node, Transform))
     return [updates for updates in found if updates is not None]
+
+
+def count_instances(worker: Worker, keys: Sequence[int]) -> None:
+    """Instances have gone through the network and back."""
+    transforms = [node for node in worker.nodes.values() if isinstance(node, Transform)]
+    for key in keys:
+        for node in transforms:
+            node.instance_done(key)
 
 
 def drained(worker: Worker, number: int) -> None:

@@ -20,7 +20,7 @@ import networkx as nx
 from decentral.errors import UserError
 from decentral.figures import COLORS
 
-STEERING = ("Phi", "Cond", "StateUpdate", "Bcast", "Concat", "Split", "Replicate", "Group", "Ungroup")
+STEERING = ("Phi", "Cond", "StateUpdate", "Bcast", "Concat", "Split", "Replicate", "Group", "Ungroup", "Row")
 ENDS = ("Input", "Loss")
 FILLS = {"transform": "#BFDCF2", "steering": "#E4E4E4", "end": "#F9DDB0"}
 GREY = "#555555"

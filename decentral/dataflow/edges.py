@@ -8,6 +8,8 @@ payload the gradient, or None where none is wanted. Messages that were computed 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 State = tuple[int, ...]
 Message = tuple[State, Any]
+state_of: Callable[[Message], State] = itemgetter(0)
 
 
 class InvariantError(RuntimeError):
@@ -43,7 +46,7 @@ class Edge:
     def ask(self, messages: list[Message]) -> None:
         """From now on answers of these states are waited for."""
         waiting, before = self.waiting, len(self.waiting)
-        waiting.update([state for state, _ in messages])
+        waiting.update(map(state_of, messages))
         if len(waiting) - before != len(messages):
             raise InvariantError(
                 f"{self} carries a second message of a state before the first is answered, among {_some(messages)}"
@@ -52,7 +55,7 @@ class Edge:
     def answer(self, messages: list[Message]) -> None:
         """Answers of these states are no more waited for."""
         waiting, before = self.waiting, len(self.waiting)
-        waiting.difference_update([state for state, _ in messages])
+        waiting.difference_update(map(state_of, messages))
         if before - len(waiting) != len(messages):
             raise InvariantError(
                 f"{self} was answered with a state it does not wait for, among {_some(messages)}"

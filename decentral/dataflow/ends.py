@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import nll_loss
 
 from decentral.dataflow.edges import Message, State
-from decentral.dataflow.nodes import Node, pieces
-from decentral.dataflow.transforms import Queued, joined, rows_of, taken
+from decentral.dataflow.nodes import Node
+from decentral.dataflow.payloads import joined, pieces, rows_of
+from decentral.dataflow.queues import Queued, taken
 from decentral.stages.requests import NonFiniteError
 
 Emission = tuple[int, State, Any]
@@ -104,35 +106,29 @@ class Loss(Queued):
 
     def run_forward(self, most: int) -> None:
         """See :class:`Queued`: the losses, and their gradients."""
-        batch = taken(self.waiting, most)
-        payloads = [payload for _, payload in batch]
-        labels = [self.labels_of(state) for state, _ in batch]
-        sizes = [rows_of(payload) for payload in payloads]
-        x, y = joined(payloads).detach().requires_grad_(), torch.cat(labels)
-        with torch.enable_grad():
-            losses = cross_entropy(x, y, reduction="none")
-            if len(batch) == 1:
-                weighted = losses.mean() * (self.weight_of(batch[0][0]) if self.weight_of else 1.0)
-            else:
-                weights = [self.weight_of(state) if self.weight_of else 1.0 for state, _ in batch]
-                each = losses.new_tensor(
-                    [w / n for w, n in zip(weights, sizes, strict=True) for _ in range(n)]
-                )
-                weighted = (losses * each).sum()
-        if not torch.isfinite(weighted.detach()):
-            keys = ", ".join(str(state[0]) for state, _ in batch[:3])
+        states, payloads = zip(*taken(self.waiting, most), strict=True)
+        rows = list(map(rows_of, payloads))
+        x, y = joined(payloads, rows), torch.cat(list(map(self.labels_of, states)))
+        weights = [self.weight_of(state) if self.weight_of else 1.0 for state in states]
+        each = x.new_tensor([w / n for w, n in zip(weights, rows, strict=True) for _ in range(n)])
+        log_p = x.log_softmax(1)
+        if len(states) == 1:
+            loss = float(nll_loss(log_p, y)) * weights[0]
+        else:
+            loss = float(nll_loss(log_p, y, reduction="none") @ each)
+        if not math.isfinite(loss):
+            keys = ", ".join(str(state[0]) for state in states[:3])
             raise NonFiniteError(
                 f"node {self.name!r}: the loss of instance {keys} is not finite; lower train.lr"
             )
-        (dx,) = torch.autograd.grad(weighted, x)
-        right = int((x.detach().argmax(1) == y).sum())
-        self.score = self.score.plus(Score(float(weighted.detach()), right, len(y), len(batch)))
-        self.ins[0].backward(
-            [
-                (state, gradient if self.learns(state[0]) else None)
-                for (state, _), gradient in zip(batch, pieces(dx, sizes), strict=True)
-            ]
-        )
+        # what autograd does for cross_entropy, to the bit
+        dlog_p = torch.zeros_like(log_p).scatter_(1, y[:, None], -each[:, None])
+        dx = torch.ops.aten._log_softmax_backward_data(dlog_p, log_p, 1, x.dtype)
+        right = int((x.argmax(1) == y).sum())
+        self.score = self.score.plus(Score(loss, right, len(y), len(states)))
+        learns = [self.learns(state[0]) for state in states]
+        answers = zip(states, pieces(dx, rows), learns, strict=True)
+        self.ins[0].backward([(state, gradient if learn else None) for state, gradient, learn in answers])
 
     def run_backward(self, most: int) -> None:
         """Never: nothing comes after it."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
 from decentral.dataflow.edges import InvariantError, Message, State
-from decentral.dataflow.nodes import Node, pieces, total, whole
+from decentral.dataflow.nodes import Node
+from decentral.dataflow.payloads import pieces, total, whole
 
 
 class Replicate(Node):
@@ -120,7 +125,8 @@ class Ungroup(Node):
 
     def forward(self, port: int, messages: list[Message]) -> None:
         """Row by row."""
-        emitted: list[Message] = []
+        emitted: list[State] = []
+        payloads: list[Tensor] = []
         for state, given in messages:
             members, payload = self.members(state), whole(given)
             if len(members) != len(payload):
@@ -131,29 +137,63 @@ class Ungroup(Node):
                 self.ins[0].backward([(state, None)])
                 continue
             self.answers[state], self.order[state] = {}, members
-            for member in members:
-                self.group[member] = state
-            emitted += zip(members, pieces(payload, [1] * len(members)), strict=True)
-        self.outs[0].forward(emitted)
+            self.group.update(zip(members, repeat(state), strict=False))
+            emitted += members
+            payloads.append(payload)
+        if emitted:
+            rows = pieces(payloads[0] if len(payloads) == 1 else torch.cat(payloads), [1] * len(emitted))
+            self.outs[0].forward(list(zip(emitted, rows, strict=True)))
 
     def backward(self, out: int, messages: list[Message]) -> None:
         """Once all members have answered."""
-        complete: list[Message] = []
+        complete: dict[State, list[Tensor]] = {}
+        unwanted: list[Message] = []
         for state, payload in messages:
             group = self.group.pop(state)
             answers = self.answers[group]
             answers[state] = payload
             if len(answers) == len(self.order[group]):
                 del self.answers[group]
-                rows = [answers[member] for member in self.order.pop(group)]
-                known = next((row for row in rows if row is not None), None)
-                joined = None
-                if known is not None:
-                    joined = torch.cat([torch.zeros_like(known) if row is None else row for row in rows])
-                complete.append((group, joined))
+                rows = _filled([answers[member] for member in self.order.pop(group)])
+                if rows:
+                    complete[group] = rows
+                else:
+                    unwanted.append((group, None))
         if complete:
-            self.ins[0].backward(complete)
+            gradients = pieces(torch.cat(list(chain(*complete.values()))), list(map(len, complete.values())))
+            self.ins[0].backward([*zip(complete, gradients, strict=True), *unwanted])
+        elif unwanted:
+            self.ins[0].backward(unwanted)
 
     def held(self) -> int:
         """Unanswered ones."""
         return len(self.answers)
+
+
+class Row(Node):
+    """Turns a column (n, 1), n = rows_of(state), into a row (1, width); -inf beyond n is what a softmax leaves out.
+
+    So graphs that differ in size can be computed together.
+    """
+
+    def __init__(self, width: int, rows_of: Callable[[State], int]) -> None:
+        super().__init__()
+        self.width, self.rows_of = width, rows_of
+
+    def forward(self, port: int, messages: list[Message]) -> None:
+        """As rows."""
+        columns = [(state, payload.T, self.width - len(payload)) for state, payload in messages]
+        self.outs[0].forward([(state, pad(row, (0, more), value=-math.inf)) for state, row, more in columns])
+
+    def backward(self, out: int, messages: list[Message]) -> None:
+        """As columns."""
+        rows_of = self.rows_of
+        self.ins[0].backward([(s, None if row is None else row[:, : rows_of(s)].T) for s, row in messages])
+
+
+def _filled(rows: list[Any]) -> list[Tensor]:
+    """Zeros for rows that nobody wants, where others are wanted; else no rows."""
+    if type(None) not in map(type, rows):
+        return rows
+    known = next((row for row in rows if row is not None), None)
+    return [] if known is None else [torch.zeros_like(known) if row is None else row for row in rows]

@@ -38,6 +38,7 @@ class Network:
         self.nodes: dict[str, Node] = {}
         self.edges: list[Edge] = []
         self.replicas: dict[str, list[str]] = {}  # groups of nodes that are copies of each other
+        self.copies: dict[str, int] = {}  # where all nodes have copies: to which one a node belongs
 
     def add(self, name: str, node: N, *sources: Node | tuple[Node, int]) -> N:
         """Put a node in, with its first inputs connected to these sources, in order; the node."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import islice, repeat
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from decentral.dataflow.edges import Edge, InvariantError, Message, State
+from decentral.dataflow.edges import Edge, InvariantError, Message, State, state_of
+from decentral.dataflow.payloads import pieces, side_by_side, total, whole
 
 
 class Node(ABC):
@@ -57,12 +58,13 @@ class Cond(Node):
     def forward(self, port: int, messages: list[Message]) -> None:
         """Each to one of the outputs."""
         routed: list[list[Message]] = [[] for _ in self.outs]
-        for message in messages:
-            port = self.port_of(message[0])
-            if not 0 <= port < self.outputs:
-                raise InvariantError(
-                    f"{self.name} has {self.outputs} outputs; port_of({message[0]}) is {port}"
-                )
+        ports = list(map(self.port_of, map(state_of, messages)))
+        if min(ports) < 0 or max(ports) >= self.outputs:
+            state, port = next(
+                (m[0], p) for m, p in zip(messages, ports, strict=True) if not 0 <= p < self.outputs
+            )
+            raise InvariantError(f"{self.name} has {self.outputs} outputs; port_of({state}) is {port}")
+        for port, message in zip(ports, messages, strict=True):
             routed[port].append(message)
         for edge, part in zip(self.outs, routed, strict=True):
             if part:
@@ -83,7 +85,7 @@ class Phi(Node):
 
     def forward(self, port: int, messages: list[Message]) -> None:
         """To the output."""
-        self.origin.update([(state, port) for state, _ in messages])
+        self.origin.update(zip(map(state_of, messages), repeat(port), strict=False))
         self.outs[0].forward(messages)
 
     def backward(self, out: int, messages: list[Message]) -> None:
@@ -110,18 +112,20 @@ class StateUpdate(Node):
 
     def forward(self, port: int, messages: list[Message]) -> None:
         """Under the new states."""
-        update, inverse = self.update, self.inverse
-        after = [(update(state), payload) for state, payload in messages]
-        for (state, _), (new, _) in zip(messages, after, strict=True):
-            if inverse(new) != state:
-                raise InvariantError(
-                    f"{self.name} maps state {state} to {new}, and that back to {inverse(new)}; give the inverse"
-                )
-        self.outs[0].forward(after)
+        states, payloads = zip(*messages, strict=True)
+        after = list(map(self.update, states))
+        back = tuple(map(self.inverse, after))
+        if back != states:
+            state, new, wrong = next(x for x in zip(states, after, back, strict=True) if x[0] != x[2])
+            raise InvariantError(
+                f"{self.name} maps state {state} to {new}, and that back to {wrong}; give the inverse"
+            )
+        self.outs[0].forward(list(zip(after, payloads, strict=True)))
 
     def backward(self, out: int, messages: list[Message]) -> None:
         """Under the old states."""
-        self.ins[0].backward([(self.inverse(state), payload) for state, payload in messages])
+        states, payloads = zip(*messages, strict=True)
+        self.ins[0].backward(list(zip(map(self.inverse, states), payloads, strict=True)))
 
 
 class Bcast(Node):
@@ -172,8 +176,8 @@ class Concat(Node):
         if inputs < 2:
             raise ValueError(f"a Concat of {inputs} has nothing to put side by side; use 2 inputs or more")
         self.inputs, self.key_of = inputs, key_of
-        self.parts: dict[State, list[Message | None]] = {}
-        self.sources: dict[State, list[Message | None]] = {}
+        self.parts: dict[State, list[Any]] = {}  # of messages, None where one is to come
+        self.sources: dict[State, list[Message]] = {}
 
     def forward(self, port: int, messages: list[Message]) -> None:
         """Once all inputs are here."""
@@ -190,30 +194,29 @@ class Concat(Node):
             if None not in parts:
                 del waiting[key]
                 self.sources[key] = parts
-                complete.append((key, side_by_side(parts)))
+                complete.append((key, side_by_side([payload for _, payload in parts])))
         if complete:
             self.outs[0].forward(complete)
 
     def backward(self, out: int, messages: list[Message]) -> None:
         """To each input its part."""
-        answers: list[list[Message]] = [[] for _ in self.ins]
+        answers = []
         for key, payload in messages:
-            at = 0
-            parts = self.sources.pop(key)
-            if payload is not None and type(payload) is not tuple:
-                payload = pieces(payload, [x.shape[1] for x in side_by_side(parts)], 1)
-            for part, answer in zip(parts, answers, strict=True):
-                state, given = part  # type: ignore[misc]
-                if payload is None:
-                    answer.append((state, None))
-                elif type(given) is tuple:
-                    answer.append((state, payload[at : at + len(given)]))
-                    at += len(given)
-                else:
-                    answer.append((state, payload[at]))
-                    at += 1
-        for edge, answer in zip(self.ins, answers, strict=True):
-            edge.backward(answer)
+            given = self.sources.pop(key)
+            flat = type(payload) is tuple and len(payload) == self.inputs
+            answers.append((given, payload if flat else self._apart(payload, [part for _, part in given])))
+        for i, edge in enumerate(self.ins):
+            edge.backward([(given[i][0], parts[i]) for given, parts in answers])
+
+    def _apart(self, payload: Any, given: Sequence[Any]) -> Sequence[Any]:
+        """A gradient's parts for each input."""
+        if payload is None:
+            return [None] * self.inputs
+        parts: Sequence[Any] = payload
+        if type(payload) is not tuple:
+            parts = pieces(payload, [x.shape[1] for x in side_by_side(given)], 1)
+        left = iter(parts)
+        return [tuple(islice(left, len(part))) if type(part) is tuple else next(left) for part in given]
 
     def held(self) -> int:
         """Unfinished and unanswered ones."""
@@ -245,37 +248,3 @@ class Split(Bcast):
             for g, width in zip(answers, self.widths, strict=True)
         ]
         return torch.cat(each, dim=1)
-
-
-def pieces(x: Tensor, sizes: list[int], dim: int = 0) -> Sequence[Tensor]:
-    """Views of x, one after the other; half the cost of ``Tensor.split``."""
-    return torch.split_with_sizes(x, sizes, dim)
-
-
-def whole(payload: Any) -> Tensor:
-    """A payload as one tensor."""
-    return torch.cat(payload, dim=1) if type(payload) is tuple else payload
-
-
-def total(payloads: Sequence[Any]) -> Any:
-    """The sum, in order; of tuples by part; None if there is nothing to sum."""
-    known = [p for p in payloads if p is not None]
-    if not known:
-        return None
-    first, *others = known
-    if type(first) is tuple:
-        return tuple(total(parts) for parts in zip(*known, strict=True))
-    for other in others:
-        first = first + other
-    return first
-
-
-def side_by_side(parts: Sequence[Any]) -> tuple[Tensor, ...]:
-    """The payloads of messages as one tuple."""
-    found: list[Tensor] = []
-    for _, payload in parts:
-        if type(payload) is tuple:
-            found += payload
-        else:
-            found.append(payload)
-    return tuple(found)

@@ -15,7 +15,8 @@ import torch
 
 from decentral.dataflow.edges import Edge, Message
 from decentral.dataflow.network import Network
-from decentral.dataflow.transforms import Queued, rows_of
+from decentral.dataflow.payloads import rows_of
+from decentral.dataflow.queues import Queued
 from decentral.stages.requests import Channel, Compute, Program, Send
 
 MESSAGES = "messages"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy
 
-from decentral.dataflow.edges import Message, State
 from decentral.dataflow.ends import Emission, Input, Loss
-from decentral.dataflow.groups import Group, Replicate
+from decentral.dataflow.groups import Group, Replicate, Row
 from decentral.dataflow.network import Network
-from decentral.dataflow.nodes import Bcast, Concat, Cond, Node, Phi, StateUpdate
+from decentral.dataflow.nodes import Bcast, Concat, Cond, Phi, StateUpdate
 from decentral.dataflow.replicas import Make, add_replicated
 from decentral.dataflow.transforms import Linear
 from decentral.errors import UserError
@@ -134,24 +132,3 @@ class GRU(nn.Module):
     def forward(self, x: Tensor) -> Any:
         """See `torch.nn.GRUCell`."""
         return self.cell(*x.chunk(2, 1))
-
-
-class Row(Node):
-    """Turns a column (n, 1), n = rows_of(state), into a row (1, width); -inf beyond n is what a softmax leaves out.
-
-    So graphs that differ in size can be computed together.
-    """
-
-    def __init__(self, width: int, rows_of: Callable[[State], int]) -> None:
-        super().__init__()
-        self.width, self.rows_of = width, rows_of
-
-    def forward(self, port: int, messages: list[Message]) -> None:
-        """As rows."""
-        columns = [(state, payload.T, self.width - len(payload)) for state, payload in messages]
-        self.outs[0].forward([(state, pad(row, (0, more), value=-math.inf)) for state, row, more in columns])
-
-    def backward(self, out: int, messages: list[Message]) -> None:
-        """As columns."""
-        rows_of = self.rows_of
-        self.ins[0].backward([(s, None if row is None else row[:, : rows_of(s)].T) for s, row in messages])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,15 +30,16 @@ class Cell(nn.Linear):
 
 
 class Recurrent(Linear):
-    """A :class:`Cell` with its derivative written out: dy counts where y > 0, and the rest is linear.
+    """A :class:`Cell` with its derivative written out: dy counts where y > 0, and the rest is linear. Keeps y."""
 
-    The backward pass computes y again, as other transforms do, but without a graph.
-    """
-
-    def differentiate(self, x: Tensor, dy: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Transform`."""
-        with torch.no_grad():
-            return super().differentiate(x, dy * (self.module(x) > 0))
+        y = self.module(x)
+        return y, y
+
+    def differentiate(self, x: Tensor, y: Any, dy: Tensor) -> Tensor:
+        """See :class:`Transform`."""
+        return super().differentiate(x, None, torch.ops.aten.threshold_backward(dy, y, 0.0))
 
 
 class ListRNN:
@@ -60,6 +61,8 @@ class ListRNN:
         self.tokens = torch.cat([lists.tokens for lists in data])
         self.labels = torch.cat([lists.labels for lists in data])
         self.lengths: list[int] = torch.cat([lists.lengths for lists in data]).tolist()
+        self.inputs = torch.split(self.tokens[self.tokens >= 0], self.lengths)
+        self.answers = torch.split(self.labels, 1)
         self.train = range(len(data[0]))
         self.validation = range(len(data[0]), len(self.lengths))
         self.first = torch.zeros(1, width, dtype=dtype)
@@ -85,7 +88,7 @@ class ListRNN:
         )
         net.connect(net.add("next", following, (last, 0)), hidden, 1)
         head = net.add("head", make("head", Linear), (last, 1))
-        loss = net.add("loss", Loss(lambda state: self.labels[state[0] : state[0] + 1]), head)
+        loss = net.add("loss", Loss(lambda state: self.answers[state[0]]), head)
         loss.learns = lambda key: key in self.train
         net.check()
         return net
@@ -109,7 +112,7 @@ class ListRNN:
         return cross_entropy(logits, labels), right, len(order)
 
     def _emit(self, key: int) -> list[Emission]:
-        return [(0, (key,), self.tokens[key, : self.lengths[key]]), (1, (key, 0), self.first)]
+        return [(0, (key,), self.inputs[key]), (1, (key, 0), self.first)]
 
     def _states(self, state: State) -> list[State]:
         return [(state[0], i) for i in range(self.lengths[state[0]])]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from decentral.dataflow.groups import Replicate, Ungroup
 from decentral.dataflow.network import Network
 from decentral.dataflow.nodes import Concat, Cond, Phi
 from decentral.dataflow.replicas import Make, add_replicated
-from decentral.dataflow.transforms import Embedding
+from decentral.dataflow.transforms import Embedding, Transform
 from decentral.errors import UserError
 from decentral.problems.models import initialise
 from decentral.problems.sentiment_trees import NO_LABEL, Tree, Treebank
@@ -66,7 +66,7 @@ class TreeLSTM:
         net, trees = Network(), self.trees
         words = net.add("words", Input(lambda key: [(0, (key,), trees[key].words)]))
         embedding = net.add("embedding", make("embedding", Embedding), words)
-        leaf = net.add("leaf", make("leaf"), embedding)
+        leaf = net.add("leaf", make("leaf", Gated), embedding)
         leaves = net.add("leaves", Ungroup(lambda s: [(*s, node) for node in trees[s[0]].leaves]), leaf)
         values = net.add("values", Phi(), leaves)
         if self.every_node:  # else every value has just one use, and its state is (key, node) all the way
@@ -76,7 +76,7 @@ class TreeLSTM:
             use = net.add("use?", Cond(lambda s: trees[s[0]].uses[s[1]][0], 3), values)
         pairs = Concat(2, lambda s: (s[0], trees[s[0]].parents[s[1]]))
         children = net.add("children", pairs, (use, LEFT), (use, RIGHT))
-        net.connect(add_replicated(net, "cell", make, children, replicas), values, 1)
+        net.connect(add_replicated(net, "cell", make, children, replicas, Gated), values, 1)
         head = net.add("head", make("head"), (use, SCORED))
         loss = net.add("loss", Loss(self._label, lambda s: 1 / len(trees[s[0]].labels)), head)
         loss.learns = lambda key: key in self.train
@@ -102,6 +102,9 @@ class TreeLSTM:
         return self.classes[self.trees[state[0]].labels[state[1]]]
 
 
+aten = torch.ops.aten
+
+
 class LabelledTree:
     """A tree's nodes by number, children first: ``children``, ``parents``, ``uses``; ``labels`` of those scored."""
 
@@ -124,19 +127,65 @@ class Cell(nn.Linear):
 
     def __init__(self, width: int, children: int) -> None:
         super().__init__(max(1, children) * width, (3 + children) * width)
-        self.width = width
+        self.width, self.arity = width, children
 
     def forward(self, x: Tensor) -> Tensor:
         """See :class:`TreeLSTM`."""
-        children = x.shape[1] // (2 * self.width)
-        parts = x.chunk(2 * children, 1) if children else (x,)  # h and c of one child after the other
-        gates = super().forward(torch.cat(parts[::2], 1))
-        rest, u = gates.split_with_sizes([(2 + children) * self.width, self.width], 1)
-        i, o, *forget = torch.sigmoid(rest).chunk(2 + children, 1)
-        c = i * torch.tanh(u)
-        for f, below in zip(forget, parts[1::2], strict=True):
-            c = c + f * below
-        return torch.cat([o * torch.tanh(c), c], 1)
+        return self.value_and_gates(x)[0]
+
+    def value_and_gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """And i, o, f of each child, u (rows, (3 + children) width)."""
+        h, below = self.parted(x)
+        pre = super().forward(h)
+        gates = torch.cat([pre[:, : -self.width].sigmoid(), pre[:, -self.width :].tanh()], 1)
+        i, o, *forget, u = gates.chunk(3 + self.arity, 1)
+        c = i * u
+        for f, c_below in zip(forget, below, strict=True):
+            c = c + f * c_below
+        return torch.cat([o * c.tanh(), c], 1), gates
+
+    def parted(self, x: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        """What W is applied to, and c of each child."""
+        parts = x.chunk(2 * self.arity, 1) if self.arity else (x,)  # h and c of one child after the other
+        return torch.cat(parts[::2], 1), parts[1::2]
+
+
+class Gated(Transform):
+    """A :class:`Cell` with its derivative written out; the gates are kept. With z what the gates are functions of:
+
+    do = dh tanh(c),    dc += dh o (1 - tanh(c)^2),    di = dc u,    du = dc i,    df_l = dc c_l,    dc_l = dc f_l
+    dz = (di, do, df) sigmoid' and du tanh',    dW = dz' h,    dh = dz W
+    """
+
+    module: Cell
+
+    def compute(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Transform`."""
+        return self.module.value_and_gates(x)
+
+    @torch.no_grad()
+    def differentiate(self, x: Tensor, gates: Any, dy: Tensor) -> Tensor:
+        """See :class:`Transform`."""
+        cell, (h, below) = self.module, self.module.parted(x)
+        i, o, *forget, u = gates.chunk(3 + cell.arity, 1)
+        c = i * u
+        for f, c_below in zip(forget, below, strict=True):
+            c.addcmul_(f, c_below)
+        t, (dh, dc) = c.tanh_(), dy.chunk(2, 1)
+        dc = dc + aten.tanh_backward(dh * o, t)
+        dz = torch.cat([dc * u, dh * t, *(dc * c_below for c_below in below), dc * i], 1)
+        bounded = dz[:, : -cell.width]
+        aten.sigmoid_backward(bounded, gates[:, : -cell.width], grad_input=bounded)
+        aten.tanh_backward(dz[:, -cell.width :], u, grad_input=dz[:, -cell.width :])
+        if cell.weight.requires_grad:
+            cell.weight.grad = dz.T @ h if cell.weight.grad is None else cell.weight.grad.addmm_(dz.T, h)
+        if cell.bias.requires_grad:
+            cell.bias.grad = dz.sum(0) if cell.bias.grad is None else cell.bias.grad.add_(dz.sum(0))
+        dx = dz @ cell.weight
+        if not forget:
+            return dx
+        pairs = zip(dx.chunk(cell.arity, 1), forget, strict=True)
+        return torch.cat([d for dh_below, f in pairs for d in (dh_below, dc * f)], 1)
 
 
 class Head(nn.Linear):
