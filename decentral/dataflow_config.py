@@ -104,10 +104,6 @@ class DataflowConfig:
         for key in _OF_WORKERS:
             if key in parts["train"] and not (key == "batch_size" and table["problem"].get("name") == "mlp"):
                 raise UserError(f"train.{key} has no meaning with [dataflow]; remove the key")
-        if parts["train"].get("device") == "cuda":
-            raise UserError(
-                'train.device = "cuda": networks of nodes run on CPUs only so far; remove the key'
-            )
         problem = named(parts["problem"], "problem", PROBLEMS)
         if not getattr(problem, "dataflow", False):
             choices = ", ".join(name for name, kind in PROBLEMS.items() if getattr(kind, "dataflow", False))

@@ -19,6 +19,7 @@ from decentral.results import Experiment, Run
 KINDS = {"forward": "#4477aa", "backward": "#ee6677", "update": "#ccbb44", "wait": "#e8e8e8"}
 OTHERS = ("#228833", "#aa3377", "#66ccee", "#999933")
 STEPS = 4  # drawn of each run, from the middle of it
+BATCHES = 20  # a lane, instead, where there are no steps: in networks of nodes
 MOST = 8  # runs in one figure
 LANES = 8  # of a run
 
@@ -73,10 +74,13 @@ def _lanes(path: Path) -> list[Lane]:
     shown = sorted(names)[:LANES]
     events = [e for e in everything if e["ph"] == "X" and e["tid"] in shown]
     updates = {e["name"]: e["ts"] + e["dur"] for e in events if e["cat"] == "update" and e["tid"] == shown[0]}
-    ends = list(updates.values()) or [e["ts"] + e["dur"] for e in events]  # an update may have several pieces
+    # an update may have several pieces
+    ends, drawn = list(updates.values()), STEPS
+    if not ends:
+        ends, drawn = sorted(e["ts"] + e["dur"] for e in events if e["cat"] != "wait"), BATCHES * len(shown)
     middle = len(ends) // 2
-    begin, end = ends[max(0, middle - 1)], ends[min(len(ends) - 1, middle - 1 + STEPS)]
-    if len(ends) <= STEPS or end <= begin:
+    begin, end = ends[max(0, middle - 1)], ends[min(len(ends) - 1, middle - 1 + drawn)]
+    if len(ends) <= drawn or end <= begin:
         begin, end = 0.0, max(e["ts"] + e["dur"] for e in events)
     lanes: dict[int, list[tuple[str, float, float, str]]] = {k: [] for k in shown}
     for e in events:

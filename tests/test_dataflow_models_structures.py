@@ -214,7 +214,7 @@ def tree_losses(model, tree):
 @pytest.mark.parametrize("every_node", [False, True])
 def test_tree_lstm_has_the_equations_and_the_loss_that_it_says(every_node):
     bank = treebank(12, 6, 5).binary()
-    model = TreeLSTM(bank, 3, 0, torch.float64, every_node)
+    model = TreeLSTM(bank, 3, 0, torch.float64, every_node=every_node)
     labelled = inner = 0
     for key, tree in enumerate(bank.train + bank.validation):
         losses = tree_losses(model, tree)

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import tomli_w
+import torch
 from command import decentral
 from ranks import decentral as launch
 
@@ -131,6 +132,19 @@ def test_a_network_is_described_and_drawn(tmp_path):
     assert refused.code == 2
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("table", [LISTS, TREES, STORIES, DIGITS], ids=["lists", "trees", "graphs", "mlp"])
+@pytest.mark.parametrize("runtime", ["messages", "synchronous"])
+def test_a_gpu_finds_what_the_cpu_finds(tmp_path, table, runtime):
+    path = write(changed(table, dataflow={"runtime": runtime}, train={"dtype": "float64"}))
+    for device in ("cpu", "cuda"):
+        said = decentral("run", path, "--out", device, "--set", f"train.device={device}")
+        assert said.code == 0, said.err
+    for a, b in zip(measured(tmp_path / "cpu"), measured(tmp_path / "cuda"), strict=True):
+        assert float(a["train_loss"]) == pytest.approx(float(b["train_loss"]), rel=1e-6)
+        assert float(a["test_loss"]) == pytest.approx(float(b["test_loss"]), rel=1e-6)
+
+
 REFUSALS = [
     ({"dataflow": {"frequencies": {"cel": 3}}}, "there is no node 'cel'; there are list,"),
     ({"dataflow": {"place": {"loss": 1}}}, "dataflow.place.loss = 1 is no worker; there are 1, from 0"),
@@ -141,7 +155,6 @@ REFUSALS = [
     ({"dataflow": {"unit": "epochs"}}, "dataflow.unit = 'epochs'"),
     ({"problem": {"name": "cnn"}}, "has no network of nodes; use one of mlp, list-reduction"),
     ({"train": {"batch_size": 5}}, "train.batch_size has no meaning with [dataflow]"),
-    ({"train": {"device": "cuda"}}, "networks of nodes run on CPUs only"),
     ({"program": {"name": "local"}}, "section [program] has no meaning where there is [dataflow]"),
 ]  # fmt: skip
 

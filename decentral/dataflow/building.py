@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from decentral.dataflow.control import Controller, updates_of
@@ -34,9 +35,9 @@ class Plan:
     Raises UserError for a network, a placement or names that do not fit.
     """
 
-    def __init__(self, config: DataflowConfig) -> None:
+    def __init__(self, config: DataflowConfig, device: torch.device) -> None:
         self.config = config
-        self.model = model_of(config)
+        self.model = model_of(config, device)
         network, settings = self.network(), config.dataflow
         self.names = list(network.nodes)
         copied = {name for group in network.replicas.values() for name in group}

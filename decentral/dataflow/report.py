@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +25,7 @@ def report(file: Path, overrides: Sequence[str], out: Path | None) -> None:
             f"{file} has no [dataflow], so no network of nodes; use experiments/amp_babi15.toml, for example"
         )
     config.prepare()
-    plan = Plan(config)
+    plan = Plan(config, torch.device("cpu"))
     plan.flops, plan.place = plan.layout()
     network = plan.network()
     table = Table(box=None, pad_edge=False, title=experiment.name, title_justify="left")

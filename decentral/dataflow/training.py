@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def check(config: DataflowConfig, world: Any) -> None:
     """Refuse what does not fit: names of nodes, the placement, the ranks; and try the network on a few instances."""
     hosts(config.dataflow.workers, 1, world.ranks)
-    Plan(config).layout()
+    Plan(config, torch.device("cpu")).layout()
 
 
 class Training:
@@ -43,9 +43,9 @@ class Training:
     def __init__(
         self, config: DataflowConfig, world: Any, device: torch.device, folder: RunFolder | None, kept: None
     ) -> None:
-        del device, kept
+        del kept
         self.config, self.world, self.folder = config, world, folder
-        self.plan = Plan(config)
+        self.plan = Plan(config, device)
         self.plan.flops, self.plan.place = world.from_root(self.plan.layout)
         self.host = hosts(config.dataflow.workers, 1, world.ranks)
         self.clock: Clock = "measured" if world.ranks > 1 or self._is_synchronous else "simulated"

@@ -32,6 +32,7 @@ class SentimentTrees:
 
     ``trees``: signed-words (embedded), or sst (Stanford Sentiment Treebank), read below ``data_root`` (or the
     environment variable DECENTRAL_DATA). ``binary``: neutral sentences are left out, and two classes remain.
+    ``every_node``: the loss is the mean over all phrases of a sentence that have a label, and not the sentence's own.
     """
 
     dataflow: ClassVar[bool] = True
@@ -39,6 +40,7 @@ class SentimentTrees:
     trees: Literal["signed-words", "sst"] = "signed-words"
     data_root: str = ""
     binary: bool = False
+    every_node: bool = False
     width: int = 128
 
     def __post_init__(self) -> None:

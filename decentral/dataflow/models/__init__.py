@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from decentral.dataflow_config import DataflowConfig
 
 
-def model_of(config: DataflowConfig) -> Any:
-    """The model of the configured problem, initialised from the seed.
+def model_of(config: DataflowConfig, device: torch.device) -> Any:
+    """The model of the configured problem, initialised from the seed, with its instances on the device.
 
     It has ``train`` and ``validation``, ranges of keys, ``modules`` by name, ``network(make, replicas)`` and
     ``evaluate(keys)``.
@@ -25,24 +25,35 @@ def model_of(config: DataflowConfig) -> Any:
         from decentral.problems.list_reduction import list_reduction
 
         return ListRNN(
-            list_reduction(problem.train, problem.validation, problem.longest), problem.width, seed, dtype
+            list_reduction(problem.train, problem.validation, problem.longest),
+            problem.width,
+            seed,
+            dtype,
+            device,
         )
     if isinstance(problem, SentimentTrees):
         from decentral.dataflow.models.trees import TreeLSTM
         from decentral.problems.sentiment_trees import load_trees
 
         trees = load_trees(problem.trees, problem.data_root or None)
-        return TreeLSTM(trees.binary() if problem.binary else trees, problem.width, seed, dtype)
+        return TreeLSTM(
+            trees.binary() if problem.binary else trees,
+            problem.width,
+            seed,
+            dtype,
+            device,
+            problem.every_node,
+        )
     if isinstance(problem, BasicDeduction):
         from decentral.dataflow.models.graphs import GatedGraph
         from decentral.problems.babi import load_deductions
 
         stories = load_deductions(problem.stories, problem.data_root or None)
-        return GatedGraph(stories, problem.width, seed, dtype, steps=problem.steps)
+        return GatedGraph(stories, problem.width, seed, dtype, device, steps=problem.steps)
     assert isinstance(problem, MLP)
     from decentral.dataflow.models import mlp
     from decentral.problems.datasets import load
 
     data = load(problem.data, problem.data_root or None)
     size = config.train.batch_size
-    return mlp.MLP(data, problem.hidden, len(data.train_y) if size == "full" else size, seed, dtype)
+    return mlp.MLP(data, problem.hidden, len(data.train_y) if size == "full" else size, seed, dtype, device)

@@ -38,21 +38,28 @@ class GatedGraph:
     """
 
     def __init__(
-        self, data: Deductions, width: int, seed: int, dtype: torch.dtype = torch.float32, steps: int = 2
+        self,
+        data: Deductions,
+        width: int,
+        seed: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+        steps: int = 2,
     ) -> None:
         if min(width, steps) < 1:
             raise UserError(f"width = {width} and steps = {steps} must be at least 1")
-        self.graphs = [Graph(question) for question in data.train + data.test]
+        self.graphs = [Graph(question, device) for question in data.train + data.test]
         self.train = range(len(data.train))
         self.validation = range(len(data.train), len(self.graphs))
         self.steps, self.most_nodes = steps, max((graph.nodes for graph in self.graphs), default=0)
-        self.start, self.other = torch.eye(1, width, dtype=dtype), torch.zeros(1, width, dtype=dtype)
+        self.start = torch.eye(1, width, dtype=dtype, device=device)
+        self.other = torch.zeros_like(self.start)
 
         def modules() -> nn.ModuleDict:
             maps = {name: nn.Linear(width, width) for name in EDGE_MAPS}
             return nn.ModuleDict({**maps, "gru": GRU(width), "score": nn.Linear(width, 1, bias=False)})
 
-        self.modules = cast(nn.ModuleDict, initialise(modules, seed).to(dtype))
+        self.modules = cast(nn.ModuleDict, initialise(modules, seed).to(device, dtype))
 
     def network(self, make: Make, replicas: int = 1) -> Network:
         """A loop with states (key, node, step), within it (key, edge, step); ``replicas`` of the GRU."""
@@ -107,13 +114,13 @@ class Graph:
     Raises UserError for a node without edges, which would wait for messages for ever.
     """
 
-    def __init__(self, question: Deduction) -> None:
+    def __init__(self, question: Deduction, device: torch.device | None = None) -> None:
         back = [(target, kind + len(EDGE_MAPS) // 2, source) for source, kind, target in question.edges]
         self.edges = [*question.edges, *back]
         self.nodes, self.start = len(question.nodes), question.start
-        self.answer = torch.tensor([question.answer])
+        self.answer = torch.tensor([question.answer], device=device)
         self.leaving: list[list[int]] = [[] for _ in question.nodes]
-        self.adjacency = torch.zeros(len(EDGE_MAPS), self.nodes, self.nodes)
+        self.adjacency = torch.zeros(len(EDGE_MAPS), self.nodes, self.nodes, device=device)
         for number, (source, kind, target) in enumerate(self.edges):
             self.leaving[source].append(number)
             self.adjacency[kind, target, source] += 1

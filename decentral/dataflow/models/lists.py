@@ -54,24 +54,29 @@ class ListRNN:
     """
 
     def __init__(
-        self, data: tuple[Lists, Lists], width: int, seed: int, dtype: torch.dtype = torch.float32
+        self,
+        data: tuple[Lists, Lists],
+        width: int,
+        seed: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
     ) -> None:
         if width < 1:
             raise UserError(f"width = {width} must be at least 1")
-        self.tokens = torch.cat([lists.tokens for lists in data])
-        self.labels = torch.cat([lists.labels for lists in data])
+        self.tokens = torch.cat([lists.tokens for lists in data]).to(device)
+        self.labels = torch.cat([lists.labels for lists in data]).to(device)
         self.lengths: list[int] = torch.cat([lists.lengths for lists in data]).tolist()
         self.inputs = torch.split(self.tokens[self.tokens >= 0], self.lengths)
         self.answers = torch.split(self.labels, 1)
         self.train = range(len(data[0]))
         self.validation = range(len(data[0]), len(self.lengths))
-        self.first = torch.zeros(1, width, dtype=dtype)
+        self.first = torch.zeros(1, width, dtype=dtype, device=device)
 
         def modules() -> nn.ModuleDict:
             embedding, head = nn.Embedding(TOKENS, width), nn.Linear(width, CLASSES)
             return nn.ModuleDict({"embedding": embedding, "cell": Cell(2 * width, width), "head": head})
 
-        self.modules = cast(nn.ModuleDict, initialise(modules, seed).to(dtype))
+        self.modules = cast(nn.ModuleDict, initialise(modules, seed).to(device, dtype))
 
     def network(self, make: Make, replicas: int = 1) -> Network:
         """A loop with state (key, i) at token i; ``replicas`` of the cell."""

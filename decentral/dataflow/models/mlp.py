@@ -38,17 +38,21 @@ class MLP:
         batch_size: int,
         seed: int,
         dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size = {batch_size} must be at least 1")
         order = torch.from_numpy(stream(seed, "minibatches").permutation(len(data.train_y)))
-        train = [(data.train_x, data.train_y, rows) for rows in torch.split(order, batch_size)]
-        test = torch.split(torch.arange(len(data.test_y)), batch_size)
-        self.minibatches = train + [(data.test_x, data.test_y, rows) for rows in test]
+        train_x, train_y, test_x, test_y = (
+            part.to(device) for part in (data.train_x, data.train_y, data.test_x, data.test_y)
+        )
+        train = [(train_x, train_y, rows) for rows in torch.split(order.to(device), batch_size)]
+        test = torch.split(torch.arange(len(test_y), device=device), batch_size)
+        self.minibatches = train + [(test_x, test_y, rows) for rows in test]
         self.train = range(len(train))
         self.validation = range(len(train), len(self.minibatches))
         self.dtype = dtype
-        whole = initialise(lambda: mlp(data.shape, data.classes, hidden), seed).to(dtype)
+        whole = initialise(lambda: mlp(data.shape, data.classes, hidden), seed).to(device, dtype)
         layers = [layer for layer in whole.modules() if isinstance(layer, nn.Linear)]
         self.modules = nn.ModuleDict({f"linear{i}": layer for i, layer in enumerate(layers)})
 

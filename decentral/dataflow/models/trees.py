@@ -43,23 +43,24 @@ class TreeLSTM:
         width: int,
         seed: int,
         dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
         every_node: bool = False,
     ) -> None:
         if width < 1:
             raise UserError(f"width = {width} must be at least 1")
         self.every_node = every_node
-        self.trees = [LabelledTree(tree, every_node) for tree in data.train]
+        self.trees = [LabelledTree(tree, every_node, device) for tree in data.train]
         self.train = range(len(self.trees))
-        self.trees += [LabelledTree(tree, every_node=False) for tree in data.validation]
+        self.trees += [LabelledTree(tree, False, device) for tree in data.validation]
         self.validation = range(len(self.train), len(self.trees))
-        self.classes = torch.split(torch.arange(data.classes), 1)
+        self.classes = torch.split(torch.arange(data.classes, device=device), 1)
 
         def modules() -> nn.ModuleDict:
             embedding = nn.Embedding(len(data.vocabulary), width)
             cells = {"leaf": Cell(width, 0), "cell": Cell(width, 2), "head": Head(width, data.classes)}
             return nn.ModuleDict({"embedding": embedding, **cells})
 
-        self.modules = cast(nn.ModuleDict, initialise(modules, seed).to(dtype))
+        self.modules = cast(nn.ModuleDict, initialise(modules, seed).to(device, dtype))
 
     def network(self, make: Make, replicas: int = 1) -> Network:
         """A loop with state (key, node), and (key, node, use) for each use of its value; ``replicas`` of the cell."""
@@ -92,7 +93,7 @@ class TreeLSTM:
             for below in tree.children:
                 values.append(cell(torch.cat([values[i] for i in below], 1)) if below else next(leaves))
             logits = head(torch.cat([values[i] for i in tree.labels]))
-            labels = torch.tensor(list(tree.labels.values()))
+            labels = torch.cat([self.classes[label] for label in tree.labels.values()])
             losses.append(cross_entropy(logits, labels))
             right += int((logits.argmax(1) == labels).sum())
             rows += len(labels)
@@ -108,10 +109,10 @@ aten = torch.ops.aten
 class LabelledTree:
     """A tree's nodes by number, children first: ``children``, ``parents``, ``uses``; ``labels`` of those scored."""
 
-    def __init__(self, tree: Tree, every_node: bool) -> None:
+    def __init__(self, tree: Tree, every_node: bool, device: torch.device | None) -> None:
         self.children = [() if node.left < 0 else (node.left, node.right) for node in tree]
         self.leaves = [i for i, children in enumerate(self.children) if not children]
-        self.words = torch.tensor([tree[i].word for i in self.leaves])
+        self.words = torch.tensor([tree[i].word for i in self.leaves], device=device)
         scored = range(len(tree)) if every_node else [len(tree) - 1]
         self.labels = {i: tree[i].label for i in scored if tree[i].label != NO_LABEL}
         self.uses = [[SCORED] if i in self.labels else [] for i in range(len(tree))]
