@@ -8,14 +8,13 @@ species, these by their singular; the fact is an edge from emily to mouse, the r
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from decentral.errors import UserError, nearest
-from decentral.problems.file_formats import find_file
+from decentral.errors import UserError
+from decentral.problems.data_root import find_file, load_named
 from decentral.streams import stream
 
 BABI_HOME = "https://research.facebook.com/downloads/babi/"
@@ -60,10 +59,7 @@ def load_deductions(name: str = "generated", data_root: str | None = None) -> De
 
     Raises UserError for an unknown name, and for missing or malformed files. Read once per process and root.
     """
-    if name not in DEDUCTIONS:
-        raise UserError(f"unknown deductions {name!r}; {nearest(name, DEDUCTIONS)}")
-    given = data_root or os.environ.get("DECENTRAL_DATA")
-    return DEDUCTIONS[name](Path(given).expanduser() if given else None)
+    return load_named("deductions", DEDUCTIONS, name, data_root)
 
 
 def parse_stories(lines: Iterable[str], where: str = "stories") -> tuple[Deduction, ...]:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import functools
 import gzip
 import importlib.util
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from decentral.errors import UserError, nearest
+from decentral.errors import UserError
+from decentral.problems.data_root import find_file, load_named
 from decentral.problems.dataset import Dataset, fixed_split
-from decentral.problems.file_formats import check_labels, find_file, read_cifar10, read_idx, read_libsvm
+from decentral.problems.file_formats import check_labels, read_cifar10, read_idx, read_libsvm
 from decentral.streams import stream
 
 __all__ = ["DATASETS", "Dataset", "load"]
@@ -43,10 +43,7 @@ def load(name: str, data_root: str | None = None) -> Dataset:
     Raises `UserError` for an unknown name, a data root that is no folder or is not given where
     files are needed, and for missing or damaged files. Loaded once per process and root.
     """
-    if name not in DATASETS:
-        raise UserError(f"unknown data set {name!r}; {nearest(name, DATASETS)}")
-    given = data_root or os.environ.get("DECENTRAL_DATA")
-    return DATASETS[name](Path(given).expanduser() if given else None)
+    return load_named("data set", DATASETS, name, data_root)
 
 
 @functools.cache

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from decentral.errors import UserError, nearest
-from decentral.problems.file_formats import find_file
+from decentral.errors import UserError
+from decentral.problems.data_root import find_file, load_named
 from decentral.streams import stream
 
 SST_HOME = "https://nlp.stanford.edu/sentiment/"
@@ -71,10 +70,7 @@ def load_trees(name: str = "signed-words", data_root: str | None = None) -> Tree
 
     Raises UserError for an unknown name, and for missing or malformed files. Read once per process and root.
     """
-    if name not in TREEBANKS:
-        raise UserError(f"unknown treebank {name!r}; {nearest(name, TREEBANKS)}")
-    given = data_root or os.environ.get("DECENTRAL_DATA")
-    return TREEBANKS[name](Path(given).expanduser() if given else None)
+    return load_named("treebank", TREEBANKS, name, data_root)
 
 
 def parse_tree(line: str, word_ids: Mapping[str, int], where: str = "tree") -> Tree:

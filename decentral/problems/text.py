@@ -6,7 +6,6 @@ A split is a position in the text: training before, validation behind, no window
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decentral.errors import UserError, nearest
-from decentral.problems.file_formats import find_file
+from decentral.errors import UserError
+from decentral.problems.data_root import find_file, load_named
 from decentral.streams import stream
 
 TINY_SHAKESPEARE_HOME = "https://github.com/karpathy/char-rnn/tree/master/data/tinyshakespeare"
@@ -50,10 +49,7 @@ def load_text(name: str = "sums", data_root: str | None = None) -> Text:
 
     Raises UserError for an unknown name, and for a file that is missing or no UTF-8. Read once per process and root.
     """
-    if name not in TEXTS:
-        raise UserError(f"unknown text {name!r}; {nearest(name, TEXTS)}")
-    given = data_root or os.environ.get("DECENTRAL_DATA")
-    return TEXTS[name](Path(given).expanduser() if given else None)
+    return load_named("text", TEXTS, name, data_root)
 
 
 @functools.cache
