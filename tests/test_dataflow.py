@@ -28,6 +28,7 @@ from decentral.dataflow.network import Network
 from decentral.dataflow.replicas import add_replicated
 from decentral.dataflow.transforms import Linear
 from decentral.dataflow.updates import Updates
+from decentral.dataflow.worker import Worker
 from decentral.errors import UserError
 from decentral.stages import DeadlockError
 
@@ -345,3 +346,25 @@ def test_replicas_share_the_instances_and_their_mean_is_what_they_all_become():
             assert torch.equal(c, (a + b) / 2)
             assert not torch.equal(a, p)
             assert not torch.equal(a, b)
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_what_is_kept_is_bounded_by_the_active_keys_and_not_by_the_instances(kind, monkeypatch):
+    peaks = []
+    work = Worker.work
+
+    def watched(self):
+        yield from work(self)
+        peaks[-1] = max(peaks[-1], sum(self.network.held().values()))
+
+    def peak(count, active):
+        peaks.append(0)
+        play(kind(count), active)
+        return peaks[-1]
+
+    monkeypatch.setattr(Worker, "work", watched)
+    alone = peak(24, 1)
+    for active in (2, 6):
+        assert peak(12, active) <= active * alone
+        assert peak(24, active) <= active * alone
+    assert peak(24, 24) > peak(24, 6)

@@ -34,6 +34,7 @@ class Input(Node):
         self.unanswered: dict[int, int] = {}
         self.finished: Callable[[int], None] = lambda _: None
 
+    @torch.no_grad()
     def inject(self, keys: Sequence[int]) -> None:
         """Emit the instances' messages."""
         emitted: list[list[Message]] = [[] for _ in self.outs]
@@ -104,6 +105,7 @@ class Loss(Queued):
         self.learns: Callable[[int], bool] = lambda _: True
         self.score = Score()
 
+    @torch.no_grad()
     def run_forward(self, most: int) -> None:
         """See :class:`Queued`: the losses, and their gradients."""
         states, payloads = zip(*taken(self.waiting, most), strict=True)

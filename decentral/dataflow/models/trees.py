@@ -164,7 +164,6 @@ class Gated(Transform):
         """See :class:`Transform`."""
         return self.module.value_and_gates(x)
 
-    @torch.no_grad()
     def differentiate(self, x: Tensor, gates: Any, dy: Tensor) -> Tensor:
         """See :class:`Transform`."""
         cell, (h, below) = self.module, self.module.parted(x)
