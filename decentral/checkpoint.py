@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decentral.algorithms.state import tensors_of
+from decentral.algorithms.state import numbers_of, tensors_of, with_numbers
 from decentral.comm import Communicator
 from decentral.errors import UserError
 from decentral.problems.objective import Objective
@@ -40,7 +40,7 @@ def save(
         **more,
         "x": world.collect(x),
         "state_tensors": [world.collect(s) for s in tensors_of(method_state)],
-        "state_rest": [None if isinstance(s, Tensor) else s for s in method_state],
+        "state_rest": numbers_of(method_state),
         "buffers": {name: world.collect(b) for name, b in objective.buffers.items()},
         "ledger": {
             "gossip_bytes": gossip,
@@ -85,5 +85,4 @@ def restore(
         kept["messages"] if first else 0,
         kept["mpi_bytes"] if first else 0,
     )
-    rest = [s if r is None else r for s, r in zip(method_state, whole["state_rest"], strict=True)]
-    return type(method_state)(*rest) if hasattr(method_state, "_fields") else tuple(rest)
+    return with_numbers(method_state, [r for r in whole["state_rest"] if r is not None])

@@ -33,6 +33,7 @@ class ModeComm:
     """A communicator on modes of W, one a column: mixing multiplies by the eigenvalue, a mean sees consensus."""
 
     n = h = 1
+    t = 0  # of methods that do more in some rounds, an ordinary one
 
     def __init__(self, eigenvalues: Tensor, consensus: Tensor) -> None:
         self.eigenvalues, self.consensus = eigenvalues, consensus
@@ -134,9 +135,15 @@ def refuse_unstable(
 
     On quadratics the whole map is looked at where it is small enough, else the mode of the largest curvature.
     """
-    if schedule.n == 1:
+    if schedule.n == 1 or not getattr(method, "linear", True):
         return
     modes = _modes(schedule.matrix(0)) if schedule.period == 1 else None
+    least = getattr(method, "least_eigenvalue", -np.inf)
+    if modes is not None and modes.real.min() <= least + _TOLERANCE:
+        raise UserError(
+            f"{type(method).__name__} needs every eigenvalue of W above {least:.4g}, and this mixing has "
+            f"{_show(modes[modes.real.argmin()])}; use topology.weights = lazy, or exact-diffusion; {_ALLOW}"
+        )
     growth, where, tolerance = _growth_of_mixing(method, schedule, modes)
     if growth > 1 + tolerance:
         raise UserError(

@@ -60,7 +60,7 @@ def pop_name(table: dict[str, Any], of: str, choices: Mapping[str, Any]) -> str:
     name = table.pop("name", None)
     if name is None:
         raise UserError(f"missing key {of}.name; valid: {', '.join(sorted(choices))}")
-    if name not in choices:
+    if not isinstance(name, str) or name not in choices:
         raise UserError(f"{of}.name = {name!r} is not known; {nearest(str(name), choices)}")
     return str(name)
 

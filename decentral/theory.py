@@ -2,9 +2,10 @@
 
 f_i(x) = x' H_i x / 2 - r_i' x, full gradients, constant lr, static W (read W as W kron I, D = blkdiag(H_i)):
 
-    PmSGD                        x* = (mean H)^-1 mean r
-    DSGD atc, DecentLaM          (I - W + lr W D) X = lr W r
-    DmSGD atc, nesterov          the same with lr / (1 - beta)
+    PmSGD, D2, exact diffusion, EXTRA, gradient tracking, DIGing, momentum tracking
+                                 x* = (mean H)^-1 mean r
+    DSGD atc, DecentLaM, QG      (I - W + lr W D) X = lr W r
+    DmSGD atc, nesterov          the same with lr / (1 - beta);    QG nesterov: with lr (1 + beta)
     DSGD awc                     (I - W + lr D) X = lr r;      DmSGD awc: with lr / (1 - beta)
     DmSGD doubly averaged        (I - W + lr W K D) X = lr W K r,      K = (I - beta W)^-1
 """
@@ -18,7 +19,19 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.linalg import spsolve
 
-from decentral.algorithms import DSGD, DecentLaM, DmSGD, PmSGD
+from decentral.algorithms import (
+    D2,
+    DSGD,
+    EXTRA,
+    DecentLaM,
+    DmSGD,
+    GradientTracking,
+    MomentumTracking,
+    PmSGD,
+    QuasiGlobal,
+)
+
+_EXACT = (PmSGD, D2, EXTRA, GradientTracking, MomentumTracking)
 
 Array = NDArray[np.float64]
 
@@ -29,7 +42,7 @@ def fixed_point(method: Any, w: Any, hessians: Array, linear: Array, lr: float) 
     ``w`` (n, n) mixing matrix; ``hessians`` (n, d, d); ``linear`` (n, d). Weight decay belongs in the Hessians.
     """
     n, d = linear.shape
-    if isinstance(method, PmSGD):
+    if isinstance(method, _EXACT):
         return np.tile(np.linalg.solve(hessians.mean(0), linear.mean(0)), (n, 1))
     terms = _combination(method, sparse.csr_array(w), lr)
     if terms is None:
@@ -50,6 +63,8 @@ def _combination(method: Any, w: sparse.csr_array, lr: float) -> tuple[Any, floa
         return (w if method.variant == "atc" else eye), lr
     if isinstance(method, DecentLaM):
         return w, lr
+    if isinstance(method, QuasiGlobal):
+        return w, lr * (1 + method.momentum) if method.nesterov else lr
     if isinstance(method, DmSGD):
         if method.variant == "doubly-averaged":
             K = np.linalg.inv(np.eye(w.shape[0]) - method.momentum * w.toarray())

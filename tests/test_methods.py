@@ -7,10 +7,24 @@ import pytest
 import torch
 
 import topologies
-from decentral.algorithms import ALGORITHMS, DSGD, DecentLaM, DmSGD, PmSGD
+from decentral.algorithms import (
+    ALGORITHMS,
+    D2,
+    DSGD,
+    EXTRA,
+    DecentLaM,
+    DIGing,
+    DmSGD,
+    ExactDiffusion,
+    GossipPGA,
+    GradientTracking,
+    LocalSGD,
+    MomentumTracking,
+    PmSGD,
+)
 from decentral.comm import LocalComm
 
-ALL = [
+CORE = [
     PmSGD(0.0),
     PmSGD(0.9),
     PmSGD(0.9, nesterov=True),
@@ -21,6 +35,18 @@ ALL = [
     DmSGD(0.9, "nesterov"),
     DmSGD(0.9, "doubly-averaged"),
     DecentLaM(0.9),
+]
+ALL = [
+    *CORE,
+    D2(),
+    ExactDiffusion(),
+    EXTRA(),
+    GradientTracking(),
+    GradientTracking(0.9),
+    DIGing(0.9),
+    MomentumTracking(0.9),
+    LocalSGD(3, 0.9),
+    GossipPGA(3, 0.9),
 ]
 
 
@@ -115,7 +141,7 @@ def dense_reference(method, w, g, lr):
     return x
 
 
-@pytest.mark.parametrize("method", ALL, ids=str)
+@pytest.mark.parametrize("method", CORE, ids=str)
 @pytest.mark.parametrize("graph", ["ring", "star", "erdos-renyi", "exponential"])
 def test_a_step_is_its_equation_with_dense_matrices(method, graph):
     if isinstance(method, DecentLaM) and graph == "exponential":

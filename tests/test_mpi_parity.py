@@ -137,6 +137,26 @@ def test_networks_agree_to_rounding_where_ranks_choose_their_oracle(tmp_path):
         compare(alone, other, tolerance=1e-12)
 
 
+FAMILY = "".join(
+    f'[[sweep.algorithm]]\nname = "{name}"\n{more}\n'
+    for name, more in [
+        ("quasi-global", ""), ("quasi-global", "nesterov = true"), ("d2", ""), ("exact-diffusion", ""), ("extra", ""),
+        ("gradient-tracking", ""), ("gradient-tracking", "momentum = 0.5"), ("diging", ""), ("momentum-tracking", ""),
+        ("local-sgd", "every = 4"), ("gossip-pga", "every = 4"), ("slowmo", "every = 4"), ("diloco", "every = 4"),
+    ]
+)  # fmt: skip
+
+
+def test_the_family_has_the_same_bits_and_bytes_on_one_two_and_four_ranks(tmp_path):
+    text = QUADRATIC.format(topology="erdos-renyi", workers=8).replace(
+        "workers =", 'weights = "lazy"\nworkers ='
+    )
+    alone, *others = run_everywhere(tmp_path, text + FAMILY)
+    assert len(alone) == 13
+    for other in others:
+        compare(alone, other, tolerance=0)
+
+
 def test_directed_and_changing_graphs_agree_too(tmp_path):
     text = QUADRATIC.format(topology="one-peer-exponential", workers=8) + '[algorithm]\nname = "dmsgd"\n'
     alone, *others = run_everywhere(tmp_path, text)

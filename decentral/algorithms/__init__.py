@@ -7,16 +7,55 @@ x and state are consumed: use what comes back. Nothing here imports torch.
 
 from typing import Any
 
+from decentral.algorithms.d2 import D2
 from decentral.algorithms.decentlam import DecentLaM
+from decentral.algorithms.diging import DIGing
+from decentral.algorithms.diloco import DiLoCo
 from decentral.algorithms.dmsgd import DmSGD
 from decentral.algorithms.dsgd import DSGD
+from decentral.algorithms.exact_diffusion import ExactDiffusion
+from decentral.algorithms.extra import EXTRA
+from decentral.algorithms.gossip_pga import GossipPGA
+from decentral.algorithms.gradient_tracking import GradientTracking
+from decentral.algorithms.local_sgd import LocalSGD
+from decentral.algorithms.momentum_tracking import MomentumTracking
 from decentral.algorithms.pmsgd import PmSGD
+from decentral.algorithms.quasi_global import QuasiGlobal
+from decentral.algorithms.slowmo import SlowMo
 
 ALGORITHMS: dict[str, type[Any]] = {
     "pmsgd": PmSGD,
     "dsgd": DSGD,
     "dmsgd": DmSGD,
     "decentlam": DecentLaM,
+    "quasi-global": QuasiGlobal,
+    "d2": D2,
+    "exact-diffusion": ExactDiffusion,
+    "extra": EXTRA,
+    "gradient-tracking": GradientTracking,
+    "diging": DIGing,
+    "momentum-tracking": MomentumTracking,
+    "local-sgd": LocalSGD,
+    "gossip-pga": GossipPGA,
+    "slowmo": SlowMo,
+    "diloco": DiLoCo,
 }
 
-__all__ = ["ALGORITHMS", "DSGD", "DecentLaM", "DmSGD", "PmSGD"]
+__all__ = [
+    "ALGORITHMS",
+    "D2",
+    "DSGD",
+    "EXTRA",
+    "DIGing",
+    "DecentLaM",
+    "DiLoCo",
+    "DmSGD",
+    "ExactDiffusion",
+    "GossipPGA",
+    "GradientTracking",
+    "LocalSGD",
+    "MomentumTracking",
+    "PmSGD",
+    "QuasiGlobal",
+    "SlowMo",
+]

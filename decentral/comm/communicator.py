@@ -7,7 +7,6 @@ along each directed edge. A method cannot tell how many workers it is, nor where
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Self
 
@@ -44,10 +43,10 @@ class Communicator(ABC):
         The round loop hands a method its columns in blocks. In the deployment that is modelled they travel
         as one message, so only the ``opening`` block counts messages; bytes are counted for all.
         """
-        if opening == self.opening and (t == self.t or self.schedule.period == 1):
+        if opening == self.opening and t == self.t:
             return self
-        bound = copy.copy(self)
-        bound.t, bound.opening = t, opening
+        bound = object.__new__(type(self))
+        bound.__dict__.update(self.__dict__, t=t, opening=opening)  # a quarter of the time of copy.copy
         return bound
 
     @property

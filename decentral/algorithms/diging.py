@@ -1,0 +1,32 @@
+"""DIGing: gradient tracking that combines while it adapts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from decentral.algorithms.gradient_tracking import GradientTracking
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from decentral.comm import Communicator
+
+
+@dataclass(frozen=True)
+class DIGing(GradientTracking):
+    """Adapt while combine, along a tracked gradient.
+
+        y = W y + g - g_prev                    (g at first)
+        m = beta m + y
+        x = W x - lr m
+
+    Cost: two vectors of d numbers (y, x) to each neighbour a round.
+    Fixed point: every worker at the minimiser of (1/n) sum f_i, no bias.
+    Unstable (A_i = a I, symmetric W, beta = 0) unless lr a < (1 + lambda)^2 / 2 for every eigenvalue lambda of W.
+    Reference: Nedic, Olshevsky, Shi, SIAM J. Optim. 2017, arXiv 1607.03218.
+    """
+
+    def descend(self, x: Tensor, m: Tensor, comm: Communicator, lr: float) -> Tensor:
+        """W x - lr m."""
+        return comm.mix_(x).sub_(m, alpha=lr)

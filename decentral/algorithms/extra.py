@@ -1,0 +1,42 @@
+"""EXTRA: decentralized gradient descent, exact by a correction that remembers all disagreement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from decentral.algorithms.d2 import Correction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from decentral.comm import Communicator
+
+
+@dataclass(frozen=True)
+class EXTRA:
+    """Gossip while the gradient is applied, and a correction that sums up what gossip would still move.
+
+        x+ = W x - lr g + c
+        c  = c + (W x - x) / 2                  (0 at first; times lr / lr_prev where lr changes)
+
+    With constant lr: x'' = (I + W) x' - (I + W) / 2 x - lr (g' - g), begun with x' = W x - lr g.
+    Cost: one vector of d numbers to each neighbour a round.
+    Fixed point: every worker at the minimiser of (1/n) sum f_i, no bias.
+    Unstable on directed and on changing W.
+    Reference: Shi, Ling, Wu, Yin, SIAM J. Optim. 2015, arXiv 1404.6264.
+    """
+
+    def init(self, x: Tensor, comm: Communicator) -> Correction:
+        """No correction yet."""
+        del comm
+        return Correction(x.new_zeros(x.shape), 0.0)
+
+    def step(
+        self, x: Tensor, state: Correction, g: Tensor, comm: Communicator, lr: float
+    ) -> tuple[Tensor, Correction]:
+        """One round from x (h, d) with the gradients g (h, d) at x."""
+        c = state.c.mul_(lr / state.lr if state.lr else 0.0)
+        mixed = comm.mix(x)
+        moved = mixed.sub(x)
+        return mixed.sub_(g, alpha=lr).add_(c), Correction(c.add_(moved, alpha=0.5), lr)

@@ -1,0 +1,70 @@
+"""Gradient tracking: each worker follows the mean gradient, and descends along that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from decentral.algorithms.momentum import accumulate, check_momentum
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from decentral.comm import Communicator
+
+
+class Tracker(NamedTuple):
+    """y (h, d) follows the mean gradient; g (h, d): the gradients of the last round."""
+
+    y: Tensor
+    g: Tensor
+
+
+class MomentumTracker(NamedTuple):
+    """The same, and m (h, d), the heavy-ball sum of y."""
+
+    y: Tensor
+    g: Tensor
+    m: Tensor
+
+
+@dataclass(frozen=True)
+class GradientTracking:
+    """Adapt, then combine, along a tracked gradient; with momentum it is DSGT-HB.
+
+        y = W y + g - g_prev                    (g at first)
+        m = beta m + y
+        x = W (x - lr m)
+
+    The mean of y over the workers is that of g in every round.
+    Cost: two vectors of d numbers (y, x) to each neighbour a round.
+    Fixed point: every worker at the minimiser of (1/n) sum f_i, no bias, on directed W too if it is doubly stochastic.
+    Unstable (A_i = a I, symmetric W, beta = 0) unless lr a < 2, and < (1 - lambda^2) / |lambda| for every lambda < 0.
+    Reference: Lorenzo, Scutari 2016, arXiv 1602.00591; Pu, Nedic 2018, arXiv 1805.11454 (stochastic).
+    """
+
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_momentum(self.momentum)
+
+    def init(self, x: Tensor, comm: Communicator) -> Tracker | MomentumTracker:
+        """Nothing tracked yet."""
+        del comm
+        y, g = x.new_zeros(x.shape), x.new_zeros(x.shape)
+        return MomentumTracker(y, g, x.new_zeros(x.shape)) if self.momentum else Tracker(y, g)
+
+    def step(
+        self, x: Tensor, state: Tracker | MomentumTracker, g: Tensor, comm: Communicator, lr: float
+    ) -> tuple[Tensor, Tracker | MomentumTracker]:
+        """One round from x (h, d) with the gradients g (h, d) at x."""
+        y = comm.mix_(state.y).sub_(state.g).add_(g)
+        seen = state.g.copy_(g)
+        if isinstance(state, Tracker):
+            return self.descend(x, y, comm, lr), Tracker(y, seen)
+        m = accumulate(state.m, self.momentum, y)
+        return self.descend(x, m, comm, lr), MomentumTracker(y, seen, m)
+
+    def descend(self, x: Tensor, m: Tensor, comm: Communicator, lr: float) -> Tensor:
+        """W (x - lr m)."""
+        return comm.mix_(x.sub_(m, alpha=lr))
