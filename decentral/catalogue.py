@@ -36,6 +36,7 @@ _DATA = {
 }
 
 
+COMPATIBILITY = "compatibility"
 IMPORTING_TORCH = {"programs": "decentral.programs:PROGRAMS", "heads": "decentral.stages.heads:HEADS"}
 """Further kinds, which are listed when they are asked for."""
 
@@ -58,11 +59,18 @@ def catalogue() -> dict[str, Mapping[str, Any]]:
 def print_catalogue(what: str | None) -> None:
     """Print one kind, or all. Raises UserError for a kind that is not there."""
     kinds = catalogue()
+    if what == COMPATIBILITY:
+        from decentral.compatibility import print_compatibility
+
+        print_compatibility()
+        return
     if what in IMPORTING_TORCH:
         module, _, name = IMPORTING_TORCH[what].partition(":")
         kinds[what] = getattr(importlib.import_module(module), name)
     if what is not None and what not in kinds:
-        raise UserError(f"there is no list of {what!r}; {nearest(what, [*kinds, *IMPORTING_TORCH])}")
+        raise UserError(
+            f"there is no list of {what!r}; {nearest(what, [*kinds, *IMPORTING_TORCH, COMPATIBILITY])}"
+        )
     console = Console()
     for kind in [what] if what else kinds:
         table = Table(title=kind, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -77,6 +85,7 @@ def print_catalogue(what: str | None) -> None:
     if what is None:
         further = " and ".join(f"`decentral list {kind}`" for kind in IMPORTING_TORCH)
         console.print(f"for layer-parallel runs also {further}")
+        console.print(f"which method diverges on which topology: `decentral list {COMPATIBILITY}`")
 
 
 def _about(kind: str, name: str, thing: Any) -> list[str]:

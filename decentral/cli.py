@@ -60,7 +60,7 @@ def load_run() -> ModuleType:
 @cli.command("list")
 @click.argument("what", required=False)
 def list_(what: str | None) -> None:
-    """List what there is by name: algorithms, topologies, weights, problems, programs, heads and so on."""
+    """List what there is by name: algorithms, topologies, problems and so on; or their compatibility."""
     from decentral.catalogue import print_catalogue
 
     print_catalogue(what)

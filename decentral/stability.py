@@ -138,18 +138,14 @@ def refuse_unstable(
     if schedule.n == 1 or not getattr(method, "linear", True):
         return
     modes = _modes(schedule.matrix(0)) if schedule.period == 1 else None
-    least = getattr(method, "least_eigenvalue", -np.inf)
-    if modes is not None and modes.real.min() <= least + _TOLERANCE:
-        raise UserError(
-            f"{type(method).__name__} needs every eigenvalue of W above {least:.4g}, and this mixing has "
-            f"{_show(modes[modes.real.argmin()])}; use topology.weights = lazy, or exact-diffusion; {_ALLOW}"
-        )
-    growth, where, tolerance = _growth_of_mixing(method, schedule, modes)
-    if growth > 1 + tolerance:
+    refused = refuses(method, schedule, modes)
+    if refused is not None:
+        growth, where, remedy = refused
+        if np.isnan(growth):
+            raise UserError(f"{type(method).__name__} needs {where}; {remedy}; {_ALLOW}")
         raise UserError(
             f"{type(method).__name__} diverges on this mixing{where}: differences between workers grow by "
-            f"{growth:.4g} a round, whatever the learning rate ({method}); use a static symmetric graph or less "
-            f"momentum; {_ALLOW}"
+            f"{growth:.4g} a round, whatever the learning rate ({method}); {remedy}; {_ALLOW}"
         )
     if not isinstance(problem, Linear) or modes is None:
         return
@@ -169,6 +165,28 @@ def refuse_unstable(
             f"{_show(worst)} of W the error grows by {growth:.4g} a round ({method}); lower train.lr"
             f"{', or use topology.weights = lazy' if worst.real < 0 else ''}; {_ALLOW}"
         )
+
+
+def refuses(
+    method: Any, schedule: topologies.Schedule, modes: NDArray[Any] | None = None
+) -> tuple[float, str, str] | None:
+    """(growth a round, where, remedy) if differences between workers grow whatever the learning rate; else None.
+
+    NaN for growth: a requirement on the eigenvalues is not met. ``modes``: those of a static W, if they are known.
+    """
+    if not getattr(method, "linear", True):
+        return None
+    if modes is None and schedule.period == 1:
+        modes = _modes(schedule.matrix(0))
+    least = getattr(method, "least_eigenvalue", -np.inf)
+    if modes is not None and modes.real.min() <= least + _TOLERANCE:
+        lowest = _show(modes[modes.real.argmin()])
+        where = f"every eigenvalue of W above {least:.4g}, and this mixing has {lowest}"
+        return float("nan"), where, "use topology.weights = lazy, or exact-diffusion"
+    growth, where, tolerance = _growth_of_mixing(method, schedule, modes)
+    if growth > 1 + tolerance:
+        return float(growth), where, "use a static symmetric graph or less momentum"
+    return None
 
 
 def _growth_of_mixing(
