@@ -29,6 +29,7 @@ from decentral.algorithms.state import numbers_of, tensors_of, with_numbers, wit
 from decentral.comm import LocalComm
 from decentral.errors import UserError
 from decentral.problems.quadratic import Quadratic
+from decentral.rounds import advance
 from decentral.stability import amplification, refuse_unstable
 from decentral.theory import fixed_point
 
@@ -352,3 +353,23 @@ def test_states_within_states_are_taken_apart_and_put_together():
 def test_settings_that_cannot_be_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("width", [3, 10])
+def test_the_round_loop_gives_what_plain_steps_give_however_it_cuts_the_columns(name, width, monkeypatch):
+    # also: no state may lie in the memory of x, which the loop goes on using
+    monkeypatch.setattr("decentral.rounds.block_width", lambda h, d: width)
+    settings = {"every": 4} if "every" in ALGORITHMS[name].__dataclass_fields__ else {}
+    method, w, g = ALGORITHMS[name](**settings), lazy("ring"), gradients(8, 10, 14)
+    comm = LocalComm(w)
+    x = torch.zeros(8, 10, dtype=torch.float64)
+    state = method.init(x, comm)
+    for t, g_t in enumerate(g):
+        blocks = [(slice(0, 7), g_t[:, :7].clone()), (slice(7, 10), g_t[:, 7:].clone())] if t % 2 else None
+        x, state = advance(
+            method, x, state, blocks or [(slice(0, 10), g_t.clone())], comm, t, 0.01 * (1 + t % 3)
+        )
+        x.data = x.clone()  # as where the parameters are bound elsewhere
+    plain = play(method, w, g, [0.01 * (1 + t % 3) for t in range(14)])
+    torch.testing.assert_close(x, plain, rtol=0, atol=1e-12)

@@ -48,7 +48,7 @@ class D2:
         psi = x.sub_(g, alpha=lr)
         corrected = state.c.mul_(lr / state.lr if state.lr else 0.0).add_(psi)
         after = self.gossip(corrected, comm)
-        return after, Correction(psi.neg_().add_(after), lr)
+        return after, Correction(corrected.copy_(after).sub_(psi), lr)
 
     def gossip(self, x: Tensor, comm: Communicator) -> Tensor:
         """W x."""
