@@ -2,7 +2,8 @@
 
 A method is a frozen dataclass with ``init(x, comm) -> state`` and
 ``step(x, state, g, comm, lr) -> (x, state)``; its fields are its keys under ``[algorithm]`` in TOML.
-x and state are consumed: use what comes back, and keep no state in the memory of x, which the loop goes on using. Nothing here imports torch.
+x and state are consumed: use what comes back, and keep no state in the memory of x, which the loop goes on using.
+Nothing here imports torch.
 """
 
 from typing import Any
