@@ -1,37 +1,37 @@
-"""A method of your own is one file and one line: here signed gossip, made up, on heterogeneous quadratics."""
+"""A method of your own: one class and one line, then the same commands as for any other.
+
+python examples/own_method.py run experiments/quickstart.toml --set 'sweep.algorithm.name=["dsgd", "sleepy"]'
+mpirun -n 4 python examples/own_method.py run ...
+"""
 
 from dataclasses import dataclass
 
-import torch
-
-import topologies
-from decentral.algorithms import ALGORITHMS, DSGD
-from decentral.comm import LocalComm
+from decentral.algorithms import ALGORITHMS
+from decentral.cli import main
 
 
 @dataclass(frozen=True)
-class SignGossip:
-    """x = W x - lr * scale * sign(g): the sign of the gradient instead of the gradient."""
+class Sleepy:
+    """Gossip in every ``every``-th round only, and local steps between.
 
-    scale: float = 1.0
+        x = x - lr g;    in every ``every``-th round    x = W (x - lr g)
+
+    Cost: one vector of d numbers to each neighbour in ``every`` rounds.
+    """
+
+    every: int = 2
 
     def init(self, x, comm):
         """No state."""
         return ()
 
     def step(self, x, state, g, comm, lr):
-        """One round."""
-        return comm.mix(x).sub_(torch.sign(g), alpha=lr * self.scale), state
+        """One round from x (h, d) with the gradients g (h, d) at x."""
+        x = x.sub_(g, alpha=lr)
+        return (comm.mix_(x) if (comm.t + 1) % self.every == 0 else x), state
 
 
-ALGORITHMS["sign-gossip"] = SignGossip  # the one line: now [algorithm] name = "sign-gossip" is known too
+ALGORITHMS["sleepy"] = Sleepy
 
 if __name__ == "__main__":
-    target = torch.linspace(-1, 1, 8, dtype=torch.float64)[:, None]
-    for method in (DSGD(), SignGossip(scale=0.1)):
-        comm = LocalComm(topologies.mixing_matrix(topologies.ring(8)))
-        x = torch.zeros(8, 1, dtype=torch.float64)
-        state = method.init(x, comm)
-        for t in range(1000):
-            x, state = method.step(x, state, x - target, comm.at(t), lr=0.05)
-        print(f"{method}: spread {float(x.std()):.3f}, {comm.ledger.bytes_sent.mean():,.0f} bytes a worker")
+    main()

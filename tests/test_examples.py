@@ -1,0 +1,38 @@
+"""The examples run as they say, in one process and on ranks."""
+
+import csv
+
+import pytest
+from ranks import run_ranks
+
+COMMAND = [
+    "examples/own_method.py", "run", "experiments/quickstart.toml", "--set", 'sweep.algorithm.name=["dsgd", "sleepy"]',
+    "--set", "train.rounds=50", "--set", "train.dtype=float64", "--set", "train.oracle=loop",
+]  # fmt: skip
+
+
+def results(out):
+    with (out / "results.csv").open(newline="") as file:
+        return [
+            {k: v for k, v in row.items() if "wall" not in k and "mpi" not in k}
+            for row in csv.DictReader(file)
+        ]
+
+
+def in_one_process(out):
+    done = run_ranks(1, *COMMAND, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    return results(out)
+
+
+def test_a_method_of_ones_own_is_a_class_and_a_line(tmp_path):
+    dsgd, sleepy = in_one_process(tmp_path / "one")
+    assert float(sleepy["bytes_sent_mean"]) == float(dsgd["bytes_sent_mean"]) / 2
+    assert float(sleepy["consensus_sq"]) > float(dsgd["consensus_sq"])
+
+
+@pytest.mark.mpi
+def test_it_runs_on_ranks_unchanged(tmp_path):
+    done = run_ranks(2, "-m", "mpi4py", *COMMAND, "--out", str(tmp_path / "two"), timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert results(tmp_path / "two") == in_one_process(tmp_path / "one")
