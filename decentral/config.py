@@ -205,18 +205,10 @@ class RunConfig:
 
 def graph_of(topology_table: Mapping[str, Any]) -> nx.Graph:
     """The networkx graph of a ``[topology]`` table; of a schedule, the union of its rounds."""
-    import networkx as nx
-
     built = Topology.from_table(topology_table).build()
     if not isinstance(built, topologies.Schedule):
         return built
-    matrices = [built.matrix(t) for t in range(built.period or 1)]
-    directed = not all(map(topologies.is_symmetric, matrices))
-    graph = nx.empty_graph(built.n, create_using=nx.DiGraph if directed else nx.Graph)
-    for w in matrices:
-        receivers, senders = w.nonzero()
-        graph.add_edges_from((int(j), int(i)) for i, j in zip(receivers, senders, strict=True) if i != j)
-    return graph
+    return topologies.union(built)
 
 
 def absolute_paths(value: Any, base: Path, key: str = "") -> Any:

@@ -70,17 +70,20 @@ def amplification(method: Any, eigenvalue: Any, step: float, consensus: Any = Fa
 
 
 def growth_of_schedule(method: Any, schedule: topologies.Schedule) -> float:
-    """Growth a round, apart from consensus, over a period of a mixing that changes (200 rounds without one)."""
+    """Growth a round, apart from consensus, over a period of a mixing that changes.
+
+    Where it never repeats: from round 200 to round 400, when what is passing has passed.
+    """
     comm, n, rounds = LocalComm(schedule), schedule.n, schedule.period or 200
     zero = torch.zeros(n, 1, dtype=torch.float64)
     state = _state(method, zero, comm, 1.0)
     parts = 1 + len(tensors_of(state))
 
-    def period(flat: NDArray[np.float64]) -> NDArray[np.float64]:
+    def period(flat: NDArray[np.float64], begin: int = 0) -> NDArray[np.float64]:
         apart = torch.from_numpy(np.array(flat).reshape(parts, n, -1))
         x, *rest = apart - apart.mean(1, keepdim=True)
         last = with_tensors(state, rest)
-        for t in range(rounds):
+        for t in range(begin, begin + rounds):
             x, last = method.step(x, last, torch.zeros_like(x), comm.at(t), 1.0)
         after = torch.stack([x, *tensors_of(last)])
         return np.asarray((after - after.mean(1, keepdim=True)).reshape(flat.shape).numpy())
@@ -89,7 +92,9 @@ def growth_of_schedule(method: Any, schedule: topologies.Schedule) -> float:
         return float(_radius(period, parts * n) ** (1 / rounds))
     if parts * n > _SMALL:
         return 0.0  # unknown
-    return float(np.linalg.norm(period(np.eye(parts * n)), 2) ** (1 / rounds))
+    early = period(np.eye(parts * n))
+    late, early_norm = period(early, rounds), np.linalg.norm(early, 2)
+    return float((np.linalg.norm(late, 2) / early_norm) ** (1 / rounds)) if early_norm > 1e-200 else 0.0
 
 
 def growth_on_quadratics(method: Any, w: Any, hessians: NDArray[np.float64], lr: float) -> float:

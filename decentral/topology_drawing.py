@@ -43,7 +43,7 @@ def draw(graph: nx.Graph, mixing: sparse.csr_array | Schedule, path: str | os.Pa
 
 def draw_graph(ax: Any, graph: nx.Graph | Schedule) -> None:
     """Draw a graph (or all edges of a schedule) into axes: numbered where the numbers can be read."""
-    graph = union(graph) if isinstance(graph, Schedule) else graph
+    graph = topologies.union(graph) if isinstance(graph, Schedule) else graph
     n = len(graph)
     ax.set_axis_off()
     if n > DRAWN:
@@ -81,7 +81,11 @@ def draw_spectrum(ax: Any, mixing: sparse.csr_array | Schedule) -> None:
     """Draw eigenvalues in order, or in the complex plane with the unit circle where W is not symmetric."""
     subject = "W"
     if isinstance(mixing, Schedule):
-        mixing, subject = topologies.product(mixing), "the product over a period"
+        subject = "the product over a period"
+        if mixing.period is None:
+            subject = f"the product of the first {len(mixing.rounds)} rounds"
+            mixing = topologies.cyclic([mixing.matrix(t) for t in mixing.rounds])
+        mixing = topologies.product(mixing)
     facts = topologies.spectrum(mixing)
     ax.set_title(f"eigenvalues of {subject}, gap {facts.gap:.4g}", fontsize=11)
     ax.spines[["top", "right"]].set_visible(False)
@@ -130,15 +134,3 @@ def _legend(ax: Any, rho: float) -> None:
     ax.legend(
         handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False, fontsize=9
     )
-
-
-def union(schedule: Schedule, name: str = "") -> nx.DiGraph:
-    """Directed graph of everybody a worker sends to within a period."""
-    graph = nx.DiGraph(name=name)
-    graph.add_nodes_from(range(schedule.n))
-    for t in range(schedule.period or 1):
-        entries = schedule.matrix(t).tocoo()
-        for i, j in zip(entries.row.tolist(), entries.col.tolist(), strict=True):
-            if i != j:
-                graph.add_edge(j, i)
-    return graph

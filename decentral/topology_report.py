@@ -15,7 +15,7 @@ from scipy import sparse
 
 import topologies
 from decentral.errors import UserError, nearest
-from decentral.topology_drawing import draw, draw_graph, union
+from decentral.topology_drawing import draw, draw_graph
 from topologies import Schedule
 
 __all__ = ["build", "describe", "draw", "draw_graph", "print_table", "report"]
@@ -53,14 +53,14 @@ def describe(
 def build(
     name: str, n: int | None, weights: str = "metropolis", parameters: Mapping[str, Any] | None = None
 ) -> tuple[nx.Graph, sparse.csr_array | Schedule]:
-    """The graph (of a schedule: all edges of its period) and its mixing matrix or schedule."""
+    """The graph (of a schedule: all edges of its ``rounds``) and its mixing matrix or schedule."""
     given = dict(parameters or {})
     try:
         if name in topologies.SCHEDULES:
             schedule = _call(name, topologies.SCHEDULES[name], n, given)
             if weights != "metropolis":
                 raise UserError(f"{name} has its own weights ({weights!r} was asked for); leave out the rule")
-            return union(schedule, name), schedule
+            return topologies.union(schedule, name), schedule
         if name in topologies.TOPOLOGIES:
             graph = _call(name, topologies.TOPOLOGIES[name], n, given)
         elif os.path.splitext(name)[1] or os.sep in name:
@@ -86,7 +86,7 @@ def print_table(facts: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    kind = "schedule" if facts["period"] is not None else "graph"
+    kind = "schedule" if facts["weights"] == "own" else "graph"
     table = Table(box=SIMPLE_HEAD, title=f"{facts['name']}, {facts['n']} workers", title_justify="left")
     table.add_column(kind, no_wrap=True)
     table.add_column("", overflow="fold")
@@ -98,9 +98,7 @@ def print_table(facts: Mapping[str, Any]) -> None:
 
 def _facts(name: str, graph: nx.Graph, mixing: sparse.csr_array | Schedule, weights: str) -> dict[str, Any]:
     schedule = mixing if isinstance(mixing, Schedule) else None
-    turns = (
-        [mixing.matrix(t) for t in range(mixing.period or 1)] if isinstance(mixing, Schedule) else [mixing]
-    )
+    turns = [mixing.matrix(t) for t in mixing.rounds] if isinstance(mixing, Schedule) else [mixing]
     degrees = [degree for _, degree in (graph.out_degree if graph.is_directed() else graph.degree)]
     sent = np.mean([np.diff(w.tocsc().indptr) - 1 for w in map(_off_zero, turns)], axis=0)
     facts: dict[str, Any] = {
@@ -119,9 +117,14 @@ def _facts(name: str, graph: nx.Graph, mixing: sparse.csr_array | Schedule, weig
         "nonnegative": all(map(topologies.is_nonnegative, turns)),
     }
     if schedule is not None:
+        absent = dict.fromkeys(
+            ("second", "last", "mixing_time_rounds", "mixing_epsilon", "rho", "gap", "period", "exact")
+        )
+        facts |= absent | {"mean_contraction": topologies.mean_contraction(schedule)}
+        if schedule.period is None:
+            return facts
         rho = topologies.period_rho(schedule)
-        absent = dict.fromkeys(("second", "last", "mixing_time_rounds", "mixing_epsilon"))
-        return facts | absent | {"rho": rho, "gap": 1 - rho, "period": schedule.period, "exact": rho < EXACT}
+        return facts | {"rho": rho, "gap": 1 - rho, "period": schedule.period, "exact": rho < EXACT}
     spectrum = topologies.spectrum(turns[0])
     return facts | {
         "second": spectrum.second,
@@ -132,6 +135,7 @@ def _facts(name: str, graph: nx.Graph, mixing: sparse.csr_array | Schedule, weig
         "gap": spectrum.gap,
         "period": None,
         "exact": spectrum.rho < EXACT,
+        "mean_contraction": None,
     }
 
 
@@ -186,4 +190,5 @@ _LABELS = {
     "mixing_epsilon": "... to shrink disagreement to",
     "period": "period",
     "exact": "averages exactly in a round or period",
+    "mean_contraction": "a round shrinks squared disagreement to, mean",
 }

@@ -214,7 +214,7 @@ class Training:
 
 
 def _notes(mixing: topologies.Schedule) -> list[str]:
-    matrices = map(mixing.matrix, range(mixing.period or 0))
+    matrices = map(mixing.matrix, mixing.rounds)
     if all(map(topologies.is_doubly_stochastic, matrices)):
         return []
     return ["the columns of the mixing matrix do not sum to one: gossip weighs some workers more than others"]

@@ -157,8 +157,9 @@ def test_the_family_has_the_same_bits_and_bytes_on_one_two_and_four_ranks(tmp_pa
         compare(alone, other, tolerance=0)
 
 
-def test_directed_and_changing_graphs_agree_too(tmp_path):
-    text = QUADRATIC.format(topology="one-peer-exponential", workers=8) + '[algorithm]\nname = "dmsgd"\n'
+@pytest.mark.parametrize("topology", ["one-peer-exponential", "base-k", "random-matching"])
+def test_directed_and_changing_graphs_agree_too(tmp_path, topology):
+    text = QUADRATIC.format(topology=topology, workers=8) + '[algorithm]\nname = "dmsgd"\n'
     alone, *others = run_everywhere(tmp_path, text)
     for other in others:
         compare(alone, other, tolerance=0)

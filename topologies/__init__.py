@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from topologies.base_k import base_k
 from topologies.checks import check_mixing_matrix, is_doubly_stochastic, is_nonnegative, is_symmetric
+from topologies.equi import equi_dynamic, equi_static
 from topologies.files import read_graph, write_graph
+from topologies.finite_time import k_peer_exponential, one_peer_hypercube
 from topologies.graphs import (
     complete,
     exponential,
@@ -22,14 +25,16 @@ from topologies.graphs import (
     tree,
 )
 from topologies.random_graphs import erdos_renyi, geometric, random_regular, watts_strogatz
+from topologies.random_schedules import one_peer_exponential_random, periodic_averaging, random_matching
 from topologies.schedules import (
-    SCHEDULES,
     Schedule,
     constant,
     cyclic,
+    mean_contraction,
     one_peer_exponential,
     period_rho,
     product,
+    union,
 )
 from topologies.spectra import Spectrum, eigenvalues, spectral_gap, spectrum
 from topologies.weights import WEIGHTS, mixing_matrix
@@ -57,17 +62,32 @@ TOPOLOGIES: dict[str, Callable[..., nx.Graph]] = {
 }
 """Constructors by name; the first parameter is the number of workers, the others are keys of a TOML table."""
 
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "one-peer-exponential": one_peer_exponential,
+    "one-peer-exponential-random": one_peer_exponential_random,
+    "k-peer-exponential": k_peer_exponential,
+    "one-peer-hypercube": one_peer_hypercube,
+    "base-k": base_k,
+    "equi-static": equi_static,
+    "equi-dynamic": equi_dynamic,
+    "random-matching": random_matching,
+}
+"""Schedules by name; the first parameter is the number of workers, the others are keys of a TOML table."""
+
 __all__ = [
     "SCHEDULES",
     "TOPOLOGIES",
     "WEIGHTS",
     "Schedule",
     "Spectrum",
+    "base_k",
     "check_mixing_matrix",
     "complete",
     "constant",
     "cyclic",
     "eigenvalues",
+    "equi_dynamic",
+    "equi_static",
     "erdos_renyi",
     "exponential",
     "geometric",
@@ -77,11 +97,17 @@ __all__ = [
     "is_doubly_stochastic",
     "is_nonnegative",
     "is_symmetric",
+    "k_peer_exponential",
+    "mean_contraction",
     "mixing_matrix",
     "one_peer_exponential",
+    "one_peer_exponential_random",
+    "one_peer_hypercube",
     "path",
     "period_rho",
+    "periodic_averaging",
     "product",
+    "random_matching",
     "random_regular",
     "read_graph",
     "ring",
@@ -92,6 +118,7 @@ __all__ = [
     "symmetric_exponential",
     "torus",
     "tree",
+    "union",
     "watts_strogatz",
     "write_graph",
 ]

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
-from topologies.checks import as_csr, check_mixing_matrix
+from topologies.checks import as_csr, check_mixing_matrix, is_symmetric
+from topologies.deferred import Deferred
 from topologies.spectra import circulant_row
+
+if TYPE_CHECKING:
+    import networkx as nx
+else:
+    nx = Deferred("networkx")
+
+SEEN = 16
+"""Rounds that are looked at where they never repeat."""
 
 LARGEST_PRODUCT = 4096
 """Workers up to which the product over a period is formed; it is dense."""
@@ -36,6 +45,11 @@ class Schedule:
         if t < 0:
             raise ValueError(f"rounds are counted from 0 (t = {t}); use t = 0 or more")
         return self.rule(t if self.period is None else t % self.period)
+
+    @property
+    def rounds(self) -> range:
+        """Those of one period; the first `SEEN` where they never repeat."""
+        return range(self.period or SEEN)
 
 
 def cyclic(matrices: Iterable[Any]) -> Schedule:
@@ -77,6 +91,29 @@ def one_peer_exponential(n: int) -> Schedule:
     return cyclic(turns or [identity])
 
 
+def union(schedule: Schedule, name: str = "") -> nx.Graph:
+    """Who talks to whom in any of the schedule's ``rounds``; directed unless all their matrices are symmetric."""
+    turns = [schedule.matrix(t) for t in schedule.rounds]
+    graph = nx.Graph(name=name) if all(map(is_symmetric, turns)) else nx.DiGraph(name=name)
+    graph.add_nodes_from(range(schedule.n))
+    for w in turns:
+        receivers, senders = w.nonzero()
+        edges = zip(senders.tolist(), receivers.tolist(), strict=True)
+        graph.add_edges_from((j, i) for j, i in edges if i != j)
+    return graph
+
+
+def mean_contraction(schedule: Schedule) -> float:
+    """By what a round shrinks the squared distance of isotropic disagreement, in the mean over the ``rounds``.
+
+    E |W x - xbar|^2 / |x - xbar|^2 = (|W|_F^2 - 1) / (n - 1) for doubly stochastic W.
+    """
+    if schedule.n == 1:
+        return 0.0
+    squares = [float((schedule.matrix(t).data ** 2).sum()) - 1 for t in schedule.rounds]
+    return sum(squares) / len(squares) / (schedule.n - 1)
+
+
 def product(schedule: Schedule) -> np.ndarray:
     """W(period - 1) ... W(1) W(0), the mixing of one whole period, as a dense array."""
     if schedule.n > LARGEST_PRODUCT:
@@ -103,7 +140,3 @@ def _period(schedule: Schedule) -> list[sparse.csr_array]:
     if schedule.period is None:
         raise ValueError("a schedule without a period has no product over it; multiply the rounds you mean")
     return [schedule.matrix(t) for t in range(schedule.period)]
-
-
-SCHEDULES: dict[str, Callable[..., Schedule]] = {"one-peer-exponential": one_peer_exponential}
-"""Schedules by name; the first parameter is the number of workers."""
