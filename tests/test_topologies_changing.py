@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections import Counter
 from itertools import permutations
 
 import numpy as np
 import pytest
 
+import topologies
 from decentral.streams import stream
 from topologies import is_doubly_stochastic, mixing_matrix, one_peer_exponential, period_rho, product, ring
 from topologies.base_k import base_k
@@ -328,3 +330,12 @@ def test_a_schedule_that_breaks_a_rule_is_refused(call, message):
         call()
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", topologies.SCHEDULES)
+def test_a_schedule_can_be_sent_to_other_ranks(name):
+    schedule = topologies.SCHEDULES[name](8)
+    for one in (schedule, topologies.periodic_averaging(schedule, 3)):
+        sent = pickle.loads(pickle.dumps(one))
+        for t in range(5):
+            assert (sent.matrix(t) != one.matrix(t)).nnz == 0

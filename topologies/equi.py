@@ -7,6 +7,7 @@ Reference: Song et al. 2022 (arXiv 2210.07881).
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 from scipy import sparse
@@ -52,13 +53,13 @@ def equi_dynamic(n: int, directed: bool = True, seed: int = 0) -> Schedule:
     require_workers("equi-dynamic", n)
     if n == 1:
         return constant(np.eye(1))
+    return Schedule(n=n, period=None, rule=partial(_drawn, n, directed, seed))
 
-    def rule(t: int) -> sparse.csr_array:
-        rng = draws(seed, "equi-dynamic", t)
-        u = int(rng.integers(1, n))
-        return half_from((np.arange(n) - u) % n if directed else _matching(n, u, int(rng.integers(n))))
 
-    return Schedule(n=n, period=None, rule=rule)
+def _drawn(n: int, directed: bool, seed: int, t: int) -> sparse.csr_array:
+    rng = draws(seed, "equi-dynamic", t)
+    u = int(rng.integers(1, n))
+    return half_from((np.arange(n) - u) % n if directed else _matching(n, u, int(rng.integers(n))))
 
 
 def _matching(n: int, u: int, start: int) -> np.ndarray:

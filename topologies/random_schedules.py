@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,15 +26,7 @@ def random_matching(n: int, seed: int = 0) -> Schedule:
     Reference: Boyd et al. 2006 (randomized gossip).
     """
     require_workers("random-matching", n)
-
-    def rule(t: int) -> sparse.csr_array:
-        order = draws(seed, "random-matching", t).permutation(n)
-        left, right = order[: n // 2], order[n // 2 : n // 2 * 2]
-        source = np.arange(n)
-        source[left], source[right] = right, left
-        return half_from(source)
-
-    return Schedule(n=n, period=None, rule=rule)
+    return Schedule(n=n, period=None, rule=partial(_matched, n, seed))
 
 
 def one_peer_exponential_random(n: int, seed: int = 0) -> Schedule:
@@ -43,12 +37,7 @@ def one_peer_exponential_random(n: int, seed: int = 0) -> Schedule:
     function of (seed, t), made in O(n). Reference: Ying et al. 2021 (arXiv 2110.13363).
     """
     require_workers("one-peer-exponential-random", n)
-    offsets = 2 ** np.arange((n - 1).bit_length()) if n > 1 else np.zeros(1, dtype=int)
-
-    def rule(t: int) -> sparse.csr_array:
-        return half_from((np.arange(n) - draws(seed, "one-peer-exponential-random", t).choice(offsets)) % n)
-
-    return Schedule(n=n, period=None, rule=rule)
+    return Schedule(n=n, period=None, rule=partial(_one_peer, n, seed))
 
 
 def periodic_averaging(mixing: Any, every: int) -> Schedule:
@@ -64,8 +53,8 @@ def periodic_averaging(mixing: Any, every: int) -> Schedule:
     if not isinstance(mixing, Schedule):
         w = as_csr(mixing)
         check_mixing_matrix(w, connected=False)
-        mixing = Schedule(n=w.shape[0], period=1, rule=lambda t: w)
-    n, period, rule = mixing.n, mixing.period, mixing.matrix
+        mixing = Schedule(n=w.shape[0], period=1, rule=(w,).__getitem__)
+    n, period = mixing.n, mixing.period
     if n > LARGEST_PRODUCT:
         raise ValueError(
             f"the exact average of {n} workers is a dense matrix; use at most {LARGEST_PRODUCT} workers"
@@ -74,5 +63,27 @@ def periodic_averaging(mixing: Any, every: int) -> Schedule:
     return Schedule(
         n=n,
         period=None if period is None else math.lcm(period, every),
-        rule=lambda t: rule(t) if (t + 1) % every else average,
+        rule=partial(_or_average, mixing.matrix, average, every),
     )
+
+
+# rules of module level, for a schedule is sent to other ranks
+
+
+def _matched(n: int, seed: int, t: int) -> sparse.csr_array:
+    order = draws(seed, "random-matching", t).permutation(n)
+    left, right = order[: n // 2], order[n // 2 : n // 2 * 2]
+    source = np.arange(n)
+    source[left], source[right] = right, left
+    return half_from(source)
+
+
+def _one_peer(n: int, seed: int, t: int) -> sparse.csr_array:
+    offsets = 2 ** np.arange((n - 1).bit_length()) if n > 1 else np.zeros(1, dtype=int)
+    return half_from((np.arange(n) - draws(seed, "one-peer-exponential-random", t).choice(offsets)) % n)
+
+
+def _or_average(
+    rule: Callable[[int], sparse.csr_array], average: sparse.csr_array, every: int, t: int
+) -> sparse.csr_array:
+    return rule(t) if (t + 1) % every else average
