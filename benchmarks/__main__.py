@@ -16,6 +16,7 @@ NAMES = (
     "local_speedup",
     "prediction",
     "dataflow",
+    "compression",
 )
 
 for name in sys.argv[1:] or NAMES:

@@ -332,7 +332,12 @@ FIELDS = {
     "dataflow.workers": "workers",
 }
 
-ALGORITHM_NAMES = {"pmsgd": "PmSGD", "dsgd": "DSGD", "dmsgd": "DmSGD", "decentlam": "DecentLaM"}
+ALGORITHM_NAMES = {
+    "pmsgd": "PmSGD", "dsgd": "DSGD", "dmsgd": "DmSGD", "decentlam": "DecentLaM", "quasi-global": "QG-DSGDm",
+    "d2": "D2", "exact-diffusion": "exact diffusion", "extra": "EXTRA", "gradient-tracking": "gradient tracking",
+    "diging": "DIGing", "momentum-tracking": "momentum tracking", "local-sgd": "local SGD",
+    "gossip-pga": "Gossip-PGA", "slowmo": "SlowMo", "diloco": "DiLoCo",
+}  # fmt: skip
 
 
 def column_words(column: str) -> Column:

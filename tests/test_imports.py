@@ -108,6 +108,9 @@ FORBIDDEN = {
     "decentral.results": ("decentral.run", "decentral.training", "decentral.config"),
     "decentral.stages": ("decentral.programs", "decentral.run", "decentral.experiment", "decentral.config"),
     "decentral.programs": ("decentral.run", "decentral.training", "decentral.config", "decentral.experiment"),
+    "decentral.compression": (
+        "decentral.comm", "decentral.algorithms", "decentral.problems", "decentral.training", "decentral.config",
+    ),
     "decentral.stage_config": ("decentral.run", "decentral.training", "decentral.experiment"),
 }  # fmt: skip
 

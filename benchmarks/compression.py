@@ -1,0 +1,61 @@
+"""Each compressor's encoding of a million float32 numbers, against one pass over them (``x.add(x)``).
+
+Question: how many passes over a vector does it cost to compress it before it is sent? Encoding gives the packet and
+what the receiver will decode. In layers: a convolution of 400,000 weights and a dense layer of 600,000.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.timing import Line, at_most, interleaved, print_lines
+from decentral.allocator import keep_freed_memory
+from decentral.compression import COMPRESSORS, Compressor, Layout, Span
+from decentral.streams import stream
+
+LAYOUT = Layout(
+    (
+        Span(0, 400_000, (200, 200, 10), "convolution"),
+        Span(400_000, 1_000_000, (600, 1000), "dense"),
+    )
+)
+WARM_ROUNDS = 5  # AdaComp sends most in its first rounds, when there is no residue
+
+
+def measure() -> list[Line]:
+    keep_freed_memory()
+    torch.manual_seed(0)
+    vectors = [torch.randn(LAYOUT.d) for _ in range(8)]
+    x = vectors[0]
+    works: dict[str, Callable[[], int]] = {"floor": lambda: x.add(x).nbytes}
+    works |= {name: _encoding(compressor(), vectors) for name, compressor in COMPRESSORS.items()}
+    times = interleaved(dict(works), repeats=15, warm=WARM_ROUNDS)
+    return [
+        at_most(
+            f"{name}, {8 * works[name]() / LAYOUT.d:.2f} bits an entry: encode / a pass",
+            times[name],
+            times["floor"],
+            5.0,
+        )
+        for name in COMPRESSORS
+    ]
+
+
+def _encoding(compressor: Compressor, vectors: list[torch.Tensor]) -> Callable[[], int]:
+    state, round_ = compressor.init(vectors[0], LAYOUT), 0
+
+    def work() -> int:
+        """Bytes of the packet."""
+        nonlocal state, round_
+        x = vectors[round_ % len(vectors)]
+        packet, _, state = compressor.encode(x, state, LAYOUT, stream(0, "compression", round_))
+        round_ += 1
+        return len(packet)
+
+    return work
+
+
+if __name__ == "__main__":
+    print_lines("compression", measure())
