@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decentral.algorithms.local_sgd import check_every, is_due
-from decentral.algorithms.momentum import Momentum, accumulate, check_momentum
+from decentral.algorithms.local_sgd import LocalSGD
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GossipPGA:
+class GossipPGA(LocalSGD):
     """Decentralized momentum SGD with periodic global averaging.
 
         m = beta m + g
@@ -28,21 +27,7 @@ class GossipPGA:
     """
 
     every: int = 6
-    momentum: float = 0.0
 
-    def __post_init__(self) -> None:
-        check_every(self.every)
-        check_momentum(self.momentum)
-
-    def init(self, x: Tensor, comm: Communicator) -> Momentum:
-        """Zero momentum."""
-        del comm
-        return Momentum(x.new_zeros(x.shape))
-
-    def step(
-        self, x: Tensor, state: Momentum, g: Tensor, comm: Communicator, lr: float
-    ) -> tuple[Tensor, Momentum]:
-        """One round from x (h, d) with the gradients g (h, d) at x."""
-        m = accumulate(state.m, self.momentum, g)
-        x = x.sub_(m, alpha=lr)
-        return (x.copy_(comm.mean(x)) if is_due(self.every, comm) else comm.mix_(x)), Momentum(m)
+    def between(self, x: Tensor, comm: Communicator) -> Tensor:
+        """W x."""
+        return comm.mix_(x)

@@ -46,7 +46,12 @@ class LocalSGD:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         m = accumulate(state.m, self.momentum, g)
         x = x.sub_(m, alpha=lr)
-        return (x.copy_(comm.mean(x)) if is_due(self.every, comm) else x), Momentum(m)
+        return (x.copy_(comm.mean(x)) if is_due(self.every, comm) else self.between(x, comm)), Momentum(m)
+
+    def between(self, x: Tensor, comm: Communicator) -> Tensor:
+        """What is done with x in other rounds: nothing."""
+        del comm
+        return x
 
 
 def is_due(every: int, comm: Communicator) -> bool:
