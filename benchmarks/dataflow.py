@@ -226,7 +226,7 @@ def measure() -> list[Line]:
     two = json.loads(launch(2, "-m", "benchmarks.dataflow", "on_two_ranks"))
     cores = cores_note(two["slowed"])
     for what, name, target in (
-        ("the cell on another rank", "parallel", 0.0),
+        ("the cell on another rank", "parallel", 1.0),
         ("a copy of all nodes on each rank", "replicas", 1.5),
     ):
         shown = f"trees, {what}: one process / 2 ranks{cores}"

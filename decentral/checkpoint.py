@@ -85,4 +85,5 @@ def restore(
         kept["messages"] if first else 0,
         kept["mpi_bytes"] if first else 0,
     )
-    return with_numbers(method_state, [r for r in whole["state_rest"] if r is not None])
+    numbers = [r for r in whole["state_rest"] if r is not None]  # None stood for a tensor in older files
+    return with_numbers(method_state, numbers)

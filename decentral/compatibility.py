@@ -30,7 +30,7 @@ def compatibility(n: int = WORKERS) -> dict[str, dict[str, float]]:
 
 def print_compatibility() -> None:
     """The table."""
-    every = len(_schedules(WORKERS))
+    every = len(topologies.TOPOLOGIES) + len(topologies.SCHEDULES)
     table = Table(
         title=f"compatibility, {WORKERS} workers", title_justify="left", box=None, padding=(0, 2, 0, 0)
     )

@@ -12,10 +12,10 @@ from functools import partial
 import numpy as np
 from scipy import sparse
 
-from topologies.draws import draws
 from topologies.finite_time import circulant, half_from
 from topologies.graphs import require_workers
 from topologies.schedules import Schedule, constant
+from topologies.streams import stream
 
 
 def equi_static(n: int, degree: int = 4, directed: bool = True, seed: int = 0) -> Schedule:
@@ -33,7 +33,7 @@ def equi_static(n: int, degree: int = 4, directed: bool = True, seed: int = 0) -
         raise ValueError(f"equi-static needs {kind} (degree = {degree!r}); use degree = 4, say")
     if n == 1:
         return constant(np.eye(1))
-    rng = draws(seed, "equi-static")
+    rng = stream(seed, "equi-static")
     offsets = np.zeros(1, dtype=np.int64)
     while math.gcd(n, *offsets.tolist()) > 1:
         offsets = rng.integers(1, n, degree // step)
@@ -57,7 +57,7 @@ def equi_dynamic(n: int, directed: bool = True, seed: int = 0) -> Schedule:
 
 
 def _drawn(n: int, directed: bool, seed: int, t: int) -> sparse.csr_array:
-    rng = draws(seed, "equi-dynamic", t)
+    rng = stream(seed, "equi-dynamic", t)
     u = int(rng.integers(1, n))
     return half_from((np.arange(n) - u) % n if directed else _matching(n, u, int(rng.integers(n))))
 

@@ -11,10 +11,10 @@ import numpy as np
 from scipy import sparse
 
 from topologies.checks import as_csr, check_mixing_matrix
-from topologies.draws import draws
 from topologies.finite_time import half_from
 from topologies.graphs import require_workers
 from topologies.schedules import LARGEST_PRODUCT, Schedule
+from topologies.streams import stream
 
 
 def random_matching(n: int, seed: int = 0) -> Schedule:
@@ -71,7 +71,7 @@ def periodic_averaging(mixing: Any, every: int) -> Schedule:
 
 
 def _matched(n: int, seed: int, t: int) -> sparse.csr_array:
-    order = draws(seed, "random-matching", t).permutation(n)
+    order = stream(seed, "random-matching", t).permutation(n)
     left, right = order[: n // 2], order[n // 2 : n // 2 * 2]
     source = np.arange(n)
     source[left], source[right] = right, left
@@ -80,7 +80,7 @@ def _matched(n: int, seed: int, t: int) -> sparse.csr_array:
 
 def _one_peer(n: int, seed: int, t: int) -> sparse.csr_array:
     offsets = 2 ** np.arange((n - 1).bit_length()) if n > 1 else np.zeros(1, dtype=int)
-    return half_from((np.arange(n) - draws(seed, "one-peer-exponential-random", t).choice(offsets)) % n)
+    return half_from((np.arange(n) - stream(seed, "one-peer-exponential-random", t).choice(offsets)) % n)
 
 
 def _or_average(

@@ -114,10 +114,7 @@ class Loss(Queued):
         weights = [self.weight_of(state) if self.weight_of else 1.0 for state in states]
         each = x.new_tensor([w / n for w, n in zip(weights, rows, strict=True) for _ in range(n)])
         log_p = x.log_softmax(1)
-        if len(states) == 1:
-            loss = float(nll_loss(log_p, y)) * weights[0]
-        else:
-            loss = float(nll_loss(log_p, y, reduction="none") @ each)
+        loss = float(nll_loss(log_p, y, reduction="none") @ each)
         if not math.isfinite(loss):
             keys = ", ".join(str(state[0]) for state in states[:3])
             raise NonFiniteError(
