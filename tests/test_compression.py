@@ -1,6 +1,7 @@
 """Compression: what is decoded is what the sender believes, the bytes are those of the formula, theory holds."""
 
 import copy
+import itertools
 import math
 
 import numpy as np
@@ -23,6 +24,9 @@ from decentral.compression import (
     Span,
     TopK,
 )
+from decentral.compression.bits import code_type, pack, packed_bytes, unpack
+from decentral.compression.marks import positions_of
+from decentral.compression.noise import Noise
 from decentral.compression.positions import pack_positions, position_bytes, take_positions
 from decentral.errors import UserError
 from decentral.streams import stream
@@ -185,8 +189,8 @@ def test_top_k_is_that_of_sorting_and_contracts(kind, fraction, d):
         "sparse": lambda: x * (torch.arange(d) % 5000 == 0),
         "sorted": lambda: x.sort().values,
         "periodic": lambda: (
-            13 - torch.arange(d, dtype=x.dtype) % 13
-        ),  # at d = 100,003 the sample sees 13 only
+            25 - torch.arange(d, dtype=x.dtype) % 25
+        ),  # at d = 100,003 the sample sees 25 only
     }[kind]()
     k = max(1, round(fraction * d))
     sent = play(TopK(fraction), [x], Layout.whole(d))[0].sent
@@ -254,15 +258,66 @@ def test_the_variance_of_qsgd_is_that_of_rounding_and_within_its_bound(s, measur
 
 
 class LargestDraw:
-    """In place of a generator: u = 1/2 always."""
+    """In place of a generator: all bits of u are set."""
 
     def integers(self, low, high, size, dtype, endpoint):
-        return np.full(size, (2**31 - 1) * (2**32 + 1), dtype)
+        words = np.full(size, high, dtype)
+        words[-1] = 0  # with this the table is xored
+        return words
 
 
 def test_qsgd_never_rounds_beyond_the_norm():
     x = torch.tensor([1.5, 2.0, 0.25])
     assert QSGD(1, 1).encode(x, (), Layout.whole(3), LargestDraw()).sent.tolist() == [1.5, 2.0, 0.25]
+
+
+class EveryDraw:
+    """In place of a generator: of 2^19 numbers each has another u, a multiple of 2^-19."""
+
+    def integers(self, low, high, size, dtype, endpoint):
+        return np.concatenate([np.arange(4096), np.arange(size - 4096) << 12]).astype(dtype)
+
+
+def test_qsgd_is_unbiased_up_to_rounding():
+    one = normal(8, dtype=torch.float32)[0]
+    d = 1 << 19
+    sent = QSGD(15, 8).encode(one.repeat(d // 8), (), Layout.whole(d), EveryDraw()).sent
+    away = (sent.view(-1, 8).double().mean(0) - one.double()).abs().max() / one.norm()
+    assert away < (10 + 8 * 2) * 2**-23  # of one entry only every eighth u was drawn
+
+
+def test_noise_is_uniform_and_any_three_are_independent():
+    where = torch.tensor([0, 1, 4096, 4097, 8191])
+    drawn = torch.stack([
+        Noise(9000, 4, np.dtype(np.float32), stream(0, "noise", t)).of(0, 9000)[where] - 4 for t in range(3000)
+    ])  # fmt: skip
+    assert ((drawn >= 0) & (drawn < 1)).all()
+    counts = (drawn * 10).long().flatten().bincount(minlength=10)
+    assert ((counts - 1500) ** 2 / 1500).sum() < 30  # chi squared, 9 degrees of freedom
+    signs = (drawn < 0.5) * 2.0 - 1
+    for n in (1, 2, 3):
+        for chosen in itertools.combinations(range(5), n):
+            assert abs(signs[:, chosen].prod(1).mean()) < 4.5 / 3000**0.5
+    assert signs[:, :4].prod(1).mean() == 1  # four are not
+    window = Noise(9000, 4, np.dtype(np.float32), stream(0, "noise", 0)).of(4000, 200)
+    assert torch.equal(window[96:98] - 4, drawn[0, 2:4])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 16), st.integers(1, 100), st.integers(0, 100))
+def test_numbers_come_back_from_their_bits(bits, count, seed):
+    codes = np.random.default_rng(seed).integers(0, 1 << bits, count).astype(code_type(bits))
+    packed = pack(codes, bits)
+    assert packed.dtype == np.uint8
+    assert len(packed) == packed_bytes(count, bits) == bits * math.ceil(count / 8)
+    assert np.array_equal(unpack(packed, count, bits), codes)
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 1000, 70_001])
+@pytest.mark.parametrize("share", [0, 0.001, 0.01, 0.06, 0.07, 0.5, 1])
+def test_positions_of_marks_are_those_of_numpy(n, share):
+    marks = np.random.default_rng(n).random(n) < share
+    assert np.array_equal(positions_of(marks), np.flatnonzero(marks))
 
 
 def test_qsgd_sends_zeros_for_a_bucket_of_zeros_and_for_what_is_smaller_than_numbers_go():
@@ -459,3 +514,25 @@ def test_compressors_are_known_by_name():
     for name, compressor in COMPRESSORS.items():
         assert compressor.name == name
         assert compressor() == compressor()
+
+
+def test_adacomp_tells_the_bytes_of_each_kind_of_layer():
+    layout = Layout(
+        (
+            Span(0, 120, (4, 30), "convolution"),
+            Span(120, 700, (580,), "other"),
+            Span(700, 2000, (1300,), "dense"),
+            Span(2000, 2100, (100,), "convolution"),
+        )
+    )
+    x = torch.randn(2100, generator=torch.Generator().manual_seed(3))
+    compressor = AdaComp()
+    packet = compressor.encode(x, compressor.init(x, layout), layout, stream(0, "kinds")).packet
+    alone = {}
+    for span in layout.spans:  # each span as a vector of its own
+        one = Layout((Span(0, span.stop - span.start, span.shape, span.kind),))
+        part = x[span.start : span.stop]
+        packed = compressor.encode(part, compressor.init(part, one), one, stream(0, "kinds")).packet
+        alone[span.kind] = alone.get(span.kind, 0) + len(packed)
+    assert compressor.bytes_by_kind(packet, layout, x.dtype) == alone
+    assert sum(alone.values()) == len(packet)

@@ -10,9 +10,11 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from decentral.compression.bins import WIDEST, bin_codes, take_bins
+from decentral.compression.bins import WIDEST, bin_codes, codes_of, take_bins
+from decentral.compression.blocks import rows_of
 from decentral.compression.compressor import Compressor, Encoded
 from decentral.compression.layout import Layout, Span
+from decentral.compression.marks import positions_of
 from decentral.compression.packets import Array, end, join, numpy_type, take
 
 
@@ -37,6 +39,7 @@ class AdaComp(Compressor):
     dense_bin: int = 500
 
     name: ClassVar[str] = "adacomp"
+    tells_layers: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for key in ("convolution_bin", "dense_bin"):
@@ -50,18 +53,23 @@ class AdaComp(Compressor):
         return torch.zeros_like(x)
 
     def _encode(self, x: Tensor, state: Tensor, layout: Layout, draw: Generator) -> Encoded:
-        total = state.add_(x)
-        sizes, ahead, sent = total.abs(), (total + x).abs_(), torch.zeros_like(x)
-        parts = list[Array]()
+        sent, parts = torch.empty_like(x), list[Array]()
         for span in layout.spans:
             one, width = slice(span.start, span.stop), self._width(span)
-            places, scale = _selected(sizes[one], ahead[one], width)
-            self._check_finite(scale)
-            values = np.copysign(scale.numpy(), total[one].numpy()[places])
-            sent[one].numpy()[places] = values
-            total[one].numpy()[places] -= values
-            parts += [scale.numpy(), bin_codes(places, np.signbit(values), span.stop - span.start, width)]
-        return Encoded(join(*parts), sent, total)
+            marks, largest = _selected(x[one], state[one], width)
+            scale = largest.mean().view(1).numpy()
+            if not np.isfinite(scale):
+                self._check_finite(x)
+                self._check_finite(torch.from_numpy(scale))
+            places, total = positions_of(marks), state[one].numpy()
+            taken = total.take(places)
+            if not taken.all():  # without this a bin of zeros would be sent as a whole
+                places, taken = places[taken != 0], taken[taken != 0]
+            values = np.copysign(scale, taken)
+            sent[one].zero_().numpy()[places] = values
+            total[places] = taken - values
+            parts += [scale, bin_codes(places, np.signbit(values), span.stop - span.start, width)]
+        return Encoded(join(*parts), sent, state)
 
     def decode(self, packet: Tensor, layout: Layout, dtype: torch.dtype, draw: Generator) -> Tensor:
         """Gq: plus or minus the span's scale where something was sent, zero elsewhere."""
@@ -73,6 +81,20 @@ class AdaComp(Compressor):
         end(packet)
         return x
 
+    def bytes_by_kind(self, packet: Tensor, layout: Layout, dtype: torch.dtype) -> dict[str, int]:
+        """Scales and codes of the spans of each kind."""
+        found: dict[str, int] = {}
+        for span in layout.spans:
+            _, rest = codes_of(packet[dtype.itemsize :], span.stop - span.start, self._width(span))
+            found[span.kind] = found.get(span.kind, 0) + len(packet) - len(rest)
+            packet = rest
+        return found
+
+    @property
+    def keeps_residue(self) -> bool:
+        """R is what was left out."""
+        return True
+
     def check_feedback(self) -> None:
         """Residues of residues would never be sent."""
         raise ValueError("adacomp keeps a residue itself; use it without error feedback")
@@ -81,17 +103,19 @@ class AdaComp(Compressor):
         return self.convolution_bin if span.kind == "convolution" else self.dense_bin
 
 
-def _selected(sizes: Tensor, ahead: Tensor, width: int) -> tuple[Array, Tensor]:
-    """Places in a span that are sent, ascending, and the scale (1,), from |G| and |H| (n,) of the span."""
-    whole = len(sizes) // width * width
-    largest = sizes[:whole].view(-1, width).amax(1)
-    if whole < len(sizes):
-        largest = torch.cat([largest, sizes[whole:].max().view(1)])
-    least = largest.numpy()
-    marks = np.empty(len(sizes), np.bool_)
-    rows = marks[:whole].reshape(-1, width)
-    np.greater_equal(ahead[:whole].view(-1, width).numpy(), least[: len(rows), None], out=rows)
-    np.greater_equal(ahead[whole:].numpy(), least[-1], out=marks[whole:])
-    places = np.flatnonzero(marks)
-    # without this a bin of zeros would be sent as a whole
-    return places[sizes.numpy()[places] > 0], largest.mean().view(1)
+def _selected(x: Tensor, state: Tensor, width: int) -> tuple[Array, Tensor]:
+    """Whether |H| >= max |G| of the bin, bool (n,), and max |G| of each bin; the state (n,) becomes G."""
+    n, bits = len(x), {4: torch.int32, 8: torch.int64}[x.element_size()]
+    marks, largest, start = np.empty(n, np.bool_), x.new_empty(-(-n // width)), 0
+    for change, total in zip(rows_of(x, width), rows_of(state, width), strict=True):
+        sizes = total.add_(change).abs()
+        most = largest[start // width : start // width + len(total)]
+        # numbers >= 0 are in the order of their bits, of which torch finds the largest twice as fast
+        torch.amax(sizes.view(bits), 1, out=most.view(bits))
+        ahead = torch.add(total, change).abs_()
+        stop = start + total.numel()
+        np.greater_equal(
+            ahead.numpy(), sizes.copy_(most[:, None]).numpy(), out=marks[start:stop].reshape(total.shape)
+        )
+        start = stop
+    return marks, largest

@@ -36,6 +36,17 @@ class Compressor(ABC):
     """
 
     name: ClassVar[str]
+    tells_layers: ClassVar[bool] = False  # whether ``bytes_by_kind`` can tell
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether E C(x) = x."""
+        return False
+
+    @property
+    def keeps_residue(self) -> bool:
+        """Whether what is left out joins the next vector."""
+        return False
 
     def init(self, x: Tensor, layout: Layout) -> Any:
         """The sender's state before its first vector; x (d,) gives the dtype."""
@@ -51,11 +62,11 @@ class Compressor(ABC):
             raise ValueError(
                 f"{self.name} got {x.dtype} {tuple(x.shape)}; give float32 or float64 of shape ({layout.d},)"
             )
-        self._check_finite(x)
         return self._encode(x, state, layout, draw)
 
     @abstractmethod
-    def _encode(self, x: Tensor, state: Any, layout: Layout, draw: Generator) -> Encoded: ...
+    def _encode(self, x: Tensor, state: Any, layout: Layout, draw: Generator) -> Encoded:
+        """``encode`` of what has the right shape and dtype; calls ``_check_finite``, best from a pass made anyway."""
 
     @abstractmethod
     def decode(self, packet: Tensor, layout: Layout, dtype: torch.dtype, draw: Generator) -> Tensor:
@@ -63,6 +74,11 @@ class Compressor(ABC):
 
         Raises ValueError where the packet has not the length that it should.
         """
+
+    def bytes_by_kind(self, packet: Tensor, layout: Layout, dtype: torch.dtype) -> dict[str, int]:
+        """Kind of layer -> bytes of the packet that are its; empty where layers are not sent apart."""
+        del packet, layout, dtype
+        return {}
 
     def check_feedback(self) -> None:
         """Raises ValueError where error feedback would not stay bounded: E |x - C(x)|^2 < |x|^2 is not certain."""

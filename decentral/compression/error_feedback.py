@@ -20,6 +20,11 @@ class _Around(Compressor):
 
     compressor: Compressor
 
+    @property
+    def keeps_residue(self) -> bool:
+        """It is what this is for."""
+        return True
+
     def decode(self, packet: Tensor, layout: Layout, dtype: torch.dtype, draw: Generator) -> Tensor:
         """What C decodes."""
         return self.compressor.decode(packet, layout, dtype, draw)
@@ -56,6 +61,7 @@ class ErrorFeedback(_Around):
         return Feedback(torch.zeros_like(x), self.compressor.init(x, layout))
 
     def _encode(self, x: Tensor, state: Feedback, layout: Layout, draw: Generator) -> Encoded:
+        self._check_finite(x)
         e = state.e.add_(x)
         packet, sent, inner = self.compressor.encode(e, state.inner, layout, draw)
         return Encoded(packet, sent, Feedback(e.sub_(sent), inner))
@@ -98,6 +104,7 @@ class MomentumCorrection(_Around):
         return Corrected(torch.zeros_like(x), torch.zeros_like(x), self.compressor.init(x, layout))
 
     def _encode(self, x: Tensor, state: Corrected, layout: Layout, draw: Generator) -> Encoded:
+        self._check_finite(x)
         u = state.u.mul_(self.momentum).add_(x)
         v = state.v.add_(u)
         packet, sent, inner = self.compressor.encode(v, state.inner, layout, draw)

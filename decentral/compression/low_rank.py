@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from numpy.random import Generator
 from torch import Tensor
 
+from decentral.compression.blocks import rows_of
 from decentral.compression.compressor import Compressor, Encoded
 from decentral.compression.layout import Layout
-from decentral.compression.packets import end, join, numpy_type, take
+from decentral.compression.packets import Array, end, join, numpy_type, take
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,23 @@ class LowRank(Compressor):
         return tuple(x.new_zeros(self.rank, n) for _, m, n in self._matrices(layout) if m)
 
     def _encode(self, x: Tensor, state: Any, layout: Layout, draw: Generator) -> Encoded:
-        parts, warm, fresh = list[Tensor](), iter(state), list[Tensor]()
+        parts, warm, fresh = list[Array](), iter(state), list[Tensor]()
+        sent = torch.empty_like(x)
         for columns, m, n in self._matrices(layout):
+            self._check_finite(
+                x[columns]
+            )  # reads in order, for the cache; a product alone takes longer than both
             if m:
                 p, q = _factors(x[columns].view(m, n), next(warm), draw)
                 self._check_finite(q.view(-1))
-                parts += [p, q]
-                fresh.append(q / q.abs().amax(1, keepdim=True).clamp_min_(torch.finfo(q.dtype).tiny))
+                largest = np.abs(q.numpy()).max(1, keepdims=True)
+                fresh.append(q / torch.from_numpy(np.maximum(largest, np.finfo(largest.dtype).tiny)))
+                parts += [p.numpy(), q.numpy()]
+                _product(p, q, sent[columns])
             else:
-                parts.append(x[columns])
-        packet = join(*(part.numpy() for part in parts))
-        return Encoded(packet, self.decode(packet, layout, x.dtype, draw), tuple(fresh))
+                parts.append(x[columns].numpy())
+                sent[columns] = x[columns]
+        return Encoded(join(*parts), sent, tuple(fresh))
 
     def decode(self, packet: Tensor, layout: Layout, dtype: torch.dtype, draw: Generator) -> Tensor:
         """P Q' of each matrix, and what was sent whole."""
@@ -61,16 +69,13 @@ class LowRank(Compressor):
         for columns, m, n in self._matrices(layout):
             numbers = (m + n) * self.rank if m else columns.stop - columns.start
             taken, packet = take(packet, numbers, numpy_type(dtype))
+            factors = torch.from_numpy(taken)
             if m:
-                factors = torch.from_numpy(taken)
-                p, q = factors[: m * self.rank].view(-1, m), factors[m * self.rank :].view(-1, n)
-                matrix = torch.mul(p[0][:, None], q[0], out=x[columns].view(m, n))
-                for j in range(
-                    1, self.rank
-                ):  # not as a product of matrices: sums in one order on any machine
-                    matrix.add_(p[j][:, None] * q[j])
+                _product(
+                    factors[: m * self.rank].view(-1, m), factors[m * self.rank :].view(-1, n), x[columns]
+                )
             else:
-                x[columns] = torch.from_numpy(taken)
+                x[columns] = factors
         end(packet)
         return x
 
@@ -85,9 +90,22 @@ class LowRank(Compressor):
 def _factors(matrix: Tensor, q: Tensor, draw: Generator) -> tuple[Tensor, Tensor]:
     """P' (r, m) with orthonormal rows, and P' M (r, n)."""
     p = q @ matrix.T  # the thin factor on the left: several times faster than matrix @ q.T
-    lost = (p == 0).all(1, keepdim=True)
+    lost = ~p.numpy().any(1, keepdims=True)
     if lost.any():
-        q = torch.where(lost, torch.from_numpy(draw.standard_normal(q.shape)).to(q.dtype), q)
+        q = torch.where(
+            torch.from_numpy(lost), torch.from_numpy(draw.standard_normal(q.shape)).to(q.dtype), q
+        )
         p = q @ matrix.T
     p = torch.linalg.qr(p.T).Q.T.contiguous()  # Householder: orthonormal also where rows are zero or alike
     return p, p @ matrix
+
+
+def _product(p: Tensor, q: Tensor, out: Tensor) -> None:
+    """P Q' of P' (r, m) and Q' (r, n) as out (m n,); no product of matrices: sums in one order on any machine."""
+    first = 0
+    for rows in rows_of(out, q.shape[1]):
+        left = p[:, first : first + len(rows), None]
+        torch.mul(left[0], q[0], out=rows)
+        for j in range(1, len(q)):
+            rows.add_(left[j] * q[j])
+        first += len(rows)

@@ -32,7 +32,7 @@ def pack_positions(positions: Array, d: int) -> Tensor:
         return join(np.packbits(marks))
     if form == "list":
         return join(positions.astype(np.uint32))
-    counts = np.bincount(positions >> 16, minlength=-(-d // _BLOCK))
+    counts = np.diff(np.searchsorted(positions, np.arange(0, d + _BLOCK, _BLOCK)))
     return join(counts[:-1].astype(np.uint32), positions.astype(np.uint16))  # uint16 drops the block
 
 

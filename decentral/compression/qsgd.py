@@ -10,25 +10,28 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from torch import Tensor
-from torch.nn.functional import pad
 
 from decentral.compression.bits import code_type, pack, packed_bytes, unpack
+from decentral.compression.blocks import rows_of
 from decentral.compression.compressor import Compressor, Encoded
 from decentral.compression.layout import Layout
-from decentral.compression.packets import end, join, numpy_type, take
+from decentral.compression.noise import Noise
+from decentral.compression.packets import Array, end, join, numpy_type, take
 
 
 @dataclass(frozen=True)
 class QSGD(Compressor):
     """Each bucket of n consecutive entries is rounded to s levels of its Euclidean norm, so that E C(x) = x.
 
-        C(x)_i = |x| q_i / s,   q_i = round(s x_i / |x| + u_i),   u_i uniform in [-1/2, 1/2]
+        C(x)_i = |x| q_i / s,   q_i = floor(s x_i / |x| + u_i),   u_i uniform in [0, 1)
         E |x - C(x)|^2 <= min(n / s^2, sqrt(n) / s) |x|^2
 
-    So s x_i / |x| is rounded up with probability equal to its fractional part. ``levels`` is s, ``bucket`` n (the last
-    may be shorter; borders of layers do not matter). A bucket with norm below s times the smallest normal number is
-    sent as zeros.
-    Bytes: ceil(log2(2 s + 1)) bits an entry, in planes of ceil(d / 8) bytes, and one norm of x's dtype a bucket.
+    So s x_i / |x| is rounded up with probability equal to its fractional part. Up to rounding: |E C(x)_i - x_i| is at
+    most 10 eps |x| with the dtype's eps. Any three of the u_i are independent: :mod:`decentral.compression.noise`.
+    ``levels`` is s, ``bucket`` n (the last may be shorter; borders of layers do not matter). A bucket with norm below s
+    times the smallest normal number is sent as zeros.
+    Bytes: ceil(log2(2 s + 1)) bits an entry, as in :mod:`decentral.compression.bits`, d filled up to whole eights, and
+    one norm of x's dtype a bucket.
     Reference: Alistarh, Grubic, Li, Tomioka, Vojnovic, NeurIPS 2017, arXiv 1610.02132.
     """
 
@@ -44,6 +47,11 @@ class QSGD(Compressor):
             raise ValueError(f"bucket = {self.bucket} must be at least 1; 128 is usual")
 
     @property
+    def unbiased(self) -> bool:
+        """Rounding is up or down at random."""
+        return True
+
+    @property
     def bits(self) -> int:
         """Bits an entry: sign and level as one of 2 s + 1 codes."""
         return (2 * self.levels).bit_length()
@@ -54,26 +62,32 @@ class QSGD(Compressor):
         return min(self.bucket / self.levels**2, math.sqrt(self.bucket) / self.levels)
 
     def _encode(self, x: Tensor, state: Any, layout: Layout, draw: Generator) -> Encoded:
-        d, s = layout.d, self.levels
-        rows = pad(x, (0, -d % self.bucket)).view(-1, self.bucket)
-        norms = _norms(rows)
-        self._check_finite(norms)
-        norms[norms < s * torch.finfo(x.dtype).tiny] = 0
-        scaled = rows.mul(norms.reciprocal().mul_(s).masked_fill_(norms == 0, 0)[:, None]).view(-1)[:d]
-        # whole words are the fastest that numpy draws; each gives two numbers
-        words = draw.integers(0, (1 << 64) - 1, -(-d // 2), np.uint64, endpoint=True)
-        uniform = torch.from_numpy(words.view(np.int32)[:d]).to(x.dtype).mul_(2.0**-32)
-        codes = scaled.add_(uniform).round_().clamp_(-s, s).add_(s)
-        packed = pack(codes.numpy().astype(code_type(self.bits)), self.bits)
-        return Encoded(join(norms.numpy(), packed), self._value(codes, norms), state)
+        norms = np.concatenate([_norms(rows.numpy()) for rows in rows_of(x, self.bucket, layout.d)])
+        if not np.isfinite(norms).all():
+            self._check_finite(x)
+            self._check_finite(torch.from_numpy(norms))
+        norms[norms < self.levels * np.finfo(norms.dtype).tiny] = 0
+        # a little below s / |x|, so that rounding lifts nothing above s
+        most = norms.dtype.type(self.levels * (1 - 4 * np.finfo(norms.dtype).eps))
+        scales = torch.from_numpy(np.divide(most, norms, out=np.zeros_like(norms), where=norms > 0))
+        codes, first = np.empty(layout.d, code_type(self.bits)), 0
+        noise = Noise(layout.d, self._zero, norms.dtype, draw)
+        for rows in rows_of(x, self.bucket):
+            start, n = first * self.bucket, rows.numel()
+            levels = (
+                noise.of(start, n).view(rows.shape).addcmul_(rows, scales[first : first + len(rows), None])
+            )
+            np.copyto(codes[start : start + n], levels.view(-1).numpy(), casting="unsafe")  # rounds down
+            first += len(rows)
+        packed = pack(codes, self.bits)
+        return Encoded(join(norms, packed), self._values(codes, torch.from_numpy(norms)), state)
 
     def decode(self, packet: Tensor, layout: Layout, dtype: torch.dtype, draw: Generator) -> Tensor:
         """The norm of the bucket times level / s."""
         norms, packet = take(packet, -(-layout.d // self.bucket), numpy_type(dtype))
         packed, packet = take(packet, packed_bytes(layout.d, self.bits), np.uint8)
         end(packet)
-        codes = torch.from_numpy(unpack(packed, layout.d, self.bits)).to(dtype)
-        return self._value(codes, torch.from_numpy(norms))
+        return self._values(unpack(packed, layout.d, self.bits), torch.from_numpy(norms))
 
     def check_feedback(self) -> None:
         """The error must shrink: a variance bound below 1."""
@@ -83,22 +97,28 @@ class QSGD(Compressor):
                 f"{self.variance_bound:.3g} times; for error feedback take more levels or a smaller bucket"
             )
 
-    def _value(self, codes: Tensor, norms: Tensor) -> Tensor:
-        """(code - s) norm / s; both sides round alike. Codes (d,) are consumed."""
-        d = len(codes)
-        steps = norms / self.levels
-        codes.sub_(self.levels)
-        whole = d // self.bucket * self.bucket
-        codes[:whole].view(-1, self.bucket).mul_(steps[: d // self.bucket, None])
-        codes[whole:].mul_(steps[-1])
-        return codes
+    @property
+    def _zero(self) -> int:
+        """The code of level 0: the power of two above s."""
+        return 1 << self.levels.bit_length()
+
+    def _values(self, codes: Array, norms: Tensor) -> Tensor:
+        """(code - zero) norm / s; both sides round alike. Codes (d,) are consumed."""
+        codes -= codes.dtype.type(self._zero)
+        x = torch.from_numpy(codes.view(np.dtype(f"i{codes.itemsize}"))).to(norms.dtype)
+        steps, first = norms / self.levels, 0
+        for rows in rows_of(x, self.bucket, len(x)):
+            rows.mul_(steps[first : first + len(rows), None])
+            first += len(rows)
+        return x
 
 
-def _norms(rows: Tensor) -> Tensor:
+def _norms(rows: Array) -> Array:
     """Euclidean norms; again in float64, which is many times slower, where squares may have left float32's range."""
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
-    least = 1e3 * math.sqrt(rows.shape[1] * torch.finfo(rows.dtype).tiny)  # lost: 1e-6 of the sum at most
-    unsure = ((norms < least) | norms.isinf()).nonzero()[:, 0]
-    if len(unsure):
-        norms[unsure] = torch.linalg.vector_norm(rows[unsure], dim=1, dtype=torch.float64).to(norms.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms: Array = np.sqrt(np.vecdot(rows, rows))
+        least = 1e3 * math.sqrt(rows.shape[1] * np.finfo(rows.dtype).tiny)  # lost: 1e-6 of the sum at most
+        if not (norms.min() >= least and norms.max() < math.inf):
+            unsure = (norms < least) | np.isinf(norms)
+            norms[unsure] = np.sqrt(np.square(rows[unsure], dtype=np.float64).sum(1))
     return norms

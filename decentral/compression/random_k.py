@@ -32,6 +32,7 @@ class RandomK(Sparsifier):
     name: ClassVar[str] = "random-k"
 
     def _encode(self, x: Tensor, state: Any, layout: Layout, draw: Generator) -> Encoded:
+        self._check_finite(x)
         positions = self._drawn(layout.d, draw)
         values = x.numpy()[positions]
         if self.unbiased:

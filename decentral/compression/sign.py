@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.random import Generator
+from scipy.linalg.blas import dasum, sasum
 from torch import Tensor
 
 from decentral.compression.bits import packed_bytes
+from decentral.compression.blocks import BLOCK
 from decentral.compression.compressor import Compressor, Encoded
 from decentral.compression.layout import Layout
-from decentral.compression.packets import end, join, numpy_type, take
+from decentral.compression.packets import Array, end, join, numpy_type, take
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,21 @@ class Sign(Compressor):
     name: ClassVar[str] = "sign"
 
     def _encode(self, x: Tensor, state: Any, layout: Layout, draw: Generator) -> Encoded:
-        scales = torch.stack([x[span.start : span.stop].abs().mean() for span in layout.spans])
-        self._check_finite(scales)
-        sent = torch.empty_like(x)
-        for span, scale in zip(layout.spans, scales, strict=True):
-            torch.copysign(scale, x[span.start : span.stop], out=sent[span.start : span.stop])
-        return Encoded(join(scales.numpy(), np.packbits(np.signbit(x.numpy()))), sent, state)
+        values, sent, negative = x.numpy(), torch.empty_like(x), np.empty(layout.d, np.bool_)
+        scales = np.array([_mean_magnitude(values[a:b]) for a, b, *_ in layout.spans], values.dtype)
+        if not np.isfinite(scales).all():
+            self._check_finite(x)
+            self._check_finite(torch.from_numpy(scales))
+        bits = values.view(np.dtype(f"i{values.itemsize}"))
+        for span, scale in zip(layout.spans, scales.view(bits.dtype), strict=True):
+            for start in range(span.start, span.stop, BLOCK):
+                one = slice(start, min(start + BLOCK, span.stop))
+                np.signbit(values[one], out=negative[one])
+                copied = np.bitwise_and(
+                    bits[one], np.iinfo(bits.dtype).min, out=sent.numpy().view(bits.dtype)[one]
+                )
+                copied |= scale
+        return Encoded(join(scales, np.packbits(negative)), sent, state)
 
     def decode(self, packet: Tensor, layout: Layout, dtype: torch.dtype, draw: Generator) -> Tensor:
         """Plus or minus the span's scale."""
@@ -46,3 +57,9 @@ class Sign(Compressor):
         for span, scale in zip(layout.spans, scales, strict=True):
             x[span.start : span.stop].mul_(float(scale))
         return x
+
+
+def _mean_magnitude(x: Array) -> float:
+    """|x|_1 / n, in x's dtype by blocks, whose sums are added in float64; not finite where a block's sum is not."""
+    norm1 = sasum if x.dtype == np.float32 else dasum
+    return sum(float(norm1(x[start : start + BLOCK])) for start in range(0, len(x), BLOCK)) / len(x)

@@ -10,13 +10,15 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
+from decentral.compression.blocks import BLOCK
 from decentral.compression.compressor import Encoded
 from decentral.compression.layout import Layout
+from decentral.compression.marks import positions_of
 from decentral.compression.packets import Array, end, join, numpy_type, take
 from decentral.compression.positions import pack_positions, take_positions
 from decentral.compression.sparsifier import Sparsifier
 
-_SAMPLE = 1 << 13  # magnitudes that guess the threshold; a wrong guess costs time, never exactness
+_SAMPLE = 1 << 12  # magnitudes that guess the threshold; a wrong guess costs time, never exactness
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,10 @@ class TopK(Sparsifier):
     name: ClassVar[str] = "top-k"
 
     def _encode(self, x: Tensor, state: Any, layout: Layout, draw: Generator) -> Encoded:
-        positions = largest(x.abs().numpy(), self.kept(layout.d))
+        positions = largest(x.numpy(), self.kept(layout.d))
         values = x.numpy()[positions]
+        if not np.isfinite(values).all():
+            self._check_finite(x)
         sent = torch.zeros_like(x)
         sent.numpy()[positions] = values
         return Encoded(torch.cat([join(values), pack_positions(positions, layout.d)]), sent, state)
@@ -50,20 +54,37 @@ class TopK(Sparsifier):
         return x
 
 
-def largest(sizes: Array, k: int) -> Array:
-    """Positions (k,), ascending, of the k largest of (d,), of equal ones the first.
+def largest(x: Array, k: int) -> Array:
+    """Positions (k,), ascending, of the k largest |x_i| of (d,), of equal ones the first; NaN is larger than all.
 
     A threshold guessed low from a sample leaves few candidates; where it leaves fewer than k, all d are candidates.
     """
-    d = len(sizes)
-    sample = sizes[:: -(-d // _SAMPLE)]
+    d = len(x)
+    sample = _sizes(x[:: -(-d // _SAMPLE)])
     expected = k * len(sample) / d
     rank = int(expected + 4 * expected**0.5) + 1  # 4 standard deviations: too few candidates hardly ever
     if rank < len(sample):
-        candidates = np.flatnonzero(sizes >= np.partition(sample, -rank)[-rank])
+        candidates = positions_of(_not_below(x, np.partition(sample, -rank)[-rank].view(x.dtype)))
         if len(candidates) >= k:
-            return candidates[_largest(sizes[candidates], k)]
-    return _largest(sizes, k)
+            return candidates[_largest(_sizes(x[candidates]), k)]
+    return _largest(_sizes(x), k)
+
+
+def _sizes(x: Array) -> Array:
+    """|x_i| as whole numbers in the same order: the bits without the sign."""
+    bits = x.view(np.dtype(f"i{x.itemsize}"))
+    sizes: Array = bits & np.iinfo(bits.dtype).max
+    return sizes
+
+
+def _not_below(x: Array, least: Any) -> Array:
+    """Whether not |x_i| < least, so also for NaN: bool (d,)."""
+    marks, above = np.empty(len(x), np.bool_), np.empty(BLOCK, np.bool_)
+    for start in range(0, len(x), BLOCK):
+        one = slice(start, min(start + BLOCK, len(x)))
+        np.less(x[one], least, out=marks[one])
+        marks[one] &= np.greater(x[one], -least, out=above[: one.stop - start])
+    return np.logical_not(marks, out=marks)
 
 
 def _largest(sizes: Array, k: int) -> Array:
