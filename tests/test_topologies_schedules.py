@@ -85,7 +85,7 @@ def test_rounds_that_are_connected_only_together_are_a_schedule():
         (lambda: cyclic([np.eye(2), np.eye(3)]), "the matrices of a schedule have [2, 3] workers"),
         (
             lambda: cyclic([[[0, 1], [1, 0]], np.ones((2, 2))]),
-            "round 1 of the schedule: row 0 of the mixing matrix",
+            "round 1 of the schedule: column 0 of the mixing matrix",
         ),
         (lambda: one_peer_exponential(0), "needs at least one worker (n = 0); use 1 or more"),
         (lambda: one_peer_exponential(4).matrix(-1), "rounds are counted from 0 (t = -1)"),

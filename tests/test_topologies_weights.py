@@ -37,13 +37,23 @@ def test_every_rule_on_every_topology_is_a_mixing_matrix_on_the_graph(name, rule
         assert isinstance(w, sparse.csr_array)
         assert w.dtype == np.float64
         dense, adjacency = w.toarray(), nx.to_numpy_array(graph, nodelist=range(n), weight=None)
-        assert abs(dense.sum(axis=1) - 1).max() < 1e-13
+        assert abs(dense.sum(axis=0 if "push" in rule else 1) - 1).max() < 1e-13
         off_diagonal = dense - np.diag(dense.diagonal())
         np.testing.assert_array_equal(off_diagonal != 0, adjacency.T != 0)
         for i in range(n):
             columns = list(w.indices[w.indptr[i] : w.indptr[i + 1]])
             assert columns == sorted({i, *np.flatnonzero(adjacency[:, i])})
-        if "uniform" not in rule:
+        if "push" in rule:
+            np.testing.assert_allclose(
+                dense,
+                mixing_matrix(
+                    graph.reverse() if graph.is_directed() else graph, rule.replace("push", "uniform")
+                )
+                .toarray()
+                .T,
+                atol=1e-15,
+            )
+        elif "uniform" not in rule:
             assert abs(dense.sum(axis=0) - 1).max() < 1e-13
             assert topologies.is_symmetric(w) == bool((dense == dense.T).all() or not graph.is_directed())
         if "best-constant" not in rule:
@@ -55,6 +65,9 @@ def test_every_rule_on_every_topology_is_a_mixing_matrix_on_the_graph(name, rule
 def test_any_connected_graph_gets_a_connected_matrix_with_gap_in_bounds(n, p, seed, rule):
     graph = nx.compose(nx.erdos_renyi_graph(n, p, seed=seed), nx.path_graph(n))
     w = mixing_matrix(graph, rule)
+    if "push" in rule:
+        check_mixing_matrix(w, graph, sums="columns")
+        return
     check_mixing_matrix(w, graph, doubly_stochastic="uniform" not in rule, symmetric="uniform" not in rule)
     if "uniform" not in rule:
         assert 0 < topologies.spectral_gap(w) <= 1 + 1e-12
@@ -65,6 +78,18 @@ def test_an_edge_from_j_to_i_fills_row_i():
     w = mixing_matrix(graph, "uniform").toarray()
     np.testing.assert_allclose(w, [[1 / 2, 0, 1 / 2], [1 / 2, 1 / 2, 0], [1 / 3, 1 / 3, 1 / 3]])
     np.testing.assert_allclose(w @ [1.0, 2.0, 6.0], [3.5, 1.5, 3.0])
+
+
+def test_push_weights_are_the_senders():
+    graph = nx.DiGraph([(0, 1), (0, 2), (1, 2), (2, 0)])
+    w = mixing_matrix(graph, "push").toarray()
+    np.testing.assert_allclose(w, [[1 / 3, 0, 1 / 2], [1 / 3, 1 / 2, 0], [1 / 3, 1 / 2, 1 / 2]])
+    with pytest.raises(ValueError, match="row 0 of the mixing matrix sums to"):
+        check_mixing_matrix(w)
+    with pytest.raises(ValueError, match=r"column 0 .* use weights 'push'"):
+        check_mixing_matrix(w.T, sums="columns")
+    with pytest.raises(ValueError, match="row 0 of the mixing matrix sums to"):
+        check_mixing_matrix(w * 2, sums="either")
 
 
 def test_metropolis_on_a_path_by_hand():

@@ -6,8 +6,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from topologies.base_k import base_k
-from topologies.checks import check_mixing_matrix, is_doubly_stochastic, is_nonnegative, is_symmetric
+from topologies.checks import (
+    check_mixing_matrix,
+    is_column_stochastic,
+    is_doubly_stochastic,
+    is_nonnegative,
+    is_row_stochastic,
+    is_symmetric,
+)
 from topologies.equi import equi_dynamic, equi_static
+from topologies.file_schedules import from_files
 from topologies.files import read_graph, write_graph
 from topologies.finite_time import k_peer_exponential, one_peer_hypercube
 from topologies.graphs import (
@@ -24,6 +32,8 @@ from topologies.graphs import (
     torus,
     tree,
 )
+from topologies.matcha import matcha, matcha_of
+from topologies.matchings import matchings
 from topologies.random_graphs import erdos_renyi, geometric, random_regular, watts_strogatz
 from topologies.random_schedules import one_peer_exponential_random, periodic_averaging, random_matching
 from topologies.schedules import (
@@ -71,6 +81,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "equi-static": equi_static,
     "equi-dynamic": equi_dynamic,
     "random-matching": random_matching,
+    "matcha": matcha,
 }
 """Schedules by name; the first parameter is the number of workers, the others are keys of a TOML table."""
 
@@ -90,14 +101,20 @@ __all__ = [
     "equi_static",
     "erdos_renyi",
     "exponential",
+    "from_files",
     "geometric",
     "grid",
     "hierarchical",
     "hypercube",
+    "is_column_stochastic",
     "is_doubly_stochastic",
     "is_nonnegative",
+    "is_row_stochastic",
     "is_symmetric",
     "k_peer_exponential",
+    "matcha",
+    "matcha_of",
+    "matchings",
     "mean_contraction",
     "mixing_matrix",
     "one_peer_exponential",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy import sparse
@@ -45,16 +45,21 @@ def check_mixing_matrix(
     doubly_stochastic: bool = False,
     symmetric: bool = False,
     connected: bool = True,
+    sums: Literal["rows", "columns", "either"] = "rows",
 ) -> None:
     """Raise ValueError unless the rows sum to one and whatever else is asked for holds.
 
+    ``sums``: what has to sum to one; columns do in the matrices of push-sum, which keep the sum of what is mixed.
     Negative weights are allowed, for the fastest constant weights may need them; see ``is_nonnegative``.
     """
     w = as_csr(matrix)
     if not np.isfinite(w.data).all():
         row = int(w.tocoo().row[~np.isfinite(w.data)][0])
         raise ValueError(f"row {row} of the mixing matrix holds a number that is not finite; replace it")
-    _check_sums(w.sum(axis=1), "row", "every row must sum to 1: divide it by its sum")
+    if sums == "columns":
+        _check_sums(w.sum(axis=0), "column", "every column must sum to 1: use weights 'push'")
+    elif sums == "rows" or not is_column_stochastic(w):
+        _check_sums(w.sum(axis=1), "row", "every row must sum to 1: divide it by its sum")
     if graph is not None:
         _check_support(w, graph)
     if doubly_stochastic:
@@ -77,13 +82,26 @@ def is_symmetric(matrix: Any) -> bool:
 def is_doubly_stochastic(matrix: Any) -> bool:
     """Whether rows and columns sum to one, so that mixing keeps the mean; negative weights do not matter."""
     w = as_csr(matrix)
-    sums = np.concatenate([w.sum(axis=0), w.sum(axis=1)])
-    return bool(abs(sums - 1).max() <= TOLERANCE)
+    return _sums_to_one(w, 0) and _sums_to_one(w, 1)
+
+
+def is_column_stochastic(matrix: Any) -> bool:
+    """Whether columns sum to one, so that mixing keeps the sum over the workers."""
+    return _sums_to_one(as_csr(matrix), 0)
+
+
+def is_row_stochastic(matrix: Any) -> bool:
+    """Whether rows sum to one, so that mixing leaves workers that agree as they are."""
+    return _sums_to_one(as_csr(matrix), 1)
 
 
 def is_nonnegative(matrix: Any) -> bool:
     """Whether no weight is negative."""
     return bool(as_csr(matrix).data.min() >= -TOLERANCE)
+
+
+def _sums_to_one(w: sparse.csr_array, axis: int) -> bool:
+    return bool(abs(w.sum(axis=axis) - 1).max() <= TOLERANCE)
 
 
 def _check_sums(sums: np.ndarray, line: str, remedy: str) -> None:

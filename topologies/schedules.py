@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from topologies.checks import as_csr, check_mixing_matrix, is_symmetric
+from topologies.checks import (
+    as_csr,
+    check_mixing_matrix,
+    is_column_stochastic,
+    is_row_stochastic,
+    is_symmetric,
+)
 from topologies.deferred import Deferred
 from topologies.spectra import circulant_row
 
@@ -60,9 +66,12 @@ def cyclic(matrices: Iterable[Any]) -> Schedule:
     sizes = {w.shape[0] for w in turns}
     if len(sizes) > 1:
         raise ValueError(f"the matrices of a schedule have {sorted(sizes)} workers; give all the same number")
+    sums: Any = (
+        "columns" if not all(map(is_row_stochastic, turns)) and is_column_stochastic(turns[0]) else "rows"
+    )
     for t, w in enumerate(turns):
         try:
-            check_mixing_matrix(w, connected=False)
+            check_mixing_matrix(w, connected=False, sums=sums)
         except ValueError as error:
             raise ValueError(f"round {t} of the schedule: {error}") from None
     check_mixing_matrix(sum(abs(w) / abs(w).sum(axis=1)[:, None] for w in turns) / len(turns))

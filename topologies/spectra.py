@@ -45,9 +45,9 @@ class Spectrum:
 
 
 def spectrum(matrix: Any) -> Spectrum:
-    """Everything at once; rows must sum to one, but the graph of W need not be connected."""
+    """Everything at once; rows or columns must sum to one, but the graph of W need not be connected."""
     w = as_csr(matrix)
-    check_mixing_matrix(w, connected=False)
+    check_mixing_matrix(w, connected=False, sums="either")
     n, symmetric, doubly = w.shape[0], is_symmetric(w), is_doubly_stochastic(w)
     second, last, rho = _facts(w, symmetric, doubly)
     return Spectrum(
@@ -71,7 +71,7 @@ def spectral_gap(matrix: Any) -> float:
     Negative where W is not doubly stochastic and can pull the workers further apart in one round.
     """
     w = as_csr(matrix)
-    check_mixing_matrix(w, connected=False)
+    check_mixing_matrix(w, connected=False, sums="either")
     return 1 - _facts(w, is_symmetric(w), is_doubly_stochastic(w))[2]
 
 

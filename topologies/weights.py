@@ -43,7 +43,7 @@ def mixing_matrix(graph: nx.Graph, weights: Any = "metropolis") -> sparse.csr_ar
     else:
         matrix = weights
     try:
-        check_mixing_matrix(matrix, graph)
+        check_mixing_matrix(matrix, graph, sums="either")
     except ValueError as error:
         raise ValueError(f"{source}{error}") from None
     return as_csr(matrix)
@@ -104,6 +104,13 @@ def edge_weight(graph: nx.Graph) -> sparse.csr_array:
     return _close(received(graph, "weight"))
 
 
+def push(graph: nx.Graph) -> sparse.csr_array:
+    """W_ij = 1 / (1 + out-degree of j), itself included: columns sum to one, as push-sum needs; rows need not."""
+    edges = support(graph)
+    share = sparse.diags_array(1 / (1 + edges.sum(axis=0)))
+    return sparse.csr_array((edges + sparse.eye_array(edges.shape[0])) @ share)
+
+
 def lazy(rule: Callable[[nx.Graph], sparse.csr_array]) -> Callable[[nx.Graph], sparse.csr_array]:
     """The rule (I + W) / 2: half as fast, but no eigenvalue of a symmetric W is left below zero."""
 
@@ -119,6 +126,7 @@ _RULES: dict[str, Callable[[nx.Graph], sparse.csr_array]] = {
     "max-degree": max_degree,
     "best-constant": best_constant,
     "edge-weight": edge_weight,
+    "push": push,
 }
 WEIGHTS = {
     **_RULES,
