@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from decentral.errors import UserError
-from decentral.figures import SCALED, column_words, field_label, scaled_unit, telling_fields, value_label
+from decentral.figures import telling_fields
 from decentral.results import (
     MISSING,
     Experiment,
@@ -26,6 +26,7 @@ from decentral.results import (
     read_experiment,
     spread,
 )
+from decentral.words import SCALED, column_words, field_label, scaled_unit, value_label
 
 PRIORITY = (
     "test_accuracy",

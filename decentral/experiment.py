@@ -20,12 +20,13 @@ from decentral.config import RunConfig, absolute_paths
 from decentral.dataflow_config import SECTIONS as DATAFLOW
 from decentral.dataflow_config import DataflowConfig
 from decentral.errors import UserError, nearest
-from decentral.figures import COLUMNS, check_figure, figures_of
+from decentral.figures import check_figure, figures_of
 from decentral.recorder import FINAL_ONLY
 from decentral.results import Experiment as Results
 from decentral.results import Run
 from decentral.stage_config import SECTIONS as STAGES
 from decentral.stage_config import StageConfig
+from decentral.words import COLUMNS
 
 SECTIONS = tuple(dict.fromkeys((*ROUNDS, *STAGES, *DATAFLOW)))
 TOP_LEVEL = ("name", "question", "seeds", *SECTIONS, "sweep", "figure")

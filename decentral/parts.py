@@ -12,8 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from decentral.figures import group_label, telling_fields
+from decentral.figures import telling_fields
 from decentral.results import Array, Experiment, Run
+from decentral.words import group_label
 
 ACROSS = 8  # parts in a row, at most
 WIDTH = 9.0  # of the figure, in inches

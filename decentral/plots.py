@@ -18,16 +18,12 @@ from decentral.figures import (
     FigureSpec,
     Scales,
     Style,
-    axis_label,
     check_figure,
-    field_label,
     figures_of,
     group_fields,
-    group_label,
     parse_figure,
     scales_of,
     styles_of,
-    value_label,
 )
 from decentral.parts import parts
 from decentral.results import (
@@ -43,6 +39,7 @@ from decentral.results import (
     read_experiment,
 )
 from decentral.timeline import timeline
+from decentral.words import axis_label, field_label, group_label, value_label
 
 DPI = 150
 SUFFIXES = (".png", ".svg", ".pdf")

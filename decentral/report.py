@@ -16,19 +16,12 @@ from decentral.compare import (
     metrics_of,
     summarise,
 )
-from decentral.figures import (
-    COLUMNS,
-    FigureSpec,
-    column_words,
-    field_label,
-    figures_of,
-    scales_of,
-    value_label,
-)
+from decentral.figures import FigureSpec, figures_of, scales_of
 from decentral.node_table import node_table
 from decentral.plots import DPI, draw_experiment
 from decentral.results import Experiment, Run, Spread, grouped, read_experiment
 from decentral.stage_table import stage_table
+from decentral.words import COLUMNS, column_words, field_label, value_label
 
 OF_FILES = {
     "timeline": (
@@ -206,8 +199,8 @@ def _facts(fields: list[str], values: tuple[Any, ...], table: Mapping[str, Any])
     facts |= {"workers": str(graph.number_of_nodes()), "edges": str(graph.number_of_edges())}
     low, high = min(degrees), max(degrees)
     facts["neighbours"] = str(low) if low == high else f"{low} to {high}"
-    facts["weights"] = str(table.get("weights", "metropolis"))
-    if table["name"] not in topologies.SCHEDULES:
+    facts["weights"] = str(table.get("weights", "its own"))  # of a schedule, or of a method that makes one
+    if "weights" in table and table["name"] != "files":
         w = topologies.mixing_matrix(graph, facts["weights"])
         facts["spectral gap 1 − ρ"] = f"{topologies.spectral_gap(w):.4g}"
     return facts

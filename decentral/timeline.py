@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from decentral.figures import field_label, value_label
 from decentral.results import Experiment, Run
+from decentral.words import field_label, value_label
 
 KINDS = {"forward": "#4477aa", "backward": "#ee6677", "update": "#ccbb44", "wait": "#e8e8e8"}
 OTHERS = ("#228833", "#aa3377", "#66ccee", "#999933")

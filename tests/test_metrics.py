@@ -10,11 +10,11 @@ import topologies
 from decentral.comm import LocalComm
 from decentral.comm.launch import LocalWorld
 from decentral.experiment import expand
-from decentral.figures import COLUMNS
 from decentral.metrics import first_divergence, measure, norms, traffic
 from decentral.recorder import FINAL_ONLY, RunFolder
 from decentral.schedule import Constant, Cosine, Step
 from decentral.training import Training
+from decentral.words import COLUMNS
 
 FULL = {"problem": {"name": "linear-regression"}, "train": {"batch_size": "full"}}
 PROBLEMS = {
