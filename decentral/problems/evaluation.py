@@ -2,6 +2,7 @@
 
 Training loss and the workers' accuracies are taken over at most ``eval_samples`` samples, always the same ones; so are
 the test loss and accuracy of the averaged model, but for the last record of a run, which is over all test data.
+Of a text a sample is a window: a loss is the mean of its characters', an accuracy the share of them predicted right.
 
 The averaged model has the averaged parameters and the averaged floating-point buffers (batch norm's running mean and
 variance; its integer counter is worker 0's). A worker's model has its own buffers.
@@ -18,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import cross_entropy
 
 from decentral.problems.layout import Layout
+from decentral.problems.oracles import cross_entropy
 from decentral.streams import stream
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from decentral.problems.objective import Place
 
 _CHUNK = 1000  # samples that go through the model at once
+
+
+def placed(inputs: Tensor, place: Place) -> Tensor:
+    """Inputs where and in the numbers that the run has them; tokens remain integers."""
+    return inputs.to(place.device, place.dtype if inputs.is_floating_point() else None)
 
 
 class Evaluation:
@@ -44,7 +50,7 @@ class Evaluation:
     ) -> None:
         self.module, self.layout, self.place = module, layout, place
         order = stream(0, "eval", dataset.name).permutation(len(dataset.test_y))
-        self.test_x = dataset.test_x[order].to(place.device, place.dtype)
+        self.test_x = placed(dataset.test_x[order], place)
         self.test_y = dataset.test_y[order].to(place.device)
         self.some = slice(0, place.eval_samples)
         chosen = np.concatenate(shards)
@@ -52,7 +58,7 @@ class Evaluation:
         if len(chosen) > place.eval_samples:
             draw = stream(place.seed, "eval").permutation(len(chosen))[: place.eval_samples]
             chosen, weights = chosen[draw], weights[draw]
-        self.train_x = dataset.train_x[chosen].to(place.device, place.dtype)
+        self.train_x = placed(dataset.train_x[chosen], place)
         self.train_y = dataset.train_y[chosen].to(place.device)
         self.weights = torch.from_numpy(weights / weights.sum()).to(place.device)
 
@@ -71,7 +77,7 @@ class Evaluation:
         self.module.eval()
         averaged = {name: _average(value, comm) for name, value in buffers.items()}
         correct = np.array([self._correct(x[row], _row(buffers, row)) for row in range(x.shape[0])])
-        accuracies = comm.observe(correct / len(self.test_y[self.some]))
+        accuracies = comm.observe(correct / self.test_y[self.some].numel())
         values = dict.fromkeys(("train_loss", "test_loss", "test_accuracy"), float("nan"))
         if comm.rank == 0:
             train, _ = self._losses(mean[0], averaged, self.train_x, self.train_y)
@@ -79,7 +85,7 @@ class Evaluation:
             test, right = self._losses(mean[0], averaged, self.test_x[seen], self.test_y[seen])
             values["train_loss"] = float((train.double() * self.weights).sum())
             values["test_loss"] = float(test.double().mean())
-            values["test_accuracy"] = right / len(test)
+            values["test_accuracy"] = right / self.test_y[seen].numel()
         self.module.train()
         return values | {
             "test_accuracy_worker_mean": float(accuracies.mean()),
@@ -92,13 +98,13 @@ class Evaluation:
         losses, correct = [], 0
         for x, y in _chunks(inputs, labels):
             logits = self._logits(row, buffers, x)
-            losses.append(cross_entropy(logits, y, reduction="none"))
-            correct += int((logits.argmax(1) == y).sum())
+            losses.append(cross_entropy(logits, y, reduction="none").view(len(y), -1).mean(1))
+            correct += int((logits.argmax(-1) == y).sum())
         return torch.cat(losses), correct
 
     def _correct(self, row: Tensor, buffers: dict[str, Tensor]) -> int:
         chunks = _chunks(self.test_x[self.some], self.test_y[self.some])
-        return sum(int((self._logits(row, buffers, x).argmax(1) == y).sum()) for x, y in chunks)
+        return sum(int((self._logits(row, buffers, x).argmax(-1) == y).sum()) for x, y in chunks)
 
     def _logits(self, row: Tensor, buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
         logits: Tensor = functional_call(self.module, (self.layout.views(row), buffers), (inputs,))

@@ -5,39 +5,60 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from decentral.problems.objective import check_positive
+from decentral.problems.objective import Place, check_positive
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from decentral.config import Train
+    from decentral.problems.dataset import Dataset
+    from decentral.problems.network import ModelObjective
     from decentral.problems.text import Text
+    from decentral.problems.windows import Parts
 
 
 @dataclass(frozen=True)
 class Language:
-    """Mean cross-entropy of the next character over windows of ``context`` characters. For stages only.
+    """Mean cross-entropy of the next character over windows of ``context`` characters, in nats.
 
     ``text``: sums (embedded: additions written out) or tiny-shakespeare, read below ``data_root`` (or the environment
-    variable DECENTRAL_DATA).
+    variable DECENTRAL_DATA). ``partition``: "contiguous", worker i has the i-th stretch of the text; "iid", windows
+    are dealt at random.
     """
 
     text: Literal["sums", "tiny-shakespeare"] = "sums"
     data_root: str = ""
+    partition: Literal["iid", "contiguous"] = "contiguous"
     context: int = 32
 
     def __post_init__(self) -> None:
         check_positive(context=self.context)
 
+    def check(self, workers: int, train: Train) -> None:
+        """What can be told before the text is read: nothing more."""
+        del workers, train
+
     def prepare(self, workers: int, seed: int) -> None:
         """Read the text and build the model once, so that every mistake is found before any run starts."""
-        del workers
-        from decentral.problems.text import load_text
-
-        self.model(load_text(self.text, self.data_root or None), seed)
+        self._made(workers, seed)
 
     def model(self, text: Text, seed: int) -> nn.Module:
         """A fresh model, initialised from the seed."""
         raise NotImplementedError
+
+    def build(self, place: Place) -> ModelObjective:
+        """The objective of the hosted workers."""
+        from decentral.problems.network import ModelObjective
+
+        return ModelObjective(*self._made(place.workers, place.seed), place)
+
+    def _made(self, workers: int, seed: int) -> tuple[nn.Module, Dataset, Parts]:
+        from decentral.problems.text import load_text
+        from decentral.problems.windows import deal_windows, windows_of
+
+        text = load_text(self.text, self.data_root or None)
+        windows = windows_of(text, self.context)
+        return self.model(text, seed), windows, deal_windows(windows, workers, self.partition, seed)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A classification problem as an objective: the workers' samples, the model, and the gradient oracle."""
+"""A model and the workers' samples as an objective, with the gradient oracle; that of a classification problem."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from decentral.compression import Layout as Layers
 from decentral.problems.batches import EpochBatches
 from decentral.problems.datasets import load
-from decentral.problems.evaluation import Evaluation
+from decentral.problems.evaluation import Evaluation, placed
 from decentral.problems.layout import Layout
 from decentral.problems.oracles import Blocks, choose_oracle, stacked_buffers
 from decentral.problems.partitions import partition
@@ -46,19 +47,23 @@ def _optimum(settings: Classification, workers: int, seed: int, weight_decay: fl
     return logistic_optimum(dataset, deal(settings, dataset, workers, seed), weight_decay)
 
 
-class NetworkObjective:
-    """Mean cross-entropy of the hosted workers' samples; see :class:`decentral.problems.objective.Objective`."""
+class ModelObjective:
+    """Mean cross-entropy of the hosted workers' samples; see :class:`decentral.problems.objective.Objective`.
 
-    def __init__(self, settings: Classification, place: Place) -> None:
-        dataset = load(settings.data, settings.data_root or None)
+    ``shards``: the samples of the training part that each of the n workers owns. Labels are (N,), or (N, T) of tokens.
+    """
+
+    def __init__(
+        self, module: nn.Module, dataset: Dataset, shards: list[NDArray[np.int64]], place: Place
+    ) -> None:
         self.place = place
-        shards = deal(settings, dataset, place.workers, place.seed)
         self.samples = sum(map(len, shards))
         self.shards = [shards[worker] for worker in place.rows]
-        self.train_x = dataset.train_x.to(place.device, place.dtype)
+        self.train_x = placed(dataset.train_x, place)
         self.train_y = dataset.train_y.to(place.device)
-        module = settings.model(dataset, place.seed).to(place.device, place.dtype)
+        module = module.to(place.device, place.dtype)
         self.layout = Layout.of(module)
+        self.layers = Layers.of(module)
         self.d = self.layout.d
         self._start = self.layout.flatten(module)
         h = len(place.rows)
@@ -68,7 +73,7 @@ class NetworkObjective:
         self._oracle, note = choose_oracle(wish, module, self.layout, self.buffers, place.rows, place.seed)
         self.oracle = self._oracle.name
         self.notes = [note] if note else []
-        self.losses = self.train_x.new_zeros(h)
+        self.losses = self._start.new_zeros(h)
         self.evaluation = Evaluation(module, self.layout, dataset, shards, place)
         self.batches = None
         self._full: tuple[list[Tensor], list[Tensor]] | None = None
@@ -81,8 +86,6 @@ class NetworkObjective:
             for row, shard in enumerate(self.shards):
                 self._table[row, : len(shard)] = torch.from_numpy(shard)
         self.optimum: Tensor | None = None
-        if getattr(settings, "optimum", False):
-            self.optimum = _optimum(settings, place.workers, place.seed, place.weight_decay).to(place.device)
 
     def start(self) -> Tensor:
         """The model as it was initialised, (d,)."""
@@ -114,3 +117,14 @@ class NetworkObjective:
         """Passes over the whole training set."""
         batch = self.place.batch_size
         return float(rounds) if batch == "full" else rounds * batch * self.place.workers / self.samples
+
+
+class NetworkObjective(ModelObjective):
+    """The objective of a classification problem, with its optimum if the settings ask for it."""
+
+    def __init__(self, settings: Classification, place: Place) -> None:
+        dataset = load(settings.data, settings.data_root or None)
+        shards = deal(settings, dataset, place.workers, place.seed)
+        super().__init__(settings.model(dataset, place.seed), dataset, shards, place)
+        if getattr(settings, "optimum", False):
+            self.optimum = _optimum(settings, place.workers, place.seed, place.weight_decay).to(place.device)
