@@ -8,6 +8,7 @@ from benchmarks.timing import print_lines
 NAMES = (
     "training_step",
     "round_update",
+    "family",
     "many_workers",
     "recording",
     "mpi",

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 class DIGing(GradientTracking):
     """Adapt while combine, along a tracked gradient.
 
-        y = W y + g - g_prev                    (g at first)
+        y = z + g                               (z = 0 at first)
         m = beta m + y
         x = W x - lr m
+        z = W y - g
 
     Cost: two vectors of d numbers (y, x) to each neighbour a round.
     Fixed point: every worker at the minimiser of (1/n) sum f_i, no bias.

@@ -14,17 +14,15 @@ if TYPE_CHECKING:
 
 
 class Tracker(NamedTuple):
-    """y (h, d) follows the mean gradient; g (h, d): the gradients of the last round."""
+    """z (h, d) = W y - g of the last round: y, which follows the mean gradient, is z + g."""
 
-    y: Tensor
-    g: Tensor
+    z: Tensor
 
 
 class MomentumTracker(NamedTuple):
     """The same, and m (h, d), the heavy-ball sum of y."""
 
-    y: Tensor
-    g: Tensor
+    z: Tensor
     m: Tensor
 
 
@@ -32,11 +30,13 @@ class MomentumTracker(NamedTuple):
 class GradientTracking:
     """Adapt, then combine, along a tracked gradient; with momentum it is DSGT-HB.
 
-        y = W y + g - g_prev                    (g at first)
+        y = z + g                               (z = 0 at first)
         m = beta m + y
         x = W (x - lr m)
+        z = W y - g
 
-    The mean of y over the workers is that of g in every round.
+    so y = W y_prev + g - g_prev, with the W that mixed x_prev. The mean of z over the workers is zero: that of y is
+    that of g in every round.
     Cost: two vectors of d numbers (y, x) to each neighbour a round.
     Fixed point: every worker at the minimiser of (1/n) sum f_i, no bias, on directed W too if it is doubly stochastic.
     Unstable (A_i = a I, symmetric W, beta = 0) unless lr a < 2, and < (1 - lambda^2) / |lambda| for every lambda < 0.
@@ -51,20 +51,19 @@ class GradientTracking:
     def init(self, x: Tensor, comm: Communicator) -> Tracker | MomentumTracker:
         """Nothing tracked yet."""
         del comm
-        y, g = x.new_zeros(x.shape), x.new_zeros(x.shape)
-        return MomentumTracker(y, g, x.new_zeros(x.shape)) if self.momentum else Tracker(y, g)
+        z = x.new_zeros(x.shape)
+        return MomentumTracker(z, x.new_zeros(x.shape)) if self.momentum else Tracker(z)
 
     def step(
         self, x: Tensor, state: Tracker | MomentumTracker, g: Tensor, comm: Communicator, lr: float
     ) -> tuple[Tensor, Tracker | MomentumTracker]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
-        y = comm.mix_(state.y).sub_(state.g).add_(g)
-        seen = state.g.copy_(g)
-        if isinstance(state, Tracker):
-            return self.descend(x, y, comm, lr), Tracker(y, seen)
-        m = accumulate(state.m, self.momentum, y)
-        return self.descend(x, m, comm, lr), MomentumTracker(y, seen, m)
+        y = state.z.add(g)
+        m = y if isinstance(state, Tracker) else accumulate(state.m, self.momentum, y)
+        x = self.descend(x, m, comm, lr)
+        z = comm.mix_(y).sub_(g)
+        return x, Tracker(z) if isinstance(state, Tracker) else MomentumTracker(z, m)
 
     def descend(self, x: Tensor, m: Tensor, comm: Communicator, lr: float) -> Tensor:
         """W (x - lr m)."""
-        return comm.mix_(x.sub_(m, alpha=lr))
+        return comm.mix_(x.sub(m, alpha=lr))

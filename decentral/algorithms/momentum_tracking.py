@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from decentral.algorithms.momentum import check_momentum
+from decentral.algorithms.momentum import accumulate, check_momentum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,22 +14,21 @@ if TYPE_CHECKING:
 
 
 class TrackedMomentum(NamedTuple):
-    """m (h, d): the worker's own heavy-ball sum; v (h, d) follows the mean of all."""
+    """m (h, d): the worker's own heavy-ball sum; c (h, d): how far that is above the mean of all."""
 
     m: Tensor
-    v: Tensor
+    c: Tensor
 
 
 @dataclass(frozen=True)
 class MomentumTracking:
     """Heavy-ball momentum of the own gradient; what is tracked, and descended along, is its mean.
 
-        m+ = beta m + g
-        v  = W v + m+ - m                       (m at first)
-        x  = W x - lr v
+        m = beta m + g
+        x = W x - lr (m - c)
+        c = W (c - m) + m                       (0 at first, and no global average to begin with)
 
-    With c = m - v this is the published form: x = W x - lr (m - c), c = W (c - m) + m, begun without a global average.
-    Cost: two vectors of d numbers (v, x) to each neighbour a round.
+    Cost: two vectors of d numbers (m - c, x) to each neighbour a round.
     Fixed point: every worker at the minimiser of (1/n) sum f_i, no bias.
     Unstable (A_i = a I, symmetric W, beta = 0, which is DIGing) unless lr a < (1 + lambda)^2 / 2 for every lambda of W.
     Reference: Takezawa et al., TMLR 2023, arXiv 2209.15505.
@@ -49,7 +48,7 @@ class MomentumTracking:
         self, x: Tensor, state: TrackedMomentum, g: Tensor, comm: Communicator, lr: float
     ) -> tuple[Tensor, TrackedMomentum]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
-        v = comm.mix_(state.v).sub_(state.m)
-        m = state.m.mul_(self.momentum).add_(g)
-        v.add_(m)
-        return comm.mix_(x).sub_(v, alpha=lr), TrackedMomentum(m, v)
+        m = accumulate(state.m, self.momentum, g)
+        v = m.sub(state.c)
+        x = comm.mix_(x).sub_(v, alpha=lr)
+        return x, TrackedMomentum(m, comm.mix_(v).neg_().add_(m))
