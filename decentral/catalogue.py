@@ -47,7 +47,12 @@ def catalogue() -> dict[str, Mapping[str, Any]]:
     """Kind -> name -> what bears it."""
     return {
         "algorithms": ALGORITHMS,
-        "topologies": {**topologies.TOPOLOGIES, **topologies.SCHEDULES, "file": topologies.read_graph},
+        "topologies": {
+            **topologies.TOPOLOGIES,
+            **topologies.SCHEDULES,
+            "file": topologies.read_graph,
+            "files": topologies.from_files,
+        },
         "weights": topologies.WEIGHTS,
         "problems": PROBLEMS,
         "optimizers": OPTIMIZERS,

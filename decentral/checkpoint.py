@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decentral.algorithms.state import numbers_of, tensors_of, with_numbers
+from decentral.algorithms.state import numbers_of, tensors_of, with_numbers, with_tensors
 from decentral.comm import Communicator
+from decentral.comm.links import Links
 from decentral.errors import UserError
 from decentral.problems.objective import Objective
 from decentral.recorder import write_whole
 
 KEYS = (
     *("t", "wall_s", "loss_limit", "row", "x", "state_tensors", "state_rest", "buffers", "ledger"),
-    *("oracle", "threads"),
+    *("oracle", "threads", "links"),
 )
 
 
@@ -48,6 +49,7 @@ def save(
             "messages": sum(world.agree(ledger["messages"])),
             "mpi_bytes": sum(world.agree(ledger["mpi_bytes"])),
         },
+        "links": _collect_links(world, comm.links) if comm.links is not None else None,
         "oracle": objective.oracle,
         "threads": torch.get_num_threads(),
     }
@@ -73,8 +75,10 @@ def restore(
     """Put this rank's rows back into x, the buffers and the ledger; return the method's state, likewise."""
     rows = slice(comm.rows.start, comm.rows.stop)
     x.copy_(whole["x"][rows])
+    edges = slice(comm.edges_before, comm.edges_before + len(comm.edges_in))
     for target, source in zip(tensors_of(method_state), whole["state_tensors"], strict=True):
-        target.copy_(source[rows])
+        # a method that keeps edges mixes on an undirected graph: it has other numbers of edges and of workers
+        target.copy_(source[rows if len(source) == comm.n else edges])
     for name, source in whole["buffers"].items():
         objective.buffers[name].copy_(source[rows])
     kept = whole["ledger"]
@@ -85,5 +89,33 @@ def restore(
         kept["messages"] if first else 0,
         kept["mpi_bytes"] if first else 0,
     )
+    if comm.links is not None:
+        _restore_links(comm.links, whole["links"], x[0].cpu(), rows)
     numbers = [r for r in whole["state_rest"] if r is not None]  # None stood for a tensor in older files
     return with_numbers(method_state, numbers)
+
+
+def _collect_links(world: Any, links: Links) -> dict[str, Any]:
+    """Of each vector that is sent in a round, the parts of all workers' states; and bytes since the last record."""
+    states = []
+    for of_workers in links.states:
+        parts = zip(*(tensors_of((state,)) for state in of_workers), strict=True)
+        states.append([world.collect(torch.stack(part)) for part in parts])
+    counts = {kind: torch.tensor(world.agree(n.tolist())).sum(0) for kind, n in links.counts.items()}
+    return {"states": states, "counts": counts}
+
+
+def _restore_links(links: Links, kept: Mapping[str, Any], like: Tensor, rows: slice) -> None:
+    """The hosted workers' states, from vectors like ``like`` (d,)."""
+    for parts in kept["states"]:
+        fresh = [links.compressor.init(like, links.layout) for _ in links.rows]
+        hosted = range(rows.start, rows.stop)
+        links.states.append(
+            [
+                with_tensors((state,), [part[i].clone() for part in parts])[0]
+                for i, state in zip(hosted, fresh, strict=True)
+            ]
+        )
+    if rows.start == 0:  # totals go on from the first rank's
+        for kind, count in kept["counts"].items():
+            links.counts[kind] += count.numpy()

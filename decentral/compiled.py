@@ -78,6 +78,9 @@ class _TracedComm:
 
     mix_ = mix
 
+    def mix_sent(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self.mix(x)
+
     def mean(self, x: Tensor) -> Tensor:
         return x.mean(0, keepdim=True)
 
@@ -104,6 +107,9 @@ class _CountingComm:
         return x.clone()
 
     mix_ = mix
+
+    def mix_sent(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self.mix(x)
 
     def mean(self, x: Tensor) -> Tensor:
         self.means += 1

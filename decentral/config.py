@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import topologies
 from decentral.algorithms import ALGORITHMS
 from decentral.errors import UserError
+from decentral.link_config import Compression
 from decentral.problems import PROBLEMS
 from decentral.schedule import SCHEDULES, Schedule
 from decentral.tables import fields_of, from_table, named, pop_name, section
@@ -17,8 +18,8 @@ from decentral.tables import fields_of, from_table, named, pop_name, section
 if TYPE_CHECKING:
     import networkx as nx
 
-SECTIONS: tuple[str, ...] = ("problem", "topology", "algorithm", "train", "schedule")
-_PATHS = ("topology.path", "topology.weights", "problem.data_root")
+SECTIONS: tuple[str, ...] = ("problem", "topology", "algorithm", "compression", "train", "schedule")
+_PATHS = ("topology.path", "topology.paths", "topology.weights", "problem.data_root")
 
 
 @dataclass(frozen=True)
@@ -67,32 +68,44 @@ class Topology:
     """A graph or schedule by name, its size, and the rule of its weights; ``[topology]`` in TOML.
 
     ``parameters`` are the further keys, checked against the constructor's signature. The name "file" takes
-    ``path``, any graph file that networkx reads, and finds ``workers`` in it. A schedule has its own weights.
+    ``path``, any graph file that networkx reads, and finds ``workers`` in it; "files" takes ``paths``, a graph for
+    each round in turn, over and over. A schedule of another name has its own weights. ``method``: one that
+    has default weights of its own, or makes its own matrices of the graph.
     """
 
     name: str
     workers: int
     weights: str | None
     parameters: Mapping[str, Any]
+    method: Any = None
 
     @classmethod
-    def from_table(cls, table: Mapping[str, Any]) -> Topology:
+    def from_table(cls, table: Mapping[str, Any], method: Any = None) -> Topology:
         """Checked against the tables of :mod:`topologies`."""
         table = dict(table)
-        name = pop_name(table, "topology", {**topologies.TOPOLOGIES, **topologies.SCHEDULES, "file": None})
+        built_in = {**topologies.TOPOLOGIES, **topologies.SCHEDULES}
+        name = pop_name(table, "topology", {**built_in, "file": None, "files": None})
         weights = table.pop("weights", None)
         if weights is not None and name in topologies.SCHEDULES:
             raise UserError(f"topology.weights = {weights!r}: {name} has weights of its own; remove the key")
+        if weights is not None and hasattr(method, "schedule"):
+            raise UserError(
+                f"topology.weights = {weights!r}: {type(method).__name__} makes its own weights; remove the key"
+            )
         if not isinstance(weights, str | None):
             raise UserError(f"topology.weights = {weights!r} should be a rule's name or a matrix file's path")
         if weights is None and name not in topologies.SCHEDULES:
-            weights = "metropolis"
+            weights = getattr(method, "weights", "metropolis")
+            if name == "files":  # a schedule is what it makes, whatever the method would make of a graph
+                weights = weights or "metropolis"
         workers = table.pop("workers", None)
         if workers is None and name == "file":
-            return cls(name, _read(table).number_of_nodes(), weights, table)
+            return cls(name, _read(table).number_of_nodes(), weights, table, method)
+        if workers is None and name == "files":
+            return cls(name, _read_schedule(table, weights).n, weights, table, method)
         if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
             raise UserError(f"topology.workers = {workers!r} should be an integer of at least 1")
-        topology = cls(name, workers, weights, table)
+        topology = cls(name, workers, weights, table, method)
         topology.build()
         return topology
 
@@ -106,6 +119,14 @@ class Topology:
                     "nodes; set the key to that number, or remove it"
                 )
             return graph
+        if self.name == "files":
+            schedule = _read_schedule(self.parameters, self.weights)
+            if schedule.n != self.workers:
+                raise UserError(
+                    f"topology.workers = {self.workers} but {self.parameters['paths'][0]} has {schedule.n} "
+                    "nodes; set the key to that number, or remove it"
+                )
+            return schedule
         constructors = {**topologies.TOPOLOGIES, **topologies.SCHEDULES}
         return from_table(constructors[self.name], self.parameters, "topology", self.name, n=self.workers)
 
@@ -116,12 +137,19 @@ class Topology:
 
     def mixing(self) -> topologies.Schedule:
         """The checked mixing matrix, as a Schedule."""
-        graph = self.build()
+        graph, of_method = self.build(), getattr(self.method, "schedule", None)
         if isinstance(graph, topologies.Schedule):
+            if of_method:
+                raise UserError(
+                    f"topology.name = {self.name!r} changes already, and {type(self.method).__name__} makes a "
+                    "schedule of a graph; use a graph such as ring, or algorithm.name = dsgd"
+                )
             return graph
         try:
+            if of_method:
+                return of_method(graph)  # type: ignore[no-any-return]
             w = topologies.mixing_matrix(graph, self.weights)
-            topologies.check_mixing_matrix(w, graph)
+            topologies.check_mixing_matrix(w, graph, sums="either")
         except ValueError as error:
             raise UserError(f"[topology] {error}") from error
         return topologies.constant(w)
@@ -139,6 +167,7 @@ class RunConfig:
     topology: Topology
     algorithm: Any
     allow_unstable: bool
+    compression: Compression | None
     train: Train
     schedule: Schedule
     table: Mapping[str, Any]
@@ -152,20 +181,23 @@ class RunConfig:
         if not isinstance(allow_unstable, bool):
             raise UserError(f"algorithm.allow_unstable = {allow_unstable!r} should be true or false")
         sections["schedule"].setdefault("name", "constant")
+        problem = named(sections["problem"], "problem", PROBLEMS)
+        method = named(algorithm, "algorithm", ALGORITHMS)
         config = cls(
             name=file_name(table["name"]),
             seed=table["seeds"][0],
-            problem=named(sections["problem"], "problem", PROBLEMS),
-            topology=Topology.from_table(sections["topology"]),
-            algorithm=named(algorithm, "algorithm", ALGORITHMS),
+            problem=problem,
+            topology=Topology.from_table(sections["topology"], method),
+            algorithm=method,
             allow_unstable=allow_unstable,
+            compression=Compression.from_table(sections["compression"], method),
             train=from_table(Train, sections["train"], "train"),
             schedule=named(sections["schedule"], "schedule", SCHEDULES),
             table=table,
         )
         if not hasattr(config.problem, "build"):
             raise UserError(
-                f"problem.name = {table['problem']['name']!r} is trained in stages only; add [stages] and [program]"
+                f"problem.name = {table['problem']['name']!r} is trained as a network of nodes only; add [dataflow]"
             )
         try:
             config.problem.check(config.topology.workers, config.train)
@@ -184,7 +216,7 @@ class RunConfig:
 
     def resolved(self) -> dict[str, Any]:
         """The table with every default written out: running it again repeats this run."""
-        written = {
+        written: dict[str, Any] = {
             "name": self.name,
             "seeds": [self.seed],
             "problem": {"name": self.table["problem"]["name"], **fields_of(self.problem)},
@@ -194,6 +226,7 @@ class RunConfig:
                 **fields_of(self.algorithm),
                 "allow_unstable": self.allow_unstable,
             },
+            **({"compression": self.compression.resolved()} if self.compression else {}),
             "train": fields_of(self.train),
             "schedule": {
                 "name": self.table.get("schedule", {}).get("name", "constant"),
@@ -229,6 +262,10 @@ def absolute_paths(value: Any, base: Path, key: str = "") -> Any:
 
 def _read(parameters: Mapping[str, Any]) -> nx.Graph:
     return from_table(topologies.read_graph, parameters, "topology", "file")
+
+
+def _read_schedule(parameters: Mapping[str, Any], weights: str | None) -> topologies.Schedule:
+    return from_table(topologies.from_files, parameters, "topology", "files", weights=weights)
 
 
 def file_name(name: Any) -> str:

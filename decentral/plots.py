@@ -348,6 +348,8 @@ def _remark(members: Sequence[Run], scene: Scene) -> str:
         how = "diverged" if set(lost) == {"diverged"} else "failed"
         return f"\n({how})" if len(lost) == len(members) else f"\n({len(lost)} of {len(members)} {how})"
     finals = final_values(members, scene.spec.y)
+    if not len(finals) and not any(scene.spec.y in run.columns for run in members):
+        return "\n(not measured)"
     ever = any((run.columns.get(scene.spec.y, finals) > 0).any() for run in members)
     if scene.scales.log_y and not (finals > 0).any() and not ever:
         return "\n(zero throughout)"

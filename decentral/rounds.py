@@ -1,19 +1,23 @@
 """The round loop's inner step: one method, one round, in blocks of columns that stay in cache.
 
 Methods act alike on every column of (h, d), so a round may be done a few thousand columns at a time, while they are
-in the processor's cache: half the time of whole-array arithmetic. A method does not notice.
+in the processor's cache: half the time of whole-array arithmetic. A method does not notice. Where something looks at
+whole vectors (links that compress, a method on the layers' matrices) a round is one block.
+
+A method's state may hold one number a worker or an edge, a tensor (h, 1): each block is given what it was before the
+round, and what the last block leaves is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import itemgetter
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from decentral.algorithms.state import keep_tensors, map_state, tensors_of
+from decentral.algorithms.state import map_state, tensors_of, with_tensors
 from decentral.blocks import block_width, column_blocks
 from decentral.comm import Communicator
 from decentral.compiled import CompiledMethod
@@ -34,7 +38,8 @@ def advance(
     Weight decay joins the gradient here, before the method, and so before any communication.
     """
     width = block_width(*x.shape)
-    if isinstance(method, CompiledMethod):  # it fuses the whole round by itself, and is made for one width
+    # a compiled method fuses the whole round by itself, and is made for one width
+    if isinstance(method, CompiledMethod) or comm.links is not None or getattr(method, "whole", False):
         width, gradient = x.shape[1], _joined(list(gradient))
     opening = True
     rest = state
@@ -48,13 +53,20 @@ def advance(
             part, g_part = x[:, block], g[:, here]
             if weight_decay:
                 g_part = g_part.add(part, alpha=weight_decay)
-            state_part = map_state(itemgetter((slice(None), block)), state)
+            state_part = map_state(partial(_columns, block), state)
             part_after, rest = method.step(part, state_part, g_part, comm.at(t, opening), lr)
             opening = False
             _write(part, part_after)
-            for target, source in zip(tensors_of(state_part), tensors_of(rest), strict=True):
-                _write(target, source)
-    return x, keep_tensors(state, rest)
+            wide = (s.shape[1] > 1 for s in tensors_of(state))
+            for is_cut, target, source in zip(wide, tensors_of(state_part), tensors_of(rest), strict=True):
+                if is_cut:
+                    _write(target, source)
+    last = zip(tensors_of(state), tensors_of(rest), strict=True)
+    return x, with_tensors(rest, [s if s.shape[1] > 1 else number for s, number in last])
+
+
+def _columns(block: slice, s: Tensor) -> Tensor:
+    return s[:, block] if s.shape[1] > 1 else s.clone()
 
 
 def _joined(blocks: list[tuple[slice, Tensor]]) -> list[tuple[slice, Tensor]]:

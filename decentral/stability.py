@@ -21,6 +21,7 @@ from decentral.algorithms.state import tensors_of, with_tensors
 from decentral.comm import LocalComm
 from decentral.errors import UserError
 from decentral.problems.objective import Linear
+from decentral.requirements import unmet
 
 _TOLERANCE = 1e-9
 _ARNOLDI = 1e-4  # how far growth that Arnoldi found may be off
@@ -41,6 +42,10 @@ class ModeComm:
     def mix(self, x: Tensor) -> Tensor:
         """Lambda x."""
         return x * self.eigenvalues
+
+    def mix_sent(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x as it is, and Lambda x."""
+        return x, self.mix(x)
 
     mix_ = start = mix
 
@@ -125,6 +130,8 @@ def _radius(linear: Any, size: int) -> float:
     if size <= _SMALL:
         return float(np.abs(np.linalg.eigvals(linear(np.eye(size)))).max())
     first = np.random.default_rng(0).standard_normal(size)
+    if not linear(first).any():
+        return 0.0  # an exact average leaves no difference, and Arnoldi nowhere to begin
     try:
         whole = LinearOperator((size, size), linear, dtype=float)
         values, _ = eigs(whole, 1, v0=first, ncv=40, tol=1e-5, maxiter=60)  # some 1,000 rounds at the most
@@ -140,9 +147,10 @@ def refuse_unstable(
 
     On quadratics the whole map is looked at where it is small enough, else the mode of the largest curvature.
     """
-    if schedule.n == 1 or not getattr(method, "linear", True):
+    if schedule.n == 1:
         return
-    modes = _modes(schedule.matrix(0)) if schedule.period == 1 else None
+    is_linear = getattr(method, "linear", True)
+    modes = _modes(schedule.matrix(0)) if schedule.period == 1 and is_linear else None
     refused = refuses(method, schedule, modes)
     if refused is not None:
         growth, where, remedy = refused
@@ -177,8 +185,11 @@ def refuses(
 ) -> tuple[float, str, str] | None:
     """(growth a round, where, remedy) if differences between workers grow whatever the learning rate; else None.
 
-    NaN for growth: a requirement on the eigenvalues is not met. ``modes``: those of a static W, if they are known.
+    NaN for growth: something that the method needs is not met. ``modes``: those of a static W, if they are known.
     """
+    missing = unmet(method, schedule)
+    if missing is not None:
+        return float("nan"), *missing
     if not getattr(method, "linear", True):
         return None
     if modes is None and schedule.period == 1:

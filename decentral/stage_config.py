@@ -122,20 +122,26 @@ class StageConfig:
             raise UserError(
                 f"problem.name = {table['problem']['name']!r} has no layers to cut into stages; use mlp, for example"
             )
+        if gossips and hasattr(problem, "text") and problem.partition != "contiguous":
+            raise UserError(
+                f"problem.partition = {problem.partition!r}: workers with stages have stretches of a text; "
+                "use contiguous"
+            )
         program = named(parts["program"], "program", PROGRAMS)
         if gossips and not getattr(program, "lockstep", True):
             raise UserError(
                 f"program.name = {table['program']['name']!r} updates its stages at their own speeds, so they cannot "
                 "gossip; use local, or remove [topology] and [algorithm]"
             )
+        method = named(parts["algorithm"], "algorithm", ALGORITHMS) if gossips else None
         return cls(
             name=file_name(table["name"]),
             seed=table["seeds"][0],
             problem=problem,
             stages=from_table(Stages, parts["stages"], "stages"),
             program=program,
-            topology=Topology.from_table(parts["topology"]) if gossips else None,
-            algorithm=named(parts["algorithm"], "algorithm", ALGORITHMS) if gossips else None,
+            topology=Topology.from_table(parts["topology"], method) if gossips else None,
+            algorithm=method,
             optimizer=None if gossips else named(parts["optimizer"], "optimizer", OPTIMIZERS),
             train=from_table(Train, parts["train"], "train"),
             schedule=named(parts["schedule"], "schedule", SCHEDULES),

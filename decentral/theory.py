@@ -28,10 +28,12 @@ from decentral.algorithms import (
     GradientTracking,
     MomentumTracking,
     PmSGD,
+    PushDIGing,
     QuasiGlobal,
+    RelaySGD,
 )
 
-_EXACT = (PmSGD, D2, EXTRA, GradientTracking, MomentumTracking)
+_EXACT = (PmSGD, D2, EXTRA, GradientTracking, MomentumTracking, PushDIGing)
 
 Array = NDArray[np.float64]
 
@@ -42,7 +44,7 @@ def fixed_point(method: Any, w: Any, hessians: Array, linear: Array, lr: float) 
     ``w`` (n, n) mixing matrix; ``hessians`` (n, d, d); ``linear`` (n, d). Weight decay belongs in the Hessians.
     """
     n, d = linear.shape
-    if isinstance(method, _EXACT):
+    if isinstance(method, _EXACT) or method == RelaySGD("model"):
         return np.tile(np.linalg.solve(hessians.mean(0), linear.mean(0)), (n, 1))
     terms = _combination(method, sparse.csr_array(w), lr)
     if terms is None:

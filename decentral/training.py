@@ -13,7 +13,9 @@ import torch
 import topologies
 from decentral import checkpoint
 from decentral.comm.launch import workers_a_rank
+from decentral.comm.links import Links
 from decentral.compiled import CompiledMethod
+from decentral.compression import Layout
 from decentral.config import RunConfig, Train
 from decentral.errors import UserError
 from decentral.metrics import finite, first_divergence, measure, norms, traffic
@@ -69,6 +71,11 @@ def check(config: RunConfig, world: Any) -> None:
     workers_a_rank(config.topology.workers, world.ranks)
     mixing, train = config.topology.mixing(), config.train
     if train.compile:
+        if config.compression or not getattr(config.algorithm, "linear", True):
+            raise UserError(
+                "train.compile = true is for methods of arithmetic, mixing and means alone; set it to false, or do "
+                f"without {'[compression]' if config.compression else type(config.algorithm).__name__}"
+            )
         CompiledMethod(config.algorithm, world.communicator(mixing))
     if not config.allow_unstable:
         rounds = range(0, train.rounds, max(1, train.rounds // 10_000))
@@ -101,6 +108,11 @@ class Training:
             # this many ranks might choose another, and the last bits would differ
             oracle = kept["oracle"]
         self.objective: Objective = config.problem.build(place_of(config, self.comm.rows, device, oracle))
+        self.comm.layout = getattr(self.objective, "layers", None) or Layout.whole(self.objective.d)
+        if config.compression:
+            self.comm.links = Links(
+                config.compression.compressor(), self.comm.layout, config.seed, self.comm.rows
+            )
         self.x = self.objective.start().expand(self.comm.h, -1).clone()
         self.state = config.algorithm.init(self.x, self.comm)
         method = config.algorithm
@@ -184,16 +196,34 @@ class Training:
             "wall_s": round(self.wall_s, 6),
             **counts,
             **values,
+            **self._compressed(),
         }
         if self.folder is not None and self.world.rank == 0:
             self.folder.append(self.row)
         return True
+
+    def _compressed(self) -> dict[str, float]:
+        """compression_ratio: bytes of the vectors sent since the last record, over those of their packets.
+
+        Also by kind of layer, where the compressor sends layers apart. In the first record there is none.
+        """
+        if self.comm.links is None:
+            return {}
+        counts, ratios = self.comm.links.take_counts(), {}
+        for kind, count in counts.items():
+            shares = np.zeros((self.comm.h, 2))
+            shares[0] = count  # counted by rank, carried by its first worker
+            vector_bytes, packet_bytes = self.comm.observe(shares).sum(axis=0)
+            name = f"compression_ratio_{kind}" if kind else "compression_ratio"
+            ratios[name] = float(vector_bytes / packet_bytes) if packet_bytes else float("nan")
+        return ratios
 
     def _theory(self) -> dict[str, float]:
         """theory_bias_sq: the bias of the closed-form steady state, where there is one."""
         config, problem, schedule = self.config, self.config.problem, self.comm.schedule
         if (
             not isinstance(problem, Linear)
+            or config.compression
             or not problem.exact(config.train)
             or self.objective.optimum is None
         ):
@@ -214,7 +244,7 @@ class Training:
 
 
 def _notes(mixing: topologies.Schedule) -> list[str]:
-    matrices = map(mixing.matrix, mixing.rounds)
-    if all(map(topologies.is_doubly_stochastic, matrices)):
+    matrices = [mixing.matrix(t) for t in mixing.rounds]
+    if all(map(topologies.is_column_stochastic, matrices)):
         return []
     return ["the columns of the mixing matrix do not sum to one: gossip weighs some workers more than others"]

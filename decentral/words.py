@@ -66,7 +66,7 @@ COLUMNS = {
     "staleness_max": Column("updates between forward pass and update, most", "stale max"),
     "theory_bias_sq": Column("squared bias foretold by theory", "theory bias²"),
     "compression_ratio": Column(
-        "bytes of vectors / bytes of packets, since the last record", "ratio", better="high"
+        "compression ratio since the last record", "ratio", better="high"
     ),
     "compression_ratio_convolution": Column(
         "compression ratio of convolutions", "ratio conv.", better="high"

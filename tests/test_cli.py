@@ -119,7 +119,8 @@ def test_list_knows_all_that_a_file_may_name():
 
     kinds = catalogue()
     assert kinds["algorithms"].keys() == ALGORITHMS.keys()
-    assert kinds["topologies"].keys() == topologies.TOPOLOGIES.keys() | topologies.SCHEDULES.keys() | {"file"}
+    built_in = topologies.TOPOLOGIES.keys() | topologies.SCHEDULES.keys()
+    assert kinds["topologies"].keys() == built_in | {"file", "files"}
     assert kinds["weights"].keys() == topologies.WEIGHTS.keys()
     assert kinds["problems"].keys() == PROBLEMS.keys()
     assert kinds["schedules"].keys() == SCHEDULES.keys()

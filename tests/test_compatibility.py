@@ -1,13 +1,18 @@
 """The table of what diverges where is that of dense linear algebra."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from command import decentral
 
 import topologies
-from decentral.compatibility import compatibility
+from decentral import compatibility as page
+from decentral.compatibility import WORKERS as N
+from decentral.compatibility import compatibility, markdown, print_compatibility
 
-N = 8
+ROOT = Path(__file__).resolve().parent.parent
 BETA = 0.9
 
 
@@ -41,7 +46,7 @@ def test_methods_are_refused_where_their_recursion_grows(table, topology):
         refused = table[name].get(topology)
         assert (refused is not None) == (grows > 1 + 1e-7 or at_its_limit), (name, grows)
         if refused is not None and not at_its_limit:
-            assert refused == pytest.approx(grows, rel=1e-6)
+            assert refused.growth == pytest.approx(grows, rel=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +54,30 @@ def table():
     return compatibility(N)
 
 
-def test_it_is_listed():
-    said = decentral("list", "compatibility")
-    assert said.code == 0
-    assert "decentlam" in said.out
-    assert "exponential" in said.out
+def test_needs_are_told_apart_from_growth(table):
+    trees = {"path", "star", "tree"}
+    every = {*topologies.TOPOLOGIES, *topologies.SCHEDULES}
+    assert every - set(table["relay-sgd"]) == trees
+    assert {"exponential", *topologies.SCHEDULES} == set(table["choco"]) == set(table["matcha"])
+    assert not table["push-sum"]
+    assert not table["push-diging"]
+    for name in ("relay-sgd", "choco", "matcha", "power-gossip"):
+        assert all(refusal.needs and np.isnan(refusal.growth) for refusal in table[name].values())
+
+
+def names(text):
+    """The table without its numbers, whose last digits are the machine's."""
+    return re.sub(r" \d+\.\d+(?=,| \|)", "", text)
+
+
+def test_the_page_is_the_table(table, monkeypatch, capsys):
+    monkeypatch.setattr(page, "compatibility", lambda: table)
+    assert names((ROOT / "docs" / "compatibility.md").read_text()) == names(markdown() + "\n")
+    print_compatibility()
+    said = capsys.readouterr().out
+    assert "decentlam" in said
+    assert "all but path, star, tree" in said
+
+
+def test_a_list_that_is_not_there_is_refused():
     assert decentral("list", "compatability").code == 2

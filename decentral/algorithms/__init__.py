@@ -8,6 +8,7 @@ Nothing here imports torch.
 
 from typing import Any
 
+from decentral.algorithms.choco import CHOCO
 from decentral.algorithms.d2 import D2
 from decentral.algorithms.decentlam import DecentLaM
 from decentral.algorithms.diging import DIGing
@@ -19,9 +20,14 @@ from decentral.algorithms.extra import EXTRA
 from decentral.algorithms.gossip_pga import GossipPGA
 from decentral.algorithms.gradient_tracking import GradientTracking
 from decentral.algorithms.local_sgd import LocalSGD
+from decentral.algorithms.matcha import MATCHA
 from decentral.algorithms.momentum_tracking import MomentumTracking
 from decentral.algorithms.pmsgd import PmSGD
+from decentral.algorithms.power_gossip import PowerGossip
+from decentral.algorithms.push_diging import PushDIGing
+from decentral.algorithms.push_sum import PushSum
 from decentral.algorithms.quasi_global import QuasiGlobal
+from decentral.algorithms.relay_sgd import RelaySGD
 from decentral.algorithms.slowmo import SlowMo
 
 ALGORITHMS: dict[str, type[Any]] = {
@@ -40,13 +46,21 @@ ALGORITHMS: dict[str, type[Any]] = {
     "gossip-pga": GossipPGA,
     "slowmo": SlowMo,
     "diloco": DiLoCo,
+    "relay-sgd": RelaySGD,
+    "matcha": MATCHA,
+    "push-sum": PushSum,
+    "push-diging": PushDIGing,
+    "choco": CHOCO,
+    "power-gossip": PowerGossip,
 }
 
 __all__ = [
     "ALGORITHMS",
+    "CHOCO",
     "D2",
     "DSGD",
     "EXTRA",
+    "MATCHA",
     "DIGing",
     "DecentLaM",
     "DiLoCo",
@@ -57,6 +71,10 @@ __all__ = [
     "LocalSGD",
     "MomentumTracking",
     "PmSGD",
+    "PowerGossip",
+    "PushDIGing",
+    "PushSum",
     "QuasiGlobal",
+    "RelaySGD",
     "SlowMo",
 ]

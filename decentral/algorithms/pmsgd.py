@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from decentral.algorithms.momentum import Momentum, accumulate, check_momentum
 
@@ -28,6 +28,8 @@ class PmSGD:
 
     momentum: float = 0.9
     nesterov: bool = False
+
+    sends: ClassVar[str] = "gradients"
 
     def __post_init__(self) -> None:
         check_momentum(self.momentum)

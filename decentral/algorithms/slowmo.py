@@ -56,6 +56,31 @@ class SlowMo:
         if self.slow_lr <= 0:
             raise ValueError(f"slow_lr = {self.slow_lr} must be positive; 1.0 is usual")
 
+    @property
+    def linear(self) -> bool:
+        """As the base method is."""
+        return getattr(self.method(), "linear", True)
+
+    @property
+    def whole(self) -> bool:
+        """As the base method is."""
+        return getattr(self.method(), "whole", False)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the base method needs of W."""
+        return getattr(self.method(), "needs", ("rows",))
+
+    @property
+    def weights(self) -> str:
+        """The base method's default weights."""
+        return getattr(self.method(), "weights", "metropolis")
+
+    @property
+    def schedule(self) -> Any:
+        """What the base method makes of a graph, if it does."""
+        return self.method().schedule
+
     def method(self) -> Any:
         """The base method."""
         from decentral.algorithms import ALGORITHMS

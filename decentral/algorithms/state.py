@@ -42,11 +42,6 @@ def map_state(f: Callable[[Tensor], Tensor], state: Any) -> Any:
     return _like(state, [mapped(field) for field in state])
 
 
-def keep_tensors(state: Any, rest: Any) -> Any:
-    """The tensors of ``state`` with the other fields of ``rest``."""
-    return with_tensors(rest, tensors_of(state))
-
-
 def with_tensors(state: Any, tensors: Iterable[Tensor]) -> Any:
     """The state with its tensors replaced, in order."""
     fresh = iter(tensors)

@@ -11,8 +11,10 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import sparse
+from torch.nn.functional import embedding_bag
 
 import topologies
 from decentral.comm.launch import workers_a_rank
@@ -21,6 +23,10 @@ from decentral.comm.plan import MixingPlan, plan_for
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from decentral.comm.links import Links, Sent
+
+_FEW_ROWS = 16  # up to which adding one after the other costs no more
 
 
 class Communicator(ABC):
@@ -35,6 +41,9 @@ class Communicator(ABC):
         self.ledger = Ledger(self.n, self.h)
         self.t = 0
         self.opening = True
+        self.rider = False
+        self.links: Links | None = None
+        self.layout: Any = None
         self._plans: dict[int, MixingPlan] = {}
 
     def at(self, t: int, opening: bool = True) -> Self:
@@ -43,10 +52,23 @@ class Communicator(ABC):
         The round loop hands a method its columns in blocks. In the deployment that is modelled they travel
         as one message, so only the ``opening`` block counts messages; bytes are counted for all.
         """
-        if opening == self.opening and t == self.t:
+        if opening == self.opening and t == self.t and self.links is None:
             return self
         bound = object.__new__(type(self))
         bound.__dict__.update(self.__dict__, t=t, opening=opening)  # a quarter of the time of copy.copy
+        if self.links is not None:
+            bound.links = self.links.at(t)
+        return bound
+
+    @property
+    def along(self) -> Self:
+        """This communicator for a few numbers a worker, or an edge, that travel in the packets of a round's vectors.
+
+        They are the same in every block of columns: their bytes are counted in the opening one, messages never; and
+        no link compresses them.
+        """
+        bound = object.__new__(type(self))
+        bound.__dict__.update(self.__dict__, rider=True, links=None)
         return bound
 
     @property
@@ -70,20 +92,49 @@ class Communicator(ABC):
 
     @property
     def edges_in(self) -> NDArray[np.int64]:
-        """(e', 2) directed edges (from, to) entering the hosted workers, by receiver, then sender."""
+        """(e', 2) directed edges (from, to) entering the hosted workers, by receiver, then sender.
+
+        On an undirected graph row k is the reverse of row k of :attr:`edges_out`.
+        """
         return self.plan.in_edges
 
+    @property
+    def edges_before(self) -> int:
+        """Edges that enter workers before the hosted ones, in the order of :attr:`edges_in` over all workers."""
+        return self.plan.edges_before
+
+    @property
+    def weights_in(self) -> NDArray[np.float64]:
+        """(e',) weights W_ij of the edges :attr:`edges_in`, j -> i."""
+        return self.plan.in_weights
+
     def mix(self, x: Tensor) -> Tensor:
-        """W x: x (h, d) to a new (h, d). Each worker sends its row to each out-neighbour."""
+        """W x: x (h, d) to a new (h, d). Each worker sends its row to each out-neighbour.
+
+        On links that compress: x + (W - I) C(x), which keeps the mean where W does.
+        """
         return self.finish(self.start(x))
+
+    def mix_sent(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(q, W q), where q (h, d) is what links make of x: C(x) where they compress, else x itself."""
+        if self.links is None:
+            return x, self.mix(x)
+        sent = self.links.encode(x)
+        self.ledger.count_packets(self.plan.out_degree, sent.packet_bytes, self.opening)
+        return sent.rows, self._mix_packets(self.plan, sent)
 
     def mix_(self, x: Tensor) -> Tensor:
         """W x, giving up x: the result lies in its memory where no hosted worker needs another's row."""
+        if self.links is not None:
+            return self.mix(x)
         pending = self.start(x)
         return self.finish(pending, x if pending[0].apart else None)
 
     def start(self, x: Tensor) -> Any:
         """Send the rows of x (h, d); x must not change until :meth:`finish`."""
+        if self.links is not None:
+            sent, mixed = self.mix_sent(x)
+            return None, mixed.sub_(sent).add_(x), None
         self.bill_gossip(x)
         plan = self.plan
         return plan, x, None if plan.exact else self._start_mix(plan, x)
@@ -91,6 +142,8 @@ class Communicator(ABC):
     def finish(self, pending: Any, out: Tensor | None = None) -> Tensor:
         """W x for the x that :meth:`start` was given: in ``out``, or a new (h, d)."""
         plan, x, request = pending
+        if plan is None:
+            return x  # type: ignore[no-any-return]
         if plan.exact:
             whole: Tensor = self._mean(x).expand(x.shape).clone()
             return whole
@@ -106,18 +159,40 @@ class Communicator(ABC):
         self.bill_gossip(y)
         return self._carry(plan, y)
 
+    def departing(self, x: Tensor) -> Tensor:
+        """Each hosted worker's row of x (h, d) once for each edge that leaves it: (e, d), rows as :attr:`edges_out`."""
+        return x[self.plan.senders]
+
+    def arrived(self, y: Tensor) -> Tensor:
+        """Sum of the rows of y (e', d) that reached each hosted worker, by ascending sender: (h, d)."""
+        total = y.new_zeros((self.h, y.shape[1]))
+        for rows, edges in self.plan.arrivals:
+            total[rows] += y[edges]
+        return total
+
     def mean(self, x: Tensor) -> Tensor:
-        """The exact mean over all n workers, workers summed ascending: (h, d) to (1, d). An all-reduce."""
+        """The exact mean over all n workers, workers summed ascending: (h, d) to (1, d). An all-reduce.
+
+        On links that compress: the mean of C(x_i), by an all-gather of their packets.
+        """
+        if self.links is not None:
+            sent = self.links.encode(x)
+            self.ledger.count_packets(np.full(self.h, self.n - 1), sent.packet_bytes, self.opening)
+            return sum_rows(self._gather_packets(sent)).div_(self.n)
         self.bill_all_reduce(x)
         return self._mean(x)
 
     def bill_gossip(self, x: Tensor) -> None:
         """Enter in the ledger that each hosted worker sends a row of x's width to each out-neighbour."""
-        self.ledger.count_gossip(self.plan.out_degree, x.shape[1] * x.dtype.itemsize, self.opening)
+        if not self.rider:
+            self.ledger.count_gossip(self.plan.out_degree, x.shape[1] * x.dtype.itemsize, self.opening)
+        elif self.opening:
+            self.ledger.count_gossip(self.plan.out_degree, x.shape[1] * x.dtype.itemsize, False)
 
     def bill_all_reduce(self, x: Tensor) -> None:
         """Enter in the ledger one all-reduce of a vector of x's width."""
-        self.ledger.count_all_reduce(x.shape[1] * x.dtype.itemsize, self.opening)
+        if self.opening or not self.rider:
+            self.ledger.count_all_reduce(x.shape[1] * x.dtype.itemsize, self.opening and not self.rider)
 
     def observe_mean(self, x: Tensor) -> Tensor:
         """:meth:`mean` for measuring only: it is no traffic of the method, so it is not billed."""
@@ -136,6 +211,14 @@ class Communicator(ABC):
     @abstractmethod
     def _carry(self, plan: MixingPlan, y: Tensor) -> Tensor: ...
 
+    def _mix_packets(self, plan: MixingPlan, sent: Sent) -> Tensor:
+        """The hosted rows of W q from the packets of q."""
+        raise NotImplementedError(f"links of {type(self).__name__} do not compress")
+
+    def _gather_packets(self, sent: Sent) -> Tensor:
+        """The rows (n, d) that the packets of all workers decode to."""
+        raise NotImplementedError(f"links of {type(self).__name__} do not compress")
+
     @abstractmethod
     def _mean(self, x: Tensor) -> Tensor: ...
 
@@ -145,12 +228,16 @@ def as_schedule(mixing: Any) -> topologies.Schedule:
     if isinstance(mixing, topologies.Schedule):
         return mixing
     w = sparse.csr_array(mixing, dtype=np.float64)
-    topologies.check_mixing_matrix(w)
+    topologies.check_mixing_matrix(w, sums="either")
     return topologies.constant(w)
 
 
 def sum_rows(x: Tensor) -> Tensor:
     """Sum of the rows of x (n, b), ascending, one after the other: (1, b)."""
+    if x.dtype is torch.float32 and x.device.type == "cpu" and len(x) > _FEW_ROWS:
+        # the same sums in the same order, without a call a row
+        rows, ends = torch.arange(len(x)), torch.tensor([0, len(x)])
+        return embedding_bag(rows, x, ends, mode="sum", include_last_offset=True)
     first, *others = x.unbind(0)
     total = first.clone()
     for row in others:

@@ -34,6 +34,14 @@ class Ledger:
         self._vector_bytes += vector_bytes
         self._vector_messages += messages
 
+    def count_packets(
+        self, copies: NDArray[np.int64], packet_bytes: NDArray[np.int64], messages: bool
+    ) -> None:
+        """Hosted worker i sent ``copies[i]`` packets of ``packet_bytes[i]`` each."""
+        self._gossip_bytes += copies * packet_bytes
+        if messages:
+            self._messages += int(copies.sum())
+
     def _settle(self) -> None:
         self._gossip_bytes += self._vectors * self._vector_bytes
         self._messages += int(self._vectors.sum()) * self._vector_messages

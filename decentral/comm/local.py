@@ -13,11 +13,13 @@ from decentral.comm.plan import MixingPlan
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from decentral.comm.links import Sent
+
 
 class LocalComm(Communicator):
     """n workers hosted here; ``mixing`` is a scipy or numpy matrix (n, n), or a Schedule.
 
-    Raises ValueError if the matrix is not stochastic or not connected.
+    Raises ValueError if neither its rows nor its columns sum to one, or if it is not connected.
     """
 
     def __init__(self, mixing: Any) -> None:
@@ -37,6 +39,12 @@ class LocalComm(Communicator):
         # out-edges are ordered by (sender, receiver), in-edges by (receiver, sender)
         order = np.lexsort((plan.out_edges[:, 0], plan.out_edges[:, 1]))
         return y[order.tolist()]
+
+    def _mix_packets(self, plan: MixingPlan, sent: Sent) -> Tensor:
+        return plan.combine(sent.rows, None)
+
+    def _gather_packets(self, sent: Sent) -> Tensor:
+        return sent.rows
 
     def _mean(self, x: Tensor) -> Tensor:
         return sum_rows(x).div_(self.n)

@@ -7,10 +7,11 @@ each rank receives its columns of all n rows and adds them ascending, so the bit
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from decentral.comm.communicator import Communicator, sum_rows
 from decentral.comm.launch import check_launch, cuda_aware, yield_when_oversubscribed
+from decentral.comm.links import Sent
 from decentral.comm.plan import MixingPlan
 
 yield_when_oversubscribed()
@@ -31,7 +33,7 @@ mpi4py.rc.thread_level = "funneled"  # only the main thread of a rank speaks MPI
 from mpi4py import MPI  # noqa: E402
 
 T = TypeVar("T")
-_HALO, _EDGES, _MADE, _POSTED = 1, 2, 3, 4  # tags
+_HALO, _EDGES, _MADE, _POSTED, _PACKETS = 1, 2, 3, 4, 5  # tags
 _MPI_TYPES = {torch.float32: MPI.FLOAT, torch.float64: MPI.DOUBLE}
 
 
@@ -95,6 +97,48 @@ class MPIComm(Communicator):
                 self.ledger.mpi_bytes += outgoing[-1].nbytes
         MPI.Request.Waitall(requests)
         return _from_wire(received, y)[routes.edge_order]
+
+    def _mix_packets(self, plan: MixingPlan, sent: Sent) -> Tensor:
+        routes = self._routes_of(plan)
+        sources = [rank for rank, _, _ in routes.halo_from]
+        arrived = self._swap_packets(sent, {rank: rows for rank, rows in routes.rows_to}, sources)
+        packets = [packet for rank in sources for packet in arrived[rank]]
+        halo = [sent.decode(i, packet) for i, packet in zip(plan.halo.tolist(), packets, strict=True)]
+        return plan.combine(sent.rows, torch.stack(halo) if halo else sent.rows[:0])
+
+    def _gather_packets(self, sent: Sent) -> Tensor:
+        others = [rank for rank in range(self.ranks) if rank != self.rank]
+        arrived = self._swap_packets(sent, dict.fromkeys(others), others)
+        rows = list(sent.rows)
+        theirs = {r: [sent.decode(r * self.h + k, p) for k, p in enumerate(arrived[r])] for r in others}
+        return torch.stack([row for r in range(self.ranks) for row in theirs.get(r, rows)])
+
+    def _swap_packets(
+        self, sent: Sent, rows_to: Mapping[int, slice | list[int] | None], sources: list[int]
+    ) -> dict[int, list[Tensor]]:
+        """Send the packets of these hosted rows (None: all) to each rank; those that come from each source.
+
+        One message a rank: how many packets, how long each is, and the packets.
+        """
+        requests = []
+        for rank, rows in rows_to.items():
+            picked = np.arange(self.h)[slice(None) if rows is None else rows].tolist()
+            packets = [sent.packets[k].numpy() for k in picked]
+            head = np.array([len(packets), *map(len, packets)], dtype=np.int64)
+            message = np.concatenate([head.view(np.uint8), *packets])
+            requests.append((self.mpi.Isend([message, MPI.BYTE], dest=rank, tag=_PACKETS), message))
+            self.ledger.mpi_bytes += len(message)
+        arrived = {}
+        for rank in sources:
+            status = MPI.Status()
+            waiting = self.mpi.Mprobe(source=rank, tag=_PACKETS, status=status)
+            message = np.empty(status.Get_count(MPI.BYTE), dtype=np.uint8)
+            waiting.Recv([message, MPI.BYTE])
+            count = int(message[:8].view(np.int64)[0])
+            edges = 8 * (1 + count) + np.cumsum([0, *message[8 : 8 * (1 + count)].view(np.int64)])
+            arrived[rank] = [torch.from_numpy(message[a:b].copy()) for a, b in pairwise(edges.tolist())]
+        MPI.Request.Waitall([request for request, _ in requests])
+        return arrived
 
     def _mean(self, x: Tensor) -> Tensor:
         columns, ranks = x.shape[1], self.ranks
@@ -254,12 +298,17 @@ class MPIWorld:
         return everyone
 
     def collect(self, rows: Tensor) -> Tensor | None:
-        """The rows (h, ...) of all ranks, (n, ...), on rank 0; None elsewhere."""
+        """The rows of all ranks, in the order of ranks, on rank 0; None elsewhere. Ranks may have different numbers."""
         mine = rows.detach().cpu().contiguous()
-        whole = torch.empty((self.ranks * mine.shape[0], *mine.shape[1:]), dtype=mine.dtype)
-        target = [_array(whole), MPI.BYTE] if self.rank == 0 else None
-        self.mpi.Gather([_array(mine), MPI.BYTE], target, root=0)
-        return whole if self.rank == 0 else None
+        counts = self.mpi.gather(mine.shape[0], root=0)
+        if counts is None:
+            self.mpi.Gatherv([_array(mine), mine.nbytes, MPI.BYTE], None, root=0)
+            return None
+        whole = torch.empty((sum(counts), *mine.shape[1:]), dtype=mine.dtype)
+        width = mine.itemsize * math.prod(mine.shape[1:])
+        sizes = [count * width for count in counts]
+        self.mpi.Gatherv([_array(mine), mine.nbytes, MPI.BYTE], [_array(whole), sizes, MPI.BYTE], root=0)
+        return whole
 
     def abort(self, text: str, code: int = 1) -> NoReturn:
         """End all ranks with this rank's message."""

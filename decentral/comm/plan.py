@@ -52,6 +52,8 @@ class MixingPlan:
     out_degree: NDArray[np.int64]
     out_edges: NDArray[np.int64]
     in_edges: NDArray[np.int64]
+    in_weights: NDArray[np.float64]
+    edges_before: int
     exact: bool
 
     @cached_property
@@ -102,6 +104,22 @@ class MixingPlan:
         return out
 
     @cached_property
+    def senders(self) -> list[int]:
+        """The hosted row that each of ``out_edges`` leaves."""
+        return (self.out_edges[:, 0] - self.lo).tolist()  # type: ignore[no-any-return]
+
+    @cached_property
+    def arrivals(self) -> list[tuple[list[int], list[int]]]:
+        """For k = 0, 1, ...: (hosted rows with more than k in-edges, the k-th in-edge of each)."""
+        degree = np.bincount(self.in_edges[:, 1] - self.lo, minlength=self.hi - self.lo)
+        first = np.cumsum(degree) - degree
+        found = []
+        for k in range(int(degree.max(initial=0))):
+            rows = np.flatnonzero(degree > k)
+            found.append((rows.tolist(), (first[rows] + k).tolist()))
+        return found
+
+    @cached_property
     def _bags(self) -> Bags:
         terms = [[(row + k, v) for row, v in run.terms] for run in self.runs for k in range(run.size)]
         return Bags(
@@ -131,7 +149,7 @@ def plan_for(w: sparse.csr_array, lo: int, hi: int) -> MixingPlan:
     rows.sort_indices()
     coo = w.tocoo()
     apart = (coo.row != coo.col) & (coo.data != 0)
-    receivers, senders = coo.row[apart], coo.col[apart]
+    receivers, senders, weights = coo.row[apart], coo.col[apart], coo.data[apart]
     leaving = (senders >= lo) & (senders < hi)
     entering = (receivers >= lo) & (receivers < hi)
     out_edges = _ordered(senders[leaving], receivers[leaving])
@@ -148,6 +166,8 @@ def plan_for(w: sparse.csr_array, lo: int, hi: int) -> MixingPlan:
         out_degree=np.bincount(out_edges[:, 0] - lo, minlength=hi - lo).astype(np.int64),
         out_edges=out_edges,
         in_edges=in_edges,
+        in_weights=weights[entering][order],
+        edges_before=int((receivers < lo).sum()),
         exact=bool(n > _SMALL and w.nnz == n * n and np.all(w.data == 1.0 / n)),
     )
 

@@ -47,7 +47,8 @@ class ErrorFeedback(_Around):
 
         e = e + x;   send C(e);   e = e - C(e)
 
-    All that was ever given is sent or in e. x contains the learning rate: else a rate that changes rescales old errors.
+    All that was ever given is sent or in e. Where x does not contain the learning rate (the gradients of PmSGD), a rate
+    that changes rescales old errors.
     Bytes: those of C. Reference: Karimireddy, Rebjock, Stich, Jaggi, ICML 2019, arXiv 1901.09847.
     """
 
