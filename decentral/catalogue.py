@@ -37,7 +37,11 @@ _DATA = {
 
 
 COMPATIBILITY = "compatibility"
-IMPORTING_TORCH = {"programs": "decentral.programs:PROGRAMS", "heads": "decentral.stages.heads:HEADS"}
+IMPORTING_TORCH = {
+    "compressors": "decentral.compression:LINKS",
+    "programs": "decentral.programs:PROGRAMS",
+    "heads": "decentral.stages.heads:HEADS",
+}
 """Further kinds, which are listed when they are asked for."""
 
 _GIVEN = {name: None for name in ("n", "shape", "classes", "layer", "shapes")}  # by the run, not by the table
@@ -88,8 +92,8 @@ def print_catalogue(what: str | None) -> None:
         console.print(table)
         console.print()
     if what is None:
-        further = " and ".join(f"`decentral list {kind}`" for kind in IMPORTING_TORCH)
-        console.print(f"for layer-parallel runs also {further}")
+        console.print("for links that compress also `decentral list compressors`")
+        console.print("for layer-parallel runs also `decentral list programs` and `decentral list heads`")
         console.print(f"which method diverges on which topology: `decentral list {COMPATIBILITY}`")
 
 

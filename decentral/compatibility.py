@@ -18,7 +18,7 @@ from decentral.stability import refuses
 WORKERS = 16
 _CONDITIONS = (
     "Default settings. Weights: metropolis; uniform where the graph is directed, push for methods that push. "
-    "`algorithm.allow_unstable = true` runs them regardless."
+    "`algorithm.allow_unstable = true` runs what diverges regardless."
 )
 
 

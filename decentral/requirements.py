@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import topologies
+from decentral.errors import UserError
 from topologies import Schedule
 
 
@@ -19,6 +20,13 @@ def unmet(method: Any, schedule: Schedule) -> tuple[str, str] | None:
         if not holds(schedule):
             return rule, remedy
     return None
+
+
+def refuse_unmet(method: Any, schedule: Schedule) -> None:
+    """Raise UserError for the first need that is not met."""
+    missing = unmet(method, schedule)
+    if missing is not None:
+        raise UserError(f"{type(method).__name__} needs {missing[0]}; {missing[1]}")
 
 
 def _every(holds: Callable[[Any], bool]) -> Callable[[Schedule], bool]:

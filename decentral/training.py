@@ -21,6 +21,7 @@ from decentral.errors import UserError
 from decentral.metrics import finite, first_divergence, measure, norms, traffic
 from decentral.problems.objective import Linear, Objective, Place
 from decentral.recorder import RunFolder
+from decentral.requirements import refuse_unmet
 from decentral.rounds import advance
 from decentral.schedule import Constant
 from decentral.stability import refuse_unstable
@@ -77,6 +78,7 @@ def check(config: RunConfig, world: Any) -> None:
                 f"without {'[compression]' if config.compression else type(config.algorithm).__name__}"
             )
         CompiledMethod(config.algorithm, world.communicator(mixing))
+    refuse_unmet(config.algorithm, mixing)
     if not config.allow_unstable:
         rounds = range(0, train.rounds, max(1, train.rounds // 10_000))
         lr = max(config.schedule.lr(t, train.rounds, train.lr) for t in rounds)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from ranks import decentral, run_ranks
 
+import topologies
+
 pytestmark = pytest.mark.mpi
 
 METHODS = """
@@ -37,6 +39,8 @@ name = "dmsgd"
 variant = "doubly-averaged"
 [[sweep.algorithm]]
 name = "decentlam"
+[[sweep.algorithm]]
+name = "matcha"
 """
 
 QUADRATIC = """
@@ -157,10 +161,11 @@ def test_the_family_has_the_same_bits_and_bytes_on_one_two_and_four_ranks(tmp_pa
         compare(alone, other, tolerance=0)
 
 
-@pytest.mark.parametrize("topology", ["one-peer-exponential", "base-k", "random-matching"])
-def test_directed_and_changing_graphs_agree_too(tmp_path, topology):
-    text = QUADRATIC.format(topology=topology, workers=8) + '[algorithm]\nname = "dmsgd"\n'
-    alone, *others = run_everywhere(tmp_path, text)
+def test_every_schedule_is_the_same_on_all_ranks(tmp_path):
+    names = list(topologies.SCHEDULES)
+    swept = f'[algorithm]\nname = "dmsgd"\n[sweep]\ntopology.name = {names}\n'
+    alone, *others = run_everywhere(tmp_path, QUADRATIC.format(topology="ring", workers=8) + swept)
+    assert len(alone) == len(names)
     for other in others:
         compare(alone, other, tolerance=0)
 

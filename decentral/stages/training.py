@@ -14,7 +14,7 @@ import torch
 import topologies
 from decentral.errors import UserError
 from decentral.recorder import write_whole
-from decentral.requirements import unmet
+from decentral.requirements import refuse_unmet
 from decentral.stages.building import Plan, hosts
 from decentral.stages.clock import VirtualClock
 from decentral.stages.local_losses import cross_entropy
@@ -35,9 +35,7 @@ def check(config: StageConfig, world: Any) -> None:
     """Refuse what does not fit: the cut, the program, its heads, the ranks."""
     hosts(config.stages.count, config.workers, world.ranks)
     if config.topology is not None:
-        missing = unmet(config.algorithm, config.topology.mixing())
-        if missing is not None:
-            raise UserError(f"{type(config.algorithm).__name__} needs {missing[0]}; {missing[1]}")
+        refuse_unmet(config.algorithm, config.topology.mixing())
         if getattr(config.algorithm, "whole", False):
             raise UserError(
                 f"{type(config.algorithm).__name__} looks at whole models and a stage holds a part; use another method"
