@@ -18,6 +18,7 @@ NAMES = (
     "prediction",
     "dataflow",
     "compression",
+    "clocks",
 )
 
 for name in sys.argv[1:] or NAMES:

@@ -90,6 +90,33 @@ def topology(
 
 
 @cli.command()
+@click.argument("cluster", type=click.Path(path_type=Path), metavar="CLUSTER.toml")
+@click.option(
+    "--model-bytes", type=float, required=True, metavar="B", help="Size of the model, e.g. 100e6 for 100 MB."
+)
+@click.option(
+    "--compute-s", type=float, required=True, metavar="S", help="Seconds a worker computes in a round."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FIGURE", help="Draw time a round against workers."
+)
+def advise(cluster: Path, model_bytes: float, compute_s: float, as_json: bool, out: Path | None) -> None:
+    """Rank graphs and methods on a cluster by time a round, beside all-reduces; say when gossip does not pay.
+
+    \b
+    CLUSTER.toml says how many workers there are and what their links are:
+        workers = 64
+        [links]
+        latency_s = "50 us"
+        bandwidth_bytes_s = "10 Gb/s"
+    """
+    from decentral.advise_table import report
+
+    report(cluster, model_bytes, compute_s, as_json, out)
+
+
+@cli.command()
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.toml")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field.")
 @click.option(

@@ -65,9 +65,7 @@ COLUMNS = {
     "staleness_mean": Column("updates between forward pass and update, mean", "staleness"),
     "staleness_max": Column("updates between forward pass and update, most", "stale max"),
     "theory_bias_sq": Column("squared bias foretold by theory", "theory bias²"),
-    "compression_ratio": Column(
-        "compression ratio since the last record", "ratio", better="high"
-    ),
+    "compression_ratio": Column("compression ratio since the last record", "ratio", better="high"),
     "compression_ratio_convolution": Column(
         "compression ratio of convolutions", "ratio conv.", better="high"
     ),

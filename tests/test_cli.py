@@ -15,7 +15,8 @@ WITHOUT_TORCH = """
 import sys
 from decentral.cli import main
 for line in ('--help', 'run --help', 'list', 'list algorithms', 'list nonsense', 'topology --help', 'nonsense',
-             'topology ring -n 8 --json', 'topology one-peer-exponential -n 8', '--version', 'plot --help'):
+             'topology ring -n 8 --json', 'topology one-peer-exponential -n 8', '--version', 'plot --help',
+             'advise --help'):
     sys.argv = ['decentral', *line.split()]
     try:
         main()

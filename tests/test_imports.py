@@ -98,6 +98,10 @@ def test_algorithms_are_arithmetic_and_can_be_listed_without_torch(path):
 
 FORBIDDEN = {
     "decentral.comm": ("decentral.algorithms", "decentral.problems", "decentral.run", "decentral.config"),
+    "decentral.network": (
+        "decentral.comm", "decentral.algorithms", "decentral.problems", "decentral.stages", "decentral.run",
+        "decentral.training", "decentral.config",
+    ),
     "decentral.problems": (
         "decentral.run", "decentral.training", "decentral.cli", "decentral.experiment", "decentral.config",
         "decentral.algorithms", "decentral.recorder", "decentral.rounds",
@@ -128,7 +132,7 @@ def test_imports_flow_one_way(package):
 WITHOUT_TORCH = (
     "decentral.cli", "decentral.catalogue", "decentral.config", "decentral.experiment", "decentral.problems",
     "decentral.results", "decentral.figures", "decentral.plots", "decentral.report", "decentral.compare",
-    "decentral.topology_report", "decentral.algorithms", "decentral.tables", "decentral.errors",
+    "decentral.topology_report", "decentral.algorithms", "decentral.tables", "decentral.errors", "decentral.network",
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ class ExactDiffusion(D2):
 
     Cost: one vector of d numbers to each neighbour a round.
     Fixed point: every worker at the minimiser of (1/n) sum f_i, no bias.
-    Unstable on directed and on changing W; on symmetric W every eigenvalue of (I + W) / 2 is at least 0.
+    Unstable on directed and on some changing W; on symmetric W every eigenvalue of (I + W) / 2 is at least 0.
     Reference: Yuan, Ying, Zhao, Sayed, IEEE TSP 2019, arXiv 1702.05122.
     """
 

@@ -23,7 +23,7 @@ class EXTRA:
     With constant lr: x'' = (I + W) x' - (I + W) / 2 x - lr (g' - g), begun with x' = W x - lr g.
     Cost: one vector of d numbers to each neighbour a round.
     Fixed point: every worker at the minimiser of (1/n) sum f_i, no bias.
-    Unstable on directed and on changing W.
+    Unstable on directed and on some changing W.
     Reference: Shi, Ling, Wu, Yin, SIAM J. Optim. 2015, arXiv 1404.6264.
     """
 

@@ -1,0 +1,140 @@
+"""A cluster from a file: a small TOML, or a graph whose edges say ``latency_s`` and ``bandwidth_bytes_s``."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import topologies
+from decentral.errors import UserError
+from decentral.network.cluster import Cluster, EdgeLinks, Link
+from decentral.network.units import BYTES_S, SECONDS, quantity
+from decentral.tables import from_table, section
+
+Quantity = float | str
+
+
+def read_cluster(path: str | os.PathLike[str], workers: int | None = None) -> Cluster:
+    """The cluster that a file describes, with ``workers`` workers, which the file may say instead, or as well.
+
+    In a TOML, numbers or texts with units (``decentral.network.units``)::
+
+        workers = 64
+        ports = "one"                       # or "multi", "shared"; see decentral.network.cluster
+        graph = "links.graphml"             # edges with links of their own, beside this file
+
+        [links]                             # between hosts; without it only the graph's edges are links
+        latency_s = "50 us"
+        bandwidth_bytes_s = "10 Gb/s"
+
+        [hosts]                             # worker i is on host i // workers
+        workers = 8
+        latency_s = "1 us"
+        bandwidth_bytes_s = "200 Gb/s"
+
+    A path with another suffix is a graph file alone, ports "one". In a graph each edge has attributes ``latency_s``
+    and ``bandwidth_bytes_s``; an edge without direction is a link both ways. Workers are numbered as ``read_graph``
+    does it. Raises UserError that names the file, the value and the rule.
+    """
+    path = Path(path)
+    try:
+        if path.suffix.lower() != ".toml":
+            return _cluster(path.parent, workers, graph=path.name)
+        table = _read(path)
+        links = section(table, "links") if "links" in table else None
+        hosts = section(table, "hosts") if "hosts" in table else None
+        top = {key: value for key, value in table.items() if key not in ("links", "hosts")}
+        said = from_table(_Top, top, "cluster")
+        if workers is not None and said.workers not in (None, workers):
+            raise UserError(f"workers = {said.workers} but the run has {workers}; give both the same number")
+        between = None if links is None else from_table(_links, links, "links")
+        inside = None if hosts is None else from_table(_hosts, hosts, "hosts")
+        return _cluster(
+            path.parent, said.workers if workers is None else workers, said.ports, said.graph, between, inside
+        )
+    except ValueError as error:
+        text = str(error)
+        raise UserError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+
+
+@dataclass(frozen=True)
+class _Top:
+    workers: int | None = None
+    ports: str = "one"
+    graph: str | None = None
+
+
+def _links(latency_s: Quantity, bandwidth_bytes_s: Quantity) -> Link:
+    return _link(latency_s, bandwidth_bytes_s, "links.")
+
+
+def _hosts(workers: int, latency_s: Quantity, bandwidth_bytes_s: Quantity) -> tuple[int, Link]:
+    if workers < 1:
+        raise UserError(f"hosts.workers = {workers} must be at least 1, the workers of one host")
+    return workers, _link(latency_s, bandwidth_bytes_s, "hosts.")
+
+
+def _link(latency_s: object, bandwidth_bytes_s: object, where: str) -> Link:
+    seconds = quantity(latency_s, f"{where}latency_s", SECONDS)
+    rate = quantity(bandwidth_bytes_s, f"{where}bandwidth_bytes_s", BYTES_S)
+    try:
+        return Link(seconds, rate)
+    except UserError as error:
+        raise UserError(f"{where}{error}") from None
+
+
+def _cluster(
+    folder: Path,
+    workers: int | None,
+    ports: str = "one",
+    graph: str | None = None,
+    between: Link | None = None,
+    hosts: tuple[int, Link] | None = None,
+) -> Cluster:
+    if between is None and graph is None:
+        raise UserError("it describes no links; add [links], or graph = a file whose edges do")
+    edges = None
+    if graph is not None:
+        found = topologies.read_graph(folder / graph)
+        if workers is not None and len(found) != workers:
+            raise UserError(f"graph {graph} has {len(found)} nodes for {workers} workers; give one a worker")
+        workers = len(found)
+        edges = _edge_links(found)
+    if workers is None:
+        raise UserError("it does not say how many workers there are; add the key workers")
+    size, inside = hosts or (1, None)
+    return Cluster(workers, tuple(i // size for i in range(workers)), ports, between, inside, edges)
+
+
+def _edge_links(graph: Any) -> EdgeLinks:
+    n, links = len(graph), {}
+    for i, j, data in graph.edges(data=True):
+        names = f"edge {graph.nodes[i]['label']} -> {graph.nodes[j]['label']}"
+        for key in ("latency_s", "bandwidth_bytes_s"):
+            if key not in data:
+                raise UserError(f"{names} has no attribute {key}; give each edge both")
+        link = _link(data["latency_s"], data["bandwidth_bytes_s"], f"{names}: ")
+        for a, b in ((i, j),) if graph.is_directed() else ((i, j), (j, i)):
+            links[a * n + b] = link
+    keys = sorted(links)
+    return EdgeLinks(
+        np.array(keys, dtype=np.int64),
+        np.array([links[k].latency_s for k in keys], dtype=np.float64),
+        np.array([links[k].bandwidth_bytes_s for k in keys], dtype=np.float64),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; give a cluster file (*.toml, or a graph)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); give a cluster file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
