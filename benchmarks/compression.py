@@ -29,6 +29,7 @@ WARM_ROUNDS = 5  # AdaComp sends most in its first rounds, when there is no resi
 
 def measure() -> list[Line]:
     keep_freed_memory()
+    torch.set_num_threads(1)  # as links encode
     torch.manual_seed(0)
     vectors = [torch.randn(LAYOUT.d) for _ in range(8)]
     works: dict[str, Callable[[], int]] = {"floor": _pass(vectors)}

@@ -26,13 +26,16 @@ from decentral.algorithms import (
 from decentral.comm import LocalComm
 from decentral.comm.links import Links
 from decentral.compression import (
+    LINKS,
     QSGD,
     AdaComp,
     ErrorFeedback,
+    Layout,
     LowRank,
     MomentumCorrection,
     RandomK,
     Sign,
+    Span,
     TopK,
 )
 from decentral.link_config import Compression
@@ -212,6 +215,24 @@ def test_what_a_worker_sends_does_not_depend_on_who_else_is_hosted_with_it(compr
             part = Links(compressor, layout, SEED, range(start, 8)).at(0).encode(x[start:].clone())
             assert torch.equal(part.rows, whole.rows[start:])
             assert all(map(torch.equal, part.packets, whole.packets[start:]))
+
+
+@pytest.mark.parametrize("name", ["top-k", "random-k", "qsgd", "sign", "adacomp", "low-rank", "dgc"])
+def test_what_is_sent_does_not_depend_on_the_number_of_threads(name):
+    layout = Layout((Span(0, 280_000, (700, 400), "dense"), Span(280_000, 300_000, (20_000,), "other")))
+    x = torch.randn(2, layout.d, generator=torch.Generator().manual_seed(7))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            links = Links(LINKS[name](), layout, 0, range(2))
+            sent = [links.at(t).encode(x * (t + 1)) for t in range(3)]
+            assert torch.get_num_threads() == threads
+            found.append([part for one in sent for part in (*one.packets, one.rows)])
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

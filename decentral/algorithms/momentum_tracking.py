@@ -51,4 +51,4 @@ class MomentumTracking:
         m = accumulate(state.m, self.momentum, g)
         v = m.sub(state.c)
         x = comm.mix_(x).sub_(v, alpha=lr)
-        return x, TrackedMomentum(m, comm.mix_(v).neg_().add_(m))
+        return x, TrackedMomentum(m, m.sub(comm.mix_(v)))

@@ -6,7 +6,8 @@ where links compress. A sender has one state for each vector that it sends in a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,18 +68,19 @@ class Links:
         if call == len(self.states):
             self.states.append([self.compressor.init(row, self.layout) for row in on_cpu])
         states, rows, packets = self.states[call], [], []
-        for k, worker in enumerate(self.rows):
-            # a copy, for the last bits of a BLAS product depend on where in memory its operands lie
-            row = on_cpu[k].clone()
-            try:
-                encoded = self.compressor.encode(row, states[k], self.layout, self._draw(worker, call, t))
-            except UserError:
-                # not finite: receivers must not wait in vain, and losses will tell that the run diverged
-                encoded = Encoded(row.new_empty(0, dtype=torch.uint8), row.fill_(torch.nan), states[k])
-            states[k] = encoded.state
-            packets.append(encoded.packet)
-            rows.append(encoded.sent)
-            self._count(encoded.packet, x.dtype)
+        with _one_thread():
+            for k, worker in enumerate(self.rows):
+                # a copy, for the last bits of a BLAS product depend on where in memory its operands lie
+                row = on_cpu[k].clone()
+                try:
+                    encoded = self.compressor.encode(row, states[k], self.layout, self._draw(worker, call, t))
+                except UserError:
+                    # not finite: receivers must not wait in vain, and losses will tell that the run diverged
+                    encoded = Encoded(row.new_empty(0, dtype=torch.uint8), row.fill_(torch.nan), states[k])
+                states[k] = encoded.state
+                packets.append(encoded.packet)
+                rows.append(encoded.sent)
+                self._count(encoded.packet, x.dtype)
 
         def decode(worker: int, packet: Tensor) -> Tensor:
             if not len(packet):
@@ -105,3 +107,17 @@ class Links:
         for count in self.counts.values():
             count[:] = 0
         return taken
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """On more it takes several times as long: blocks that fit in a cache are too short to be shared out.
+
+    And whatever is summed is then summed as on ranks, which have one.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
