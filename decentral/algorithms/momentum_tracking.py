@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class TrackedMomentum(NamedTuple):
-    """m (h, d): the worker's own heavy-ball sum; c (h, d): how far that is above the mean of all."""
+    """m (h, d): the worker's own heavy-ball sum; z (h, d) = W v - m: what it lacks of the mean of all."""
 
     m: Tensor
-    c: Tensor
+    z: Tensor
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,12 @@ class MomentumTracking:
     """Heavy-ball momentum of the own gradient; what is tracked, and descended along, is its mean.
 
         m = beta m + g
-        x = W x - lr (m - c)
-        c = W (c - m) + m                       (0 at first, and no global average to begin with)
+        v = m + z                               (z = 0 at first: no global average to begin with)
+        x = W x - lr v
+        z = W v - m
 
-    Cost: two vectors of d numbers (m - c, x) to each neighbour a round.
+    With c = -z that is the published x = W x - lr (m - c), c = W (c - m) + m.
+    Cost: two vectors of d numbers (v, x) to each neighbour a round.
     Fixed point: every worker at the minimiser of (1/n) sum f_i, no bias.
     Unstable (A_i = a I, symmetric W, beta = 0, which is DIGing) unless lr a < (1 + lambda)^2 / 2 for every lambda of W.
     Reference: Takezawa et al., TMLR 2023, arXiv 2209.15505.
@@ -49,6 +51,6 @@ class MomentumTracking:
     ) -> tuple[Tensor, TrackedMomentum]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         m = accumulate(state.m, self.momentum, g)
-        v = m.sub(state.c)
+        v = m.add(state.z)
         x = comm.mix_(x).sub_(v, alpha=lr)
-        return x, TrackedMomentum(m, m.sub(comm.mix_(v)))
+        return x, TrackedMomentum(m, comm.mix_(v).sub_(m))
