@@ -12,7 +12,6 @@ from rich.table import Table
 
 import topologies
 from decentral.algorithms import ALGORITHMS
-from decentral.requirements import unmet
 from decentral.stability import refuses
 
 WORKERS = 16
@@ -48,14 +47,12 @@ def _refusal(method: Any, built: Any) -> Refusal | None:
     if not isinstance(built, topologies.Schedule):
         rule = getattr(method, "weights", "uniform" if built.is_directed() else "metropolis")
         built = topologies.constant(topologies.mixing_matrix(built, rule))
-    missing = unmet(method, built)
-    if missing is not None:
-        return Refusal(float("nan"), missing[0])
     refused = refuses(method, built)
     if refused is None:
         return None
     growth, where, _ = refused
-    return Refusal(growth, "" if growth == growth else where.partition(",")[0])
+    # what is needed, without what there is instead
+    return Refusal(growth, "" if growth == growth else where.partition(", and ")[0])
 
 
 def print_compatibility() -> None:

@@ -42,7 +42,7 @@ def advance(
     if isinstance(method, CompiledMethod) or comm.links is not None or getattr(method, "whole", False):
         width, gradient = x.shape[1], _joined(list(gradient))
     opening = True
-    rest = state
+    rest, wide = state, [s.shape[1] > 1 for s in tensors_of(state)]
     for columns, g in gradient:
         # one block is the whole round: nothing to cut or to put back
         if g.shape == x.shape and x.shape[1] <= width:
@@ -57,12 +57,11 @@ def advance(
             part_after, rest = method.step(part, state_part, g_part, comm.at(t, opening), lr)
             opening = False
             _write(part, part_after)
-            wide = (s.shape[1] > 1 for s in tensors_of(state))
             for is_cut, target, source in zip(wide, tensors_of(state_part), tensors_of(rest), strict=True):
                 if is_cut:
                     _write(target, source)
-    last = zip(tensors_of(state), tensors_of(rest), strict=True)
-    return x, with_tensors(rest, [s if s.shape[1] > 1 else number for s, number in last])
+    ends = zip(wide, tensors_of(state), tensors_of(rest), strict=True)
+    return x, with_tensors(rest, [whole if is_cut else number for is_cut, whole, number in ends])
 
 
 def _columns(block: slice, s: Tensor) -> Tensor:

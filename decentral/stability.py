@@ -145,13 +145,15 @@ def refuse_unstable(
 ) -> None:
     """Raise UserError with the reason if the method is bound to diverge on this mixing or on this problem.
 
+    The mixing must be what the method needs (:mod:`decentral.requirements`).
+
     On quadratics the whole map is looked at where it is small enough, else the mode of the largest curvature.
     """
     if schedule.n == 1:
         return
     is_linear = getattr(method, "linear", True)
     modes = _modes(schedule.matrix(0)) if schedule.period == 1 and is_linear else None
-    refused = refuses(method, schedule, modes)
+    refused = _diverges(method, schedule, modes)
     if refused is not None:
         growth, where, remedy = refused
         if np.isnan(growth):
@@ -188,8 +190,13 @@ def refuses(
     NaN for growth: something that the method needs is not met. ``modes``: those of a static W, if they are known.
     """
     missing = unmet(method, schedule)
-    if missing is not None:
-        return float("nan"), *missing
+    return (float("nan"), *missing) if missing is not None else _diverges(method, schedule, modes)
+
+
+def _diverges(
+    method: Any, schedule: topologies.Schedule, modes: NDArray[Any] | None
+) -> tuple[float, str, str] | None:
+    """As :func:`refuses`, of a method that has what it needs."""
     if not getattr(method, "linear", True):
         return None
     if modes is None and schedule.period == 1:

@@ -211,11 +211,13 @@ class Training:
         """
         if self.comm.links is None:
             return {}
-        counts, ratios = self.comm.links.take_counts(), {}
-        for kind, count in counts.items():
-            shares = np.zeros((self.comm.h, 2))
-            shares[0] = count  # counted by rank, carried by its first worker
-            vector_bytes, packet_bytes = self.comm.observe(shares).sum(axis=0)
+        counts = self.comm.links.take_counts()
+        shares = np.zeros((self.comm.h, len(counts), 2))
+        shares[0] = list(counts.values())  # counted by rank, carried by its first worker
+        ratios = {}
+        for kind, (vector_bytes, packet_bytes) in zip(
+            counts, self.comm.observe(shares).sum(axis=0), strict=True
+        ):
             name = f"compression_ratio_{kind}" if kind else "compression_ratio"
             ratios[name] = float(vector_bytes / packet_bytes) if packet_bytes else float("nan")
         return ratios

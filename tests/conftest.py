@@ -3,3 +3,13 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, by sub-processes too
+
+import pytest
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty folder to stand in; runs end without figures."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("decentral.run._show", lambda folder: None)
+    return tmp_path

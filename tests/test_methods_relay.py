@@ -33,12 +33,7 @@ TREES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    """An empty folder to stand in; runs end without figures."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("decentral.run._show", lambda folder: None)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def weights_of(tree):

@@ -57,29 +57,15 @@ class SlowMo:
             raise ValueError(f"slow_lr = {self.slow_lr} must be positive; 1.0 is usual")
 
     @property
-    def linear(self) -> bool:
-        """As the base method is."""
-        return getattr(self.method(), "linear", True)
+    def sends(self) -> str:
+        """Models, at the outer step at least; on edges nothing can be compressed."""
+        return "edges" if getattr(self.method(), "sends", "") == "edges" else "models"
 
-    @property
-    def whole(self) -> bool:
-        """As the base method is."""
-        return getattr(self.method(), "whole", False)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """What the base method needs of W."""
-        return getattr(self.method(), "needs", ("rows",))
-
-    @property
-    def weights(self) -> str:
-        """The base method's default weights."""
-        return getattr(self.method(), "weights", "metropolis")
-
-    @property
-    def schedule(self) -> Any:
-        """What the base method makes of a graph, if it does."""
-        return self.method().schedule
+    def __getattr__(self, name: str) -> Any:
+        """What the base method needs and is; where it does not say, neither does this."""
+        if name in ("linear", "whole", "needs", "weights", "schedule", "least_eigenvalue"):
+            return getattr(self.method(), name)
+        raise AttributeError(name)
 
     def method(self) -> Any:
         """The base method."""

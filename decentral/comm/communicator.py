@@ -184,10 +184,9 @@ class Communicator(ABC):
 
     def bill_gossip(self, x: Tensor) -> None:
         """Enter in the ledger that each hosted worker sends a row of x's width to each out-neighbour."""
-        if not self.rider:
-            self.ledger.count_gossip(self.plan.out_degree, x.shape[1] * x.dtype.itemsize, self.opening)
-        elif self.opening:
-            self.ledger.count_gossip(self.plan.out_degree, x.shape[1] * x.dtype.itemsize, False)
+        if self.opening or not self.rider:
+            counts = self.opening and not self.rider
+            self.ledger.count_gossip(self.plan.out_degree, x.shape[1] * x.dtype.itemsize, counts)
 
     def bill_all_reduce(self, x: Tensor) -> None:
         """Enter in the ledger one all-reduce of a vector of x's width."""

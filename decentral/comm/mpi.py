@@ -101,7 +101,7 @@ class MPIComm(Communicator):
     def _mix_packets(self, plan: MixingPlan, sent: Sent) -> Tensor:
         routes = self._routes_of(plan)
         sources = [rank for rank, _, _ in routes.halo_from]
-        arrived = self._swap_packets(sent, {rank: rows for rank, rows in routes.rows_to}, sources)
+        arrived = self._swap_packets(sent, dict(routes.rows_to), sources)
         packets = [packet for rank in sources for packet in arrived[rank]]
         halo = [sent.decode(i, packet) for i, packet in zip(plan.halo.tolist(), packets, strict=True)]
         return plan.combine(sent.rows, torch.stack(halo) if halo else sent.rows[:0])

@@ -48,9 +48,8 @@ class LowRank(Compressor):
         parts, warm, fresh = list[Array](), iter(state), list[Tensor]()
         sent = torch.empty_like(x)
         for columns, m, n in self._matrices(layout):
-            self._check_finite(
-                x[columns]
-            )  # reads in order, for the cache; a product alone takes longer than both
+            # it reads in order, for the cache; a product alone takes longer than both
+            self._check_finite(x[columns])
             if m:
                 p, q = _factors(x[columns].view(m, n), next(warm), draw)
                 self._check_finite(q.view(-1))

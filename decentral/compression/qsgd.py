@@ -18,6 +18,8 @@ from decentral.compression.layout import Layout
 from decentral.compression.noise import Noise
 from decentral.compression.packets import Array, end, join, numpy_type, take
 
+_SHORT = 1 << 13
+
 
 @dataclass(frozen=True)
 class QSGD(Compressor):
@@ -116,7 +118,9 @@ class QSGD(Compressor):
 def _norms(rows: Array) -> Array:
     """Euclidean norms; again in float64, which is many times slower, where squares may have left float32's range."""
     with np.errstate(over="ignore", invalid="ignore"):
-        norms: Array = np.sqrt(np.vecdot(rows, rows))
+        # a longer product BLAS shares out among threads of its own, whose number shows in the last bits
+        short = rows.shape[1] <= _SHORT
+        norms: Array = np.sqrt(np.vecdot(rows, rows) if short else np.square(rows).sum(1))
         least = 1e3 * math.sqrt(rows.shape[1] * np.finfo(rows.dtype).tiny)  # lost: 1e-6 of the sum at most
         if not (norms.min() >= least and norms.max() < math.inf):
             unsure = (norms < least) | np.isinf(norms)

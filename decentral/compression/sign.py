@@ -8,14 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.random import Generator
-from scipy.linalg.blas import dasum, sasum
 from torch import Tensor
 
 from decentral.compression.bits import packed_bytes
 from decentral.compression.blocks import BLOCK
 from decentral.compression.compressor import Compressor, Encoded
 from decentral.compression.layout import Layout
-from decentral.compression.packets import Array, end, join, numpy_type, take
+from decentral.compression.packets import end, join, numpy_type, take
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Sign(Compressor):
 
     def _encode(self, x: Tensor, state: Any, layout: Layout, draw: Generator) -> Encoded:
         values, sent, negative = x.numpy(), torch.empty_like(x), np.empty(layout.d, np.bool_)
-        scales = np.array([_mean_magnitude(values[a:b]) for a, b, *_ in layout.spans], values.dtype)
+        scales = np.array([_mean_magnitude(x[a:b]) for a, b, *_ in layout.spans], values.dtype)
         if not np.isfinite(scales).all():
             self._check_finite(x)
             self._check_finite(torch.from_numpy(scales))
@@ -59,7 +58,9 @@ class Sign(Compressor):
         return x
 
 
-def _mean_magnitude(x: Array) -> float:
-    """|x|_1 / n, in x's dtype by blocks, whose sums are added in float64; not finite where a block's sum is not."""
-    norm1 = sasum if x.dtype == np.float32 else dasum
-    return sum(float(norm1(x[start : start + BLOCK])) for start in range(0, len(x), BLOCK)) / len(x)
+def _mean_magnitude(x: Tensor) -> float:
+    """|x|_1 / n, in x's dtype by blocks, whose sums are added in float64; not finite where a block's sum is not.
+
+    Not by BLAS, which would share out a long sum among threads of its own, whose number shows in the last bits.
+    """
+    return sum(float(x[start : start + BLOCK].abs().sum()) for start in range(0, len(x), BLOCK)) / len(x)
