@@ -20,7 +20,8 @@ import numpy as np
 import topologies
 from decentral.algorithms import ALGORITHMS
 from decentral.errors import UserError
-from decentral.network.cluster import Cluster, Link, round_s
+from decentral.network.all_reduce import all_reduce_s, host_size
+from decentral.network.cluster import Cluster, round_s
 from decentral.network.collectives import COLLECTIVES, mean_bytes_sent
 from topologies import Schedule
 
@@ -206,33 +207,15 @@ def all_reduces(cluster: Cluster, message_bytes: float) -> list[Way]:
 
     Hierarchical is there only where all hosts have as many workers, and more than one.
     """
-    slowest, size = _slowest(cluster), host_size(cluster)
     ways = []
-    for name, seconds_of in COLLECTIVES.items():
-        more: dict[str, Any] = {}
-        if name == "hierarchical":
-            if size == 1:
-                continue
-            inside = cluster.inside or slowest
-            more = {
-                "host_size": size,
-                "inside_latency_s": inside.latency_s,
-                "inside_bandwidth_bytes_s": inside.bandwidth_bytes_s,
-            }
-        seconds = seconds_of(cluster.n, message_bytes, slowest.latency_s, slowest.bandwidth_bytes_s, **more)
+    for name in COLLECTIVES:
+        if name == "hierarchical" and host_size(cluster) == 1:
+            continue
+        seconds = all_reduce_s(name, cluster, message_bytes)
         mean = mean_bytes_sent(name, cluster.n, message_bytes)
         most = (cluster.n - 1) * message_bytes if name == "parameter-server" else mean
         ways.append(Way(f"{name} all-reduce", True, seconds, mean, most, 1.0, 1, True))
     return ways
-
-
-def host_size(cluster: Cluster) -> int:
-    """Workers of a host; 1 where hosts are of unequal sizes, or are not of consecutive workers."""
-    size = cluster.hosts.count(cluster.hosts[0])
-    equal = cluster.n % size == 0 and all(
-        len(set(cluster.hosts[i : i + size])) == 1 for i in range(0, cluster.n, size)
-    )
-    return size if equal and len(set(cluster.hosts)) == cluster.n // size else 1
 
 
 def resized(cluster: Cluster, n: int) -> Cluster:
@@ -336,20 +319,3 @@ def _row(method: Method, way: Way, all_reduce: Way, compute_s: float) -> Row:
         exact=way.exact,
         bias=bias_factor(method, way.gap, way.period),
     )
-
-
-def _slowest(cluster: Cluster) -> Link:
-    """The latency and the bandwidth of the worst links."""
-    links = [link for link in (cluster.between, cluster.inside) if link is not None]
-    hosts = len(set(cluster.hosts))
-    if hosts == 1 and cluster.inside is not None:
-        links = [cluster.inside]
-    elif cluster.between is None:
-        raise UserError(
-            "advise compares graphs, so any two workers need a link; add [links] to the cluster file"
-        )
-    latencies, rates = [link.latency_s for link in links], [link.bandwidth_bytes_s for link in links]
-    if cluster.edges is not None:
-        latencies += cluster.edges.latency_s.tolist()
-        rates += cluster.edges.bandwidth_bytes_s.tolist()
-    return Link(max(latencies), min(rates))

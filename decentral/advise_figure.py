@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from decentral.advise import HOST_GRAPHS, all_reduces, built, gossip_s, host_size, resized
+from decentral.advise import HOST_GRAPHS, all_reduces, built, gossip_s, resized
 from decentral.errors import UserError, nearest
 from decentral.figures import COLORS, LINES, MARKERS
+from decentral.network.all_reduce import host_size
 from decentral.network.cluster import Cluster
 from decentral.plots import RC, SUFFIXES, save
 

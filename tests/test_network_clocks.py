@@ -12,12 +12,37 @@ from scipy import sparse
 
 import topologies
 from decentral.errors import UserError
-from decentral.network import COMPUTE_TIMES, AllReduce, Clocks, Cluster, round_s
+from decentral.network import COMPUTE_TIMES, Clocks, Cluster, Gossip, Together, round_s
 from decentral.network.cluster import EdgeLinks
 from topologies import Schedule
 
 LOGNORMAL = COMPUTE_TIMES["lognormal"](median_s=1.0, sigma=0.8)
 EXPONENTIAL = COMPUTE_TIMES["shifted-exponential"](mean_s=1.0)
+
+
+class Rounds(Clocks):
+    """Clocks whose rounds are all of one kind: gossip along a schedule or a matrix, or a collective."""
+
+    def __init__(self, rounds, cluster, compute, message_bytes=0.0, overlap=False, seed=0):
+        super().__init__(cluster, compute, seed)
+        if not isinstance(rounds, Together):
+            schedule = (
+                rounds
+                if isinstance(rounds, Schedule)
+                else Schedule(cluster.n, 1, lambda t: sparse.csr_array(rounds))
+            )
+            gossip = Gossip(schedule, cluster)
+        self.phase = lambda t: rounds if isinstance(rounds, Together) else gossip.phase(t, message_bytes)
+        self.overlap = overlap
+
+    def next(self):
+        phases = [self.phase(self.round)]
+        return self.advance(self.round, *(((), phases) if self.overlap else (phases,)))
+
+    def run(self, rounds):
+        for _ in range(rounds):
+            self.next()
+        return self.time_s
 
 
 class EventQueue:
@@ -170,8 +195,8 @@ def event_queue(schedule, cluster, message_bytes, model, rounds, overlap, seed):
 def test_clocks_are_those_of_an_event_queue(name, ports, overlap):
     schedule, rounds, size = SCHEDULES[name], 25, 3.0
     cluster = varied(schedule.n, ports)
-    clocks = Clocks(schedule, cluster, LOGNORMAL, size, overlap, seed=5)
-    ours = np.array([clocks.advance(t) for t in range(rounds)])
+    clocks = Rounds(schedule, cluster, LOGNORMAL, size, overlap, seed=5)
+    ours = np.array([clocks.next() for _ in range(rounds)])
     simulated = event_queue(schedule, cluster, size, LOGNORMAL, rounds, overlap, 5)
     np.testing.assert_allclose(ours.T, simulated.ended, rtol=0, atol=1e-9)
     np.testing.assert_allclose(clocks.compute_s + clocks.wait_s, clocks.time_s, rtol=0, atol=1e-9)
@@ -209,15 +234,15 @@ def test_overlap_hides_the_shorter_of_compute_and_communication():
     cluster, w = Cluster.uniform(8, 0.5, 4.0), SCHEDULES["ring"]  # two messages of 2 bytes: 2 s
     for compute_s in (0.7, 5.0):
         model = COMPUTE_TIMES["constant"](compute_s=compute_s)
-        np.testing.assert_allclose(Clocks(w, cluster, model, 2.0).run(10), 10 * (compute_s + 2.0))
+        np.testing.assert_allclose(Rounds(w, cluster, model, 2.0).run(10), 10 * (compute_s + 2.0))
         np.testing.assert_allclose(
-            Clocks(w, cluster, model, 2.0, overlap=True).run(10), 10 * max(compute_s, 2.0)
+            Rounds(w, cluster, model, 2.0, overlap=True).run(10), 10 * max(compute_s, 2.0)
         )
 
 
 def test_one_slow_worker_slows_all_to_its_rate():
     model = COMPUTE_TIMES["one-slow-worker"](compute_s=1.0, factor=3.0, worker=2)
-    clocks = Clocks(SCHEDULES["ring"], Cluster.uniform(8, 0.0, float("inf")), model, 1.0)
+    clocks = Rounds(SCHEDULES["ring"], Cluster.uniform(8, 0.0, float("inf")), model, 1.0)
     begun = clocks.run(10).copy()
     np.testing.assert_allclose(clocks.run(20) - begun, 60.0)
     assert clocks.round == 30
@@ -249,11 +274,11 @@ def schedule_of(kind, n):
 def cycle_s(kind, n, rounds=1_000, begin=200):
     """Seconds a round after the first ones, in the mean over replicas: groups of workers that never meet."""
     if kind == "all-reduce":
-        clocks, rounds = Clocks(AllReduce(0.0), _free(n), EXPONENTIAL, 1.0, seed=1), 20_000
+        clocks, rounds = Rounds(Together(0.0), _free(n), EXPONENTIAL, 1.0, seed=1), 20_000
     else:
         copies, one = sparse.eye_array(2_560 // n), schedule_of(kind, n)
         many = Schedule(2_560, one.period, lambda t: sparse.csr_array(sparse.kron(copies, one.matrix(t))))
-        clocks = Clocks(many, _free(2_560), EXPONENTIAL, 1.0, seed=1)
+        clocks = Rounds(many, _free(2_560), EXPONENTIAL, 1.0, seed=1)
     early = clocks.run(begin).mean()
     return (clocks.run(rounds - begin).mean() - early) / (rounds - begin)
 
@@ -288,21 +313,19 @@ def test_random_compute_times_cost_what_the_event_queue_says(kind):
 def test_an_all_reduce_is_a_barrier_and_its_own_time():
     cluster, rounds = Cluster.uniform(6, 1.0, 1.0), 12
     drawn = np.array([LOGNORMAL.draw(t, range(6), 9) for t in range(rounds)])
-    clocks = Clocks(AllReduce(0.25), cluster, LOGNORMAL, 1e6, seed=9)
+    clocks = Rounds(Together(0.25), cluster, LOGNORMAL, 1e6, seed=9)
     np.testing.assert_allclose(clocks.run(rounds), drawn.max(axis=1).sum() + 0.25 * rounds)
-    by_bytes = Clocks(AllReduce(lambda size: size / 4e6), cluster, LOGNORMAL, 1e6, seed=9)
-    np.testing.assert_array_equal(by_bytes.run(rounds), clocks.time_s)
     own, everyone = np.zeros(6), 0.0
     for seconds in drawn:  # the collective runs while they compute
         everyone, own = own.max() + 0.25, own + seconds
         own = np.maximum(own, everyone)
-    hidden = Clocks(AllReduce(0.25), cluster, LOGNORMAL, 1e6, overlap=True, seed=9)
+    hidden = Rounds(Together(0.25), cluster, LOGNORMAL, 1e6, overlap=True, seed=9)
     np.testing.assert_allclose(hidden.run(rounds), own)
 
 
 def test_clocks_are_a_function_of_the_seed():
     def run(seed):
-        return Clocks(SCHEDULES["torus"], varied(12, "one"), LOGNORMAL, 1.0, seed=seed).run(20)
+        return Rounds(SCHEDULES["torus"], varied(12, "one"), LOGNORMAL, 1.0, seed=seed).run(20)
 
     np.testing.assert_array_equal(run(3), run(3))
     assert (run(3) != run(4)).all()
@@ -310,9 +333,9 @@ def test_clocks_are_a_function_of_the_seed():
 
 def test_a_round_can_be_entered_anew():
     """A clock that is set to where another was goes on as that one did."""
-    first, second = (Clocks(SCHEDULES["one-peer"], varied(8, "one"), LOGNORMAL, 1.0) for _ in range(2))
-    second.time_s = first.run(7).copy()
-    np.testing.assert_array_equal(second.advance(7), first.advance(7))
+    first, second = (Rounds(SCHEDULES["one-peer"], varied(8, "one"), LOGNORMAL, 1.0) for _ in range(2))
+    second.time_s, second.round = first.run(7).copy(), 7
+    np.testing.assert_array_equal(second.next(), first.next())
     assert second.round == 8
 
 
@@ -324,20 +347,20 @@ def broken(links):
 
 RING = topologies.mixing_matrix(topologies.ring(4))
 CASES = {
-    "the graph has 4 workers and the cluster 8": lambda: Clocks(
+    "the graph has 4 workers and the cluster 8": lambda: Rounds(
         RING, Cluster.uniform(8, 0, 1), LOGNORMAL, 1.0
     ),
-    "the graph has 9 workers and the cluster 8": lambda: Clocks(
+    "the graph has 9 workers and the cluster 8": lambda: Rounds(
         topologies.random_matching(9, seed=0), Cluster.uniform(8, 0, 1), LOGNORMAL, 1.0
     ),
-    "no link from worker 0 to worker 3": lambda: Clocks(RING, broken([1]), LOGNORMAL, 1.0),
+    "no link from worker 0 to worker 3": lambda: Rounds(RING, broken([1]), LOGNORMAL, 1.0),
     "no link from worker 0 to worker 1": lambda: round_s(RING, broken([]), 1.0),
-    "message_bytes = -1.0 must": lambda: Clocks(RING, Cluster.uniform(4, 0, 1), LOGNORMAL, -1.0),
+    "message_bytes = -1.0 must": lambda: Rounds(RING, Cluster.uniform(4, 0, 1), LOGNORMAL, -1.0).run(1),
     "message_bytes = nan must": lambda: round_s(RING, Cluster.uniform(4, 0, 1), float("nan")),
-    "worker = 4 is none of 4 workers": lambda: Clocks(
+    "worker = 4 is none of 4 workers": lambda: Rounds(
         RING, Cluster.uniform(4, 0, 1), COMPUTE_TIMES["one-slow-worker"](1.0, 2.0, 4), 1.0
     ),
-    "all-reduce of -1.0 s must": lambda: Clocks(AllReduce(-1.0), Cluster.uniform(4, 0, 1), LOGNORMAL, 1.0),
+    "all-reduce of -1.0 s must": lambda: Rounds(Together(-1.0), Cluster.uniform(4, 0, 1), LOGNORMAL, 1.0),
 }
 
 
@@ -349,6 +372,6 @@ def test_what_does_not_fit_is_refused_before_any_round(message):
 
 
 def test_isolated_workers_wait_for_nobody():
-    clocks = Clocks(np.eye(5), Cluster.uniform(5, 1.0, 1.0), LOGNORMAL, 1.0)
+    clocks = Rounds(np.eye(5), Cluster.uniform(5, 1.0, 1.0), LOGNORMAL, 1.0)
     clocks.run(10)
     np.testing.assert_array_equal(clocks.wait_s, 0)

@@ -8,106 +8,90 @@ that send to i.
 
 - adapt then combine (ATC), compute and then send:
   T_i(t + 1) = max over j in N_i(t) and j = i of  T_j(t) + C_j(t) + D_ij(t)
-- adapt while combining (AWC, ``overlap``), send from the beginning, while computing:
+- adapt while combining (AWC), send from the beginning, while computing:
   T_i(t + 1) = max( T_i(t) + C_i(t),  max over j in N_i(t) and j = i of  T_j(t) + D_ij(t) )
 - all-reduce, a barrier and then the collective's S seconds:
-  T_i(t + 1) = S + max over all j of  T_j(t) + C_j(t),  and with overlap
+  T_i(t + 1) = S + max over all j of  T_j(t) + C_j(t),  and while computing
   T_i(t + 1) = max( T_i(t) + C_i(t),  S + max over all j of T_j(t) )
 
+A round may have several such phases, one after the other, of which the first ones may go on while workers compute.
 Nobody waits for a whole round, yet waits travel: with random C the time a round is more than the mean of a maximum over
 neighbours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from decentral.errors import UserError
-from decentral.network.cluster import Cluster, Messages, messages
+from decentral.network.cluster import Cluster
 from decentral.network.compute import ComputeTime
-from topologies import Schedule
+
+
+class Phase(Protocol):
+    """Something that workers do together in a round: messages along a graph, or an all-reduce."""
+
+    def arrived_s(self, start_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n,) when it is over for each worker, if each begins at ``start_s`` (n,)."""
+
+    def sent_s(self, start_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n,) when each worker's own messages have arrived; from then on it only waits."""
 
 
 @dataclass(frozen=True)
-class AllReduce:
-    """Rounds that end with an all-reduce: its seconds S, or what gives them for the bytes of a worker's vector."""
+class Together:
+    """A collective of all workers, which begins when the last of them does and takes ``seconds``."""
 
-    seconds: float | Callable[[float], float]
+    seconds: float
 
-    def time_s(self, message_bytes: float) -> float:
-        """S. Raises UserError if it is negative or not finite."""
-        found = self.seconds(message_bytes) if callable(self.seconds) else self.seconds
-        if not 0 <= found < float("inf"):
-            raise UserError(f"an all-reduce of {found} s must be finite and not negative")
-        return float(found)
+    def __post_init__(self) -> None:
+        if not 0 <= self.seconds < float("inf"):
+            raise UserError(f"an all-reduce of {self.seconds} s must be finite and not negative")
+
+    def arrived_s(self, start_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See :class:`Phase`."""
+        return np.full_like(start_s, start_s.max() + self.seconds)
+
+    def sent_s(self, start_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See :class:`Phase`: a worker is busy for the seconds of the collective."""
+        return start_s + self.seconds
 
 
 class Clocks:
     """The clocks of n workers, from 0; see the module for the recursion.
 
-    ``rounds``: a schedule, a mixing matrix (n, n; row i receives), or :class:`AllReduce`. ``message_bytes``: of each
-    message. ``overlap``: AWC instead of ATC. ``time_s``, ``compute_s``, ``wait_s``: (n,) each worker's clock, the
-    seconds of it in which it computed, and the others, in which it sent or waited. ``round``: how many are over.
-
-    Raises UserError, before any round, if cluster, compute model and rounds do not fit (rounds that never repeat: at
-    the round whose link is missing). A round costs O(n + edges), and a schedule's messages are worked out once.
+    ``time_s``, ``compute_s``, ``wait_s``: (n,) each worker's clock, the seconds of it in which it computed, and the
+    others, in which it sent or waited. ``round``: how many are over. Raises UserError, before any round, if cluster
+    and compute model do not fit. A round costs O(n + edges).
     """
 
-    def __init__(
-        self,
-        rounds: Schedule | AllReduce | Any,
-        cluster: Cluster,
-        compute: ComputeTime,
-        message_bytes: float,
-        overlap: bool = False,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, cluster: Cluster, compute: ComputeTime, seed: int = 0) -> None:
         compute.check(cluster.n)
-        self.cluster, self.compute, self.message_bytes = cluster, compute, message_bytes
-        self.overlap, self.seed = overlap, seed
+        self.cluster, self.compute, self.seed = cluster, compute, seed
         self.time_s, self.compute_s, self.wait_s = (np.zeros(cluster.n) for _ in range(3))
         self.round = 0
-        self._all_reduce_s: float | None = None
-        self._changing: Schedule | None = None
-        self._turns: list[Messages] = []
-        if isinstance(rounds, AllReduce):
-            self._all_reduce_s = rounds.time_s(message_bytes)
-        elif isinstance(rounds, Schedule):
-            self._turns = [self._messages(rounds.matrix(t)) for t in range(rounds.period or 1)]
-            self._changing = rounds if rounds.period is None else None
-        else:
-            self._turns = [self._messages(rounds)]
 
-    def run(self, rounds: int) -> NDArray[np.float64]:
-        """(n,) the clocks after so many rounds more."""
-        for _ in range(rounds):
-            self.advance(self.round)
-        return self.time_s
+    def advance(self, t: int, after: Sequence[Phase], during: Sequence[Phase] = ()) -> NDArray[np.float64]:
+        """(n,) the clocks after round t, which begins where they are.
 
-    def advance(self, t: int) -> NDArray[np.float64]:
-        """(n,) the clocks after round t, which begins where they are."""
+        ``during``: phases that begin with the round, while workers compute; ``after``: those that begin when both the
+        computing and these are over.
+        """
+        begun_s = self.time_s
         compute_s = self.compute.draw(t, range(self.cluster.n), self.seed)
-        computed_s = self.time_s + compute_s
-        start_s = self.time_s if self.overlap else computed_s
-        if self._all_reduce_s is not None:
-            arrived_s = np.full(self.cluster.n, start_s.max() + self._all_reduce_s)
-        else:
-            arrived_s = self._of_round(t).arrived_s(start_s)
-        end_s: NDArray[np.float64] = np.maximum(computed_s, arrived_s)
+        arrived_s = begun_s
+        for phase in during:
+            arrived_s = phase.arrived_s(arrived_s)
+        computed_s = begun_s + compute_s
+        end_s = np.maximum(computed_s, arrived_s)
+        for phase in after:
+            end_s = np.maximum(end_s, phase.arrived_s(end_s))
         self.compute_s += compute_s
         self.wait_s += end_s - computed_s
         self.time_s, self.round = end_s, t + 1
         return end_s
-
-    def _of_round(self, t: int) -> Messages:
-        if self._changing is not None:
-            return self._messages(self._changing.matrix(t))
-        return self._turns[t % len(self._turns)]
-
-    def _messages(self, w: Any) -> Messages:
-        return messages(w, self.cluster, self.message_bytes)

@@ -135,21 +135,28 @@ class Messages(NamedTuple):
     """The messages of one round of gossip, those to one receiver side by side.
 
     ``sender``: (m,) who sends each. ``delay_s``: (m,) seconds from when the sender begins to send until it has arrived.
-    ``first``: (n,) where each receiver's messages begin; one of them is from itself, and takes until the last message
-    that it sends has arrived (0 if it sends none).
+    ``first``: (n,) where each receiver's messages begin; one of them is from itself, and takes ``own_s``, (n,), until
+    the last message that it sends has arrived (0 if it sends none).
     """
 
     sender: NDArray[np.int64]
     delay_s: NDArray[np.float64]
     first: NDArray[np.int64]
+    own_s: NDArray[np.float64]
 
     def arrived_s(self, start_s: NDArray[np.float64]) -> NDArray[np.float64]:
         """(n,) when each worker's messages are here and its own have arrived, if sending begins at ``start_s`` (n,)."""
         return np.maximum.reduceat(start_s[self.sender] + self.delay_s, self.first)
 
+    def sent_s(self, start_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n,) when each worker's own messages have arrived."""
+        return start_s + self.own_s
 
-def messages(w: Any, cluster: Cluster, message_bytes: float) -> Messages:
+
+def messages(w: Any, cluster: Cluster, message_bytes: float | NDArray[np.float64]) -> Messages:
     """The messages of one round of the mixing matrix ``w`` (n, n; row i receives), ``message_bytes`` each.
+
+    ``message_bytes``: a number, or (n,), those of each sender.
 
     Raises UserError if w has not n workers, if a link is missing, or if message_bytes is no size. O(edges).
     """
@@ -158,20 +165,21 @@ def messages(w: Any, cluster: Cluster, message_bytes: float) -> Messages:
         raise UserError(
             f"the graph has {w.shape[0]} workers and the cluster {cluster.n}; give both the same number"
         )
-    if not 0 <= message_bytes < float("inf"):
+    sizes = np.broadcast_to(np.asarray(message_bytes, dtype=np.float64), cluster.n)
+    if not ((sizes >= 0) & np.isfinite(sizes)).all():
         raise UserError(f"message_bytes = {message_bytes} must be finite and not negative")
     receiver, sender = (index.astype(np.int64) for index in w.nonzero())  # a stored zero is no edge
     apart = receiver != sender
     order = np.lexsort((receiver[apart], sender[apart]))
     sender, receiver = sender[apart][order], receiver[apart][order]
-    delay_s = _delays(cluster, sender, receiver, message_bytes)
+    delay_s = _delays(cluster, sender, receiver, sizes)
     sent_s = np.zeros(cluster.n)
     np.maximum.at(sent_s, sender, delay_s)
     workers = np.arange(cluster.n)
     sender, receiver = np.append(sender, workers), np.append(receiver, workers)
     order = np.lexsort((sender, receiver))
     count = np.bincount(receiver, minlength=cluster.n)
-    return Messages(sender[order], np.append(delay_s, sent_s)[order], np.cumsum(count) - count)
+    return Messages(sender[order], np.append(delay_s, sent_s)[order], np.cumsum(count) - count, sent_s)
 
 
 def round_s(w: Any, cluster: Cluster, message_bytes: float) -> NDArray[np.float64]:
@@ -183,11 +191,11 @@ def round_s(w: Any, cluster: Cluster, message_bytes: float) -> NDArray[np.float6
 
 
 def _delays(
-    cluster: Cluster, sender: NDArray[np.int64], receiver: NDArray[np.int64], size: float
+    cluster: Cluster, sender: NDArray[np.int64], receiver: NDArray[np.int64], sizes: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Seconds until each message has arrived; messages of one sender side by side, receivers ascending."""
     latency_s = cluster.latency_s(sender, receiver)
-    transfer_s = size / cluster.bandwidth_bytes_s(sender, receiver)
+    transfer_s = sizes[sender] / cluster.bandwidth_bytes_s(sender, receiver)
     if cluster.ports == "one":
         return _one_after_the_other(latency_s + transfer_s, sender)
     if cluster.ports == "shared":
