@@ -17,7 +17,7 @@ from decentral.problems.objective import Objective
 from decentral.recorder import write_whole
 
 KEYS = (
-    *("t", "wall_s", "loss_limit", "row", "x", "state_tensors", "state_rest", "buffers", "ledger"),
+    *("t", "wall_s", "loss_limit", "row", "clocks", "x", "state_tensors", "state_rest", "buffers", "ledger"),
     *("oracle", "threads", "links"),
 )
 
@@ -33,7 +33,7 @@ def save(
 ) -> None:
     """Collect the hosted rows of all ranks and write them on rank 0. Called by every rank.
 
-    ``more``: t, wall_s, loss_limit, row, which are alike on all ranks.
+    ``more``: t, wall_s, loss_limit, row, which are alike on all ranks; clocks, as rank 0 has them.
     """
     ledger = comm.ledger.state()
     gossip = world.collect(torch.from_numpy(ledger.pop("gossip_bytes")))

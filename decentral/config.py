@@ -11,6 +11,7 @@ import topologies
 from decentral.algorithms import ALGORITHMS
 from decentral.errors import UserError
 from decentral.link_config import Compression
+from decentral.network_config import Network
 from decentral.problems import PROBLEMS
 from decentral.schedule import SCHEDULES, Schedule
 from decentral.tables import fields_of, from_table, named, pop_name, section
@@ -18,8 +19,19 @@ from decentral.tables import fields_of, from_table, named, pop_name, section
 if TYPE_CHECKING:
     import networkx as nx
 
-SECTIONS: tuple[str, ...] = ("problem", "topology", "algorithm", "compression", "train", "schedule")
-_PATHS = ("topology.path", "topology.paths", "topology.weights", "problem.data_root")
+SECTIONS: tuple[str, ...] = (
+    "problem",
+    "topology",
+    "algorithm",
+    "compression",
+    "network",
+    "train",
+    "schedule",
+)
+_PATHS = (
+    "topology.path", "topology.paths", "topology.weights", "problem.data_root", "network.cluster",
+    "network.compute.path",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -168,6 +180,7 @@ class RunConfig:
     algorithm: Any
     allow_unstable: bool
     compression: Compression | None
+    network: Network
     train: Train
     schedule: Schedule
     table: Mapping[str, Any]
@@ -183,14 +196,16 @@ class RunConfig:
         sections["schedule"].setdefault("name", "constant")
         problem = named(sections["problem"], "problem", PROBLEMS)
         method = named(algorithm, "algorithm", ALGORITHMS)
+        topology = Topology.from_table(sections["topology"], method)
         config = cls(
             name=file_name(table["name"]),
             seed=table["seeds"][0],
             problem=problem,
-            topology=Topology.from_table(sections["topology"], method),
+            topology=topology,
             algorithm=method,
             allow_unstable=allow_unstable,
             compression=Compression.from_table(sections["compression"], method),
+            network=Network.from_table(sections["network"], topology.workers),
             train=from_table(Train, sections["train"], "train"),
             schedule=named(sections["schedule"], "schedule", SCHEDULES),
             table=table,
@@ -227,6 +242,7 @@ class RunConfig:
                 "allow_unstable": self.allow_unstable,
             },
             **({"compression": self.compression.resolved()} if self.compression else {}),
+            "network": self.network.resolved(),
             "train": fields_of(self.train),
             "schedule": {
                 "name": self.table.get("schedule", {}).get("name", "constant"),

@@ -179,6 +179,9 @@ def _suggested(experiment: Experiment) -> Iterable[FigureSpec]:
         for x in ("round", "bytes_sent_mean"):
             if y in experiment.columns and x in experiment.columns:
                 yield FigureSpec(y=y, x=x)
+        # of a network that nobody described it says little
+        if y != "train_loss" and y in experiment.columns and "network" in experiment.config:
+            yield FigureSpec(y=y, x="simulated_s")
 
 
 def _fields(experiment: Experiment) -> set[str]:

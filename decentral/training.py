@@ -19,11 +19,14 @@ from decentral.compression import Layout
 from decentral.config import RunConfig, Train
 from decentral.errors import UserError
 from decentral.metrics import finite, first_divergence, measure, norms, traffic
+from decentral.network import Gossip
+from decentral.overlap import early_messages
 from decentral.problems.objective import Linear, Objective, Place
 from decentral.recorder import RunFolder
 from decentral.requirements import refuse_unmet
 from decentral.rounds import advance
 from decentral.schedule import Constant
+from decentral.simulated import TRACED, SimulatedTime, compute_time
 from decentral.stability import refuse_unstable
 from decentral.theory import fixed_point
 
@@ -79,10 +82,23 @@ def check(config: RunConfig, world: Any) -> None:
             )
         CompiledMethod(config.algorithm, world.communicator(mixing))
     refuse_unmet(config.algorithm, mixing)
+    _check_network(config, mixing)
     if not config.allow_unstable:
         rounds = range(0, train.rounds, max(1, train.rounds // 10_000))
         lr = max(config.schedule.lr(t, train.rounds, train.lr) for t in rounds)
         refuse_unstable(config.algorithm, mixing, lr, config.problem, config.seed, train.weight_decay)
+
+
+def _check_network(config: RunConfig, mixing: topologies.Schedule) -> None:
+    try:
+        Gossip(mixing, config.network.cluster)
+    except UserError as error:
+        raise UserError(f"[network] {error}") from None
+    if config.network.overlap and not any(early_messages(config.algorithm)):
+        raise UserError(
+            f"network.overlap = true, but nothing that {type(config.algorithm).__name__} sends is ready before the "
+            'gradient; set it to false, or use a method such as dsgd with algorithm.variant = "awc"'
+        )
 
 
 def record_interval(train: Train, objective: Objective) -> int:
@@ -119,6 +135,7 @@ class Training:
         self.state = config.algorithm.init(self.x, self.comm)
         method = config.algorithm
         self.method = CompiledMethod(method, self.comm) if config.train.compile else method
+        self.simulated = self._clocks()
         self.t, self.wall_s, self.loss_limit = 0, 0.0, float("inf")
         self.record_rounds = record_interval(config.train, self.objective)
         self.row: dict[str, Any] = {}
@@ -132,6 +149,16 @@ class Training:
                     f"begun with {kept['threads']} threads and resumed with {threads}: the last bits may differ"
                 )
             self.state = checkpoint.restore(kept, self.comm, self.objective, self.x, self.state)
+            self.simulated.restore(kept["clocks"], self.t)
+
+    def _clocks(self) -> SimulatedTime:
+        config = self.config
+        place = place_of(config, range(1), torch.device("cpu"), "loop")
+        compute = self.world.from_root(lambda: compute_time(config.network, config.problem, place))
+        early = sum(early_messages(config.algorithm)) if config.network.overlap else 0
+        middle = max(0, (config.train.rounds - TRACED) // 2)
+        traced = range(middle, middle + TRACED) if config.network.said and self.world.ranks == 1 else range(0)
+        return SimulatedTime(config.network, compute, self.comm, config.seed, early, traced)
 
     def run(self, progress: Callable[[int, dict[str, Any]], None]) -> Outcome:
         """All rounds that are left, with records and checkpoints. Every rank calls it."""
@@ -147,6 +174,7 @@ class Training:
             self.x, self.state = advance(
                 self.method, self.x, self.state, gradient, self.comm, self.t, lr, train.weight_decay
             )
+            self.simulated.note()
             losses[self.t - seen] = self.objective.losses
             self.t += 1
             record = self.t % self.record_rounds == 0 or self.t == train.rounds
@@ -163,12 +191,16 @@ class Training:
                     "diverged", f"round {self.t}, worker {self._overflown()}: its model overflowed", self.row
                 )
             if keep and self.folder is not None:
+                self.simulated.catch_up()
                 checkpoint.save(
                     self.folder.checkpoint, self.world, self.comm, self.objective, self.x, self.state,
                     t=self.t, wall_s=self.wall_s, loss_limit=self.loss_limit, row=self.row,
+                    clocks=self.simulated.state(),
                 )  # fmt: skip
             progress(self.t, self.row)
             began = time.perf_counter()
+        if self.simulated.spans and self.folder is not None:
+            self.simulated.trace().write_chrome(self.folder.path / "trace.json")
         gap = {"spectral_gap": topologies.spectral_gap(schedule.matrix(0))} if schedule.period == 1 else {}
         return Outcome("finished", "", self.row | gap | self._theory())
 
@@ -186,7 +218,7 @@ class Training:
         """One row of metrics; False, and no row, if the models are no longer finite."""
         train = self.config.train
         values = measure(self.x, self.comm, self.objective, self.t == train.rounds)
-        counts = traffic(self.comm)
+        counts, simulated_s = traffic(self.comm), self.simulated.catch_up()
         if not finite(values):
             return False
         epoch = self.objective.epoch(self.t)
@@ -196,6 +228,7 @@ class Training:
             **({} if epoch is None else {"epoch": epoch}),
             **({"samples": self.t * batch * self.comm.n} if batch and epoch is not None else {}),
             "wall_s": round(self.wall_s, 6),
+            "simulated_s": simulated_s,
             **counts,
             **values,
             **self._compressed(),

@@ -177,7 +177,9 @@ class Communicator(ABC):
         """
         if self.links is not None:
             sent = self.links.encode(x)
-            self.ledger.count_packets(np.full(self.h, self.n - 1), sent.packet_bytes, self.opening)
+            self.ledger.count_packets(
+                np.full(self.h, self.n - 1), sent.packet_bytes, self.opening, gathers=True
+            )
             return sum_rows(self._gather_packets(sent)).div_(self.n)
         self.bill_all_reduce(x)
         return self._mean(x)

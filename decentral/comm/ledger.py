@@ -6,8 +6,25 @@ the ring collective moves it: each worker sends 2 (n - 1) / n of the vector in 2
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Traffic(NamedTuple):
+    """What a round moved, for a clock: to each out-neighbour ``gossips`` messages of ``gossip_bytes`` in all.
+
+    ``reduces``: all-reduces of ``reduced_bytes`` in all; ``gathers``: all-gathers of ``gathered_bytes``. Where packets
+    differ from worker to worker, bytes are arrays (h,) over the hosted workers.
+    """
+
+    gossips: int = 0
+    gossip_bytes: Any = 0
+    reduces: int = 0
+    reduced_bytes: int = 0
+    gathers: int = 0
+    gathered_bytes: Any = 0
 
 
 class Ledger:
@@ -25,6 +42,12 @@ class Ledger:
         # as much in each round
         self._vectors = self._gossip_bytes.copy()
         self._vector_bytes = self._vector_messages = 0
+        self._seen = [0] * len(Traffic._fields)  # since traffic was taken
+
+    def take_traffic(self) -> Traffic:
+        """What was moved since this was last asked."""
+        taken, self._seen = Traffic(*self._seen), [0] * len(Traffic._fields)
+        return taken
 
     def count_gossip(self, vectors: NDArray[np.int64], vector_bytes: int, messages: bool) -> None:
         """Hosted worker i sent ``vectors[i]`` vectors of ``vector_bytes`` each."""
@@ -33,14 +56,24 @@ class Ledger:
             self._vectors = vectors
         self._vector_bytes += vector_bytes
         self._vector_messages += messages
+        self._saw(0, vector_bytes, messages)
 
     def count_packets(
-        self, copies: NDArray[np.int64], packet_bytes: NDArray[np.int64], messages: bool
+        self,
+        copies: NDArray[np.int64],
+        packet_bytes: NDArray[np.int64],
+        messages: bool,
+        gathers: bool = False,
     ) -> None:
-        """Hosted worker i sent ``copies[i]`` packets of ``packet_bytes[i]`` each."""
+        """Hosted worker i sent ``copies[i]`` packets of ``packet_bytes[i]`` each; ``gathers``: to all others."""
         self._gossip_bytes += copies * packet_bytes
         if messages:
             self._messages += int(copies.sum())
+        self._saw(4 if gathers else 0, packet_bytes, messages)
+
+    def _saw(self, kind: int, size: Any, messages: bool) -> None:
+        self._seen[kind] += messages
+        self._seen[kind + 1] += size
 
     def _settle(self) -> None:
         self._gossip_bytes += self._vectors * self._vector_bytes
@@ -52,6 +85,7 @@ class Ledger:
         self._reduced_bytes += vector_bytes
         if messages:
             self._messages += 2 * (self.workers - 1) * self.hosted
+        self._saw(2, vector_bytes, messages)
 
     @property
     def messages(self) -> int:

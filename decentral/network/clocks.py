@@ -32,6 +32,9 @@ from decentral.errors import UserError
 from decentral.network.cluster import Cluster
 from decentral.network.compute import ComputeTime
 
+Span = tuple[str, NDArray[np.float64], NDArray[np.float64]]
+"""What workers did, and (n,) from when to when."""
+
 
 class Phase(Protocol):
     """Something that workers do together in a round: messages along a graph, or an all-reduce."""
@@ -39,8 +42,8 @@ class Phase(Protocol):
     def arrived_s(self, start_s: NDArray[np.float64]) -> NDArray[np.float64]:
         """(n,) when it is over for each worker, if each begins at ``start_s`` (n,)."""
 
-    def sent_s(self, start_s: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(n,) when each worker's own messages have arrived; from then on it only waits."""
+    def spans(self, start_s: NDArray[np.float64]) -> list[Span]:
+        """What the workers do until then: "send" while their own messages are under way, else "wait"."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +60,19 @@ class Together:
         """See :class:`Phase`."""
         return np.full_like(start_s, start_s.max() + self.seconds)
 
-    def sent_s(self, start_s: NDArray[np.float64]) -> NDArray[np.float64]:
-        """See :class:`Phase`: a worker is busy for the seconds of the collective."""
-        return start_s + self.seconds
+    def spans(self, start_s: NDArray[np.float64]) -> list[Span]:
+        """See :class:`Phase`."""
+        begun_s = np.full_like(start_s, start_s.max())
+        return [("wait", start_s, begun_s), ("send", begun_s, begun_s + self.seconds)]
 
 
 class Clocks:
     """The clocks of n workers, from 0; see the module for the recursion.
 
     ``time_s``, ``compute_s``, ``wait_s``: (n,) each worker's clock, the seconds of it in which it computed, and the
-    others, in which it sent or waited. ``round``: how many are over. Raises UserError, before any round, if cluster
-    and compute model do not fit. A round costs O(n + edges).
+    others, in which it sent or waited. ``round``: how many are over. ``spans``: where it is a list, each round adds
+    what workers did; not what goes on while they compute. Raises UserError, before any round, if cluster and compute
+    model do not fit. A round costs O(n + edges).
     """
 
     def __init__(self, cluster: Cluster, compute: ComputeTime, seed: int = 0) -> None:
@@ -75,6 +80,7 @@ class Clocks:
         self.cluster, self.compute, self.seed = cluster, compute, seed
         self.time_s, self.compute_s, self.wait_s = (np.zeros(cluster.n) for _ in range(3))
         self.round = 0
+        self.spans: list[Span] | None = None
 
     def advance(self, t: int, after: Sequence[Phase], during: Sequence[Phase] = ()) -> NDArray[np.float64]:
         """(n,) the clocks after round t, which begins where they are.
@@ -89,8 +95,12 @@ class Clocks:
             arrived_s = phase.arrived_s(arrived_s)
         computed_s = begun_s + compute_s
         end_s = np.maximum(computed_s, arrived_s)
+        if self.spans is not None:
+            self.spans += [("compute", begun_s, computed_s), ("wait", computed_s, end_s)]
         for phase in after:
-            end_s = np.maximum(end_s, phase.arrived_s(end_s))
+            if self.spans is not None:
+                self.spans += phase.spans(end_s)
+            end_s = phase.arrived_s(end_s)
         self.compute_s += compute_s
         self.wait_s += end_s - computed_s
         self.time_s, self.round = end_s, t + 1

@@ -115,7 +115,7 @@ class Cluster:
         i, j = np.broadcast_arrays(np.asarray(i, dtype=np.int64), np.asarray(j, dtype=np.int64))
         missing = float("nan")
         between = missing if self.between is None else getattr(self.between, what)
-        found = np.full(i.shape, between)
+        found = np.full(i.shape, between, dtype=np.float64)
         if self.inside is not None:
             found[self.host_of[i] == self.host_of[j]] = getattr(self.inside, what)
         if self.edges is not None and self.edges.key.size:
@@ -148,9 +148,12 @@ class Messages(NamedTuple):
         """(n,) when each worker's messages are here and its own have arrived, if sending begins at ``start_s`` (n,)."""
         return np.maximum.reduceat(start_s[self.sender] + self.delay_s, self.first)
 
-    def sent_s(self, start_s: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(n,) when each worker's own messages have arrived."""
-        return start_s + self.own_s
+    def spans(
+        self, start_s: NDArray[np.float64]
+    ) -> list[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+        """Workers send until their own messages have arrived, and then wait for those of others."""
+        sent_s = start_s + self.own_s
+        return [("send", start_s, sent_s), ("wait", sent_s, self.arrived_s(start_s))]
 
 
 def messages(w: Any, cluster: Cluster, message_bytes: float | NDArray[np.float64]) -> Messages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,21 @@ def read_cluster(path: str | os.PathLike[str], workers: int | None = None) -> Cl
     except ValueError as error:
         text = str(error)
         raise UserError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+
+
+def cluster_of_table(table: Mapping[str, Any], workers: int, where: str) -> Cluster:
+    """The cluster of a section ``where`` of an experiment: ``latency_s`` and ``bandwidth_bytes_s`` of links between
+    hosts (none and ``inf`` if it does not say), ``ports``, and a table ``hosts`` as in a cluster file.
+    """
+    links = {"latency_s": 0.0, "bandwidth_bytes_s": float("inf")}
+    links |= {key: table[key] for key in links if key in table}
+    try:
+        hosts = from_table(_hosts, section(table, "hosts"), f"{where}.hosts") if "hosts" in table else None
+        between = from_table(_links, links, where)
+        return _cluster(Path(), workers, table.get("ports", "one"), None, between, hosts)
+    except UserError as error:
+        text = str(error)
+        raise UserError(text if where in text else f"{where}.{text.removeprefix('links.')}") from None
 
 
 @dataclass(frozen=True)

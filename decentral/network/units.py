@@ -19,7 +19,7 @@ BYTES_S = {
 }
 """Bytes a second in a unit of rate."""
 
-_TEXT = re.compile(r"([0-9.]+(?:[eE][+-]?[0-9]{1,2})?) ?([A-Za-z/]+)")
+_TEXT = re.compile(r"(-?[0-9.]+(?:[eE][+-]?[0-9]{1,2})?) ?([A-Za-z/]+)")
 
 
 def quantity(value: object, key: str, units: Mapping[str, Fraction]) -> float:
