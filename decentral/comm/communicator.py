@@ -136,6 +136,13 @@ class Communicator(ABC):
             sent, mixed = self.mix_sent(x)
             return None, mixed.sub_(sent).add_(x), None
         self.bill_gossip(x)
+        return self.post(x)
+
+    def post(self, x: Tensor) -> Any:
+        """:meth:`start` without an entry in the ledger, for who bills the message in the round that it belongs to.
+
+        Links must not compress.
+        """
         plan = self.plan
         return plan, x, None if plan.exact else self._start_mix(plan, x)
 
@@ -198,6 +205,9 @@ class Communicator(ABC):
     def observe_mean(self, x: Tensor) -> Tensor:
         """:meth:`mean` for measuring only: it is no traffic of the method, so it is not billed."""
         return self._mean(x)
+
+    def share_root(self, x: Tensor) -> None:
+        """Overwrite x, contiguous and alike in shape on all ranks, with that of rank 0. Not billed: no method asks for it."""
 
     @abstractmethod
     def observe(self, values: NDArray[Any]) -> NDArray[Any]:

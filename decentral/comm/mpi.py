@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from decentral.comm.communicator import Communicator, sum_rows
+from decentral.comm.departures import Departures
 from decentral.comm.launch import check_launch, cuda_aware, yield_when_oversubscribed
 from decentral.comm.links import Sent
 from decentral.comm.plan import MixingPlan
@@ -51,9 +52,29 @@ class MPIComm(Communicator):
         super().__init__(mixing, self.mpi.rank, self.mpi.size)
         self._routes: dict[int, _Routes] = {}
         self._halos: defaultdict[Any, list[_Halo]] = defaultdict(list)  # not in use, by size
+        self.departures: Departures | None = None
+
+    def share_root(self, x: Tensor) -> None:
+        """A broadcast, as bytes."""
+        wire = x if x.device.type == "cpu" else x.cpu()
+        self.mpi.Bcast([wire.view(-1).view(torch.uint8).numpy(), MPI.BYTE], root=0)
+        if wire is not x:
+            x.copy_(wire)
+
+    def _wait(self, requests: list[Any]) -> None:
+        if self.departures is None:
+            MPI.Request.Waitall(requests)
+        else:
+            self.departures.wait(requests)
+
+    def _meet(self) -> None:
+        """Before a collective call, which could not be given up: see that all ranks come."""
+        if self.departures is not None:
+            self.departures.wait([self.mpi.Ibarrier()])
 
     def observe(self, values: NDArray[Any]) -> NDArray[Any]:
         """All-gather of the hosted workers' rows."""
+        self._meet()
         mine = np.ascontiguousarray(values)
         everyone = np.empty((self.n, *mine.shape[1:]), mine.dtype)
         self.mpi.Allgather(mine, everyone)
@@ -76,7 +97,7 @@ class MPIComm(Communicator):
 
     def _finish_mix(self, plan: MixingPlan, x: Tensor, request: Any, out: Tensor | None) -> Tensor:
         requests, halo, free = request
-        MPI.Request.Waitall(requests)
+        self._wait(requests)
         rows = halo.rows if halo.rows.device == x.device else halo.rows.to(x.device)
         mixed = plan.combine(x, rows, out)
         free.append(halo)
@@ -95,7 +116,7 @@ class MPIComm(Communicator):
             requests.append(self.mpi.Isend(_buffer(outgoing[-1]), dest=rank, tag=_EDGES))
             if rank != self.rank:
                 self.ledger.mpi_bytes += outgoing[-1].nbytes
-        MPI.Request.Waitall(requests)
+        self._wait(requests)
         return _from_wire(received, y)[routes.edge_order]
 
     def _mix_packets(self, plan: MixingPlan, sent: Sent) -> Tensor:
@@ -141,6 +162,7 @@ class MPIComm(Communicator):
         return arrived
 
     def _mean(self, x: Tensor) -> Tensor:
+        self._meet()
         columns, ranks = x.shape[1], self.ranks
         edge = [columns * r // ranks for r in range(ranks + 1)]
         width = np.diff(edge)

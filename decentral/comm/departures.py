@@ -1,0 +1,60 @@
+"""Ranks that make different numbers of steps: whoever waits for a rank that has ended is told, and does not wait on.
+
+A rank that ends says so to all others, with the number of steps it has made; whoever waits in vain looks for that.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+from typing import Any, NoReturn
+
+from decentral.errors import UserError
+
+_GONE = 6  # tag
+_PATIENCE = 50  # polls in vain before looking for who has ended, and before giving way to other processes
+
+
+class Departures:
+    """Waiting on the communicator ``mpi`` (mpi4py's). ``steps``: those that this rank has made."""
+
+    def __init__(self, mpi: Any) -> None:
+        self.mpi = mpi
+        self.steps = 0
+        self.gone: dict[int, int] = {}
+        self.to_finish: list[Any] = []
+        atexit.register(self._depart)  # runs before MPI ends
+
+    def wait(self, requests: list[Any]) -> None:
+        """Wait for all requests. Raises UserError if a rank has ended that has made fewer steps than this one begins."""
+        polls = 0
+        while requests and not type(requests[0]).Testall(requests):
+            polls += 1
+            if polls % _PATIENCE == 0:
+                self._look()
+                early = [rank for rank, steps in self.gone.items() if steps <= self.steps]
+                if early and not type(requests[0]).Testall(requests):
+                    self._refuse(min(early))
+            if polls > _PATIENCE:
+                os.sched_yield()
+
+    def _look(self) -> None:
+        while self.mpi.iprobe(tag=_GONE):
+            rank, steps = self.mpi.recv(tag=_GONE)
+            self.gone[rank] = steps
+
+    def _refuse(self, rank: int) -> NoReturn:
+        raise UserError(
+            f"rank {rank} has ended after {self.gone[rank]} steps, and rank {self.mpi.rank} waits for it in step "
+            f"{self.steps + 1}; let every rank make as many steps (len(loader) differs: stop at the smallest)"
+        )
+
+    def _depart(self) -> None:
+        """Tell all others, and wait until they end too: messages that are still under way to them need this rank."""
+        others = [rank for rank in range(self.mpi.size) if rank != self.mpi.rank]
+        for rank in others:
+            self.to_finish.append(self.mpi.isend((self.mpi.rank, self.steps), dest=rank, tag=_GONE))
+        while len(self.gone) < len(others):
+            self._look()
+            time.sleep(0.001)
