@@ -263,7 +263,7 @@ def graph_of(topology_table: Mapping[str, Any]) -> nx.Graph:
 def absolute_paths(value: Any, base: Path, key: str = "") -> Any:
     """The table with its paths made absolute, where they lead somewhere from ``base``, the file's own folder."""
     if isinstance(value, Mapping):
-        prefix = "" if key in ("", "sweep") else f"{key}."
+        prefix = "" if key in ("", "sweep", "case") else f"{key}."
         return {k: absolute_paths(v, base, prefix + k) for k, v in value.items()}
     if isinstance(value, list):
         return [absolute_paths(v, base, key) for v in value]

@@ -29,6 +29,9 @@ from decentral.stage_config import StageConfig
 from decentral.words import COLUMNS
 
 SECTIONS = tuple(dict.fromkeys((*ROUNDS, *STAGES, *DATAFLOW)))
+CASE = "case"
+"""An axis of a sweep whose values are tables of several sections: combinations that are no product."""
+
 TOP_LEVEL = ("name", "question", "seeds", *SECTIONS, "sweep", "figure")
 
 
@@ -84,8 +87,9 @@ def expand(table: Mapping[str, Any], overrides: Sequence[tuple[str, Any]] = ()) 
         resolved = copy.deepcopy(base)
         swept: dict[str, Any] = {}
         for (key, _), value in zip(axes, point, strict=True):
-            _put(resolved, key, value)
-            swept |= _flat(key, value)
+            for name, inner in value.items() if key == CASE else ((key, value),):
+                _put(resolved, name, inner)
+                swept |= _flat(name, inner)
         for seed in _seeds(table):
             resolved["seeds"] = [seed]
             config = _config(copy.deepcopy(resolved))
@@ -131,16 +135,23 @@ def _override(table: dict[str, Any], key: str, value: Any) -> None:
     for name, fixed in _flat(key, value).items():
         axes.pop(name, None)
         for axis, values in axes.items():
-            if name.startswith(f"{axis}."):
+            if axis == CASE or name.startswith(f"{axis}."):
                 axes[axis] = _fix(values, name.removeprefix(f"{axis}."), fixed)
     for axis, values in axes.items():
         _put(table.setdefault("sweep", {}), axis, values)
 
 
 def _fix(values: list[Any], key: str, fixed: Any) -> list[Any]:
-    """The tables of an axis with ``fixed`` where they name ``key``; of those that are then equal, one."""
-    tables = [{**v, key: fixed} if isinstance(v, Mapping) and key in v else v for v in values]
+    """The tables of an axis with ``fixed`` where they name the dotted ``key``; of those that are then equal, one."""
+    tables = [_fixed(v, key, fixed) for v in values]
     return [v for i, v in enumerate(tables) if v not in tables[:i]]
+
+
+def _fixed(table: Any, key: str, fixed: Any) -> Any:
+    first, _, rest = key.partition(".")
+    if not isinstance(table, Mapping) or first not in table:
+        return table
+    return {**table, first: _fixed(table[first], rest, fixed) if rest else fixed}
 
 
 def _put(table: dict[str, Any], dotted: str, value: Any) -> None:
@@ -161,8 +172,10 @@ def _axes(sweep: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
         raise UserError(f"sweep{prefix and '.' + prefix} = {sweep!r} should be a table of lists of values")
     for key, values in sweep.items():
         dotted = f"{prefix}.{key}" if prefix else key
-        if dotted.split(".")[0] not in SECTIONS:
-            raise UserError(f"unknown key sweep.{dotted}; {nearest(dotted.split('.')[0], SECTIONS)}")
+        if dotted.split(".")[0] not in (*SECTIONS, CASE):
+            raise UserError(f"unknown key sweep.{dotted}; {nearest(dotted.split('.')[0], (*SECTIONS, CASE))}")
+        if dotted == CASE:
+            _check_cases(values)
         if isinstance(values, Mapping):
             yield from _axes(values, dotted)
         elif not isinstance(values, list) or not values:
@@ -173,6 +186,17 @@ def _axes(sweep: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
             )
         else:
             yield dotted, values
+
+
+def _check_cases(cases: Any) -> None:
+    """Each case is a table of sections."""
+    for case in cases if isinstance(cases, list) else [None]:
+        if not isinstance(case, Mapping) or not all(isinstance(part, Mapping) for part in case.values()):
+            raise UserError(
+                f'sweep.case = {case or cases!r} should be a table of sections, as in [[sweep.case]] and algorithm.name = "dsgd"'
+            )
+        if unknown := [key for key in case if key not in SECTIONS]:
+            raise UserError(f"unknown key sweep.case.{unknown[0]}; {nearest(unknown[0], SECTIONS)}")
 
 
 def _seeds(table: Mapping[str, Any]) -> list[int]:

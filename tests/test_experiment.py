@@ -1,5 +1,6 @@
 """One TOML file is a grid of runs; what was set wins; what is written down repeats the run."""
 
+import re
 import tomllib
 
 import pytest
@@ -61,6 +62,41 @@ def test_an_override_is_typed_as_toml_and_else_a_text():
     (run,) = grid(["train.lr=1", "topology.name=star", "topology={workers = 5}", "seeds=[9]"]).runs
     assert (run.config.train.lr, run.config.topology.name, run.config.topology.workers) == (1.0, "star", 5)
     assert run.config.seed == 9
+
+
+CASES = [
+    {"algorithm": {"name": "pmsgd"}, "topology": {"name": "complete"}},
+    {"algorithm": {"name": "dsgd", "variant": "awc"}, "topology": {"name": "ring"}},
+    {"algorithm": {"name": "dsgd", "variant": "awc"}, "topology": {"name": "star"}},
+]
+
+
+def test_cases_are_an_axis_of_combinations():
+    planned = grid(sweep={"case": CASES, "train": {"lr": [0.1, 0.2]}})
+    fields = ("algorithm.name", "algorithm.variant", "topology.name", "train.lr")
+    found = values(planned, *fields)
+    pairs = [("pmsgd", "", "complete"), ("dsgd", "awc", "ring"), ("dsgd", "awc", "star")]
+    assert found == [(*pair, lr) for pair in pairs for lr in (0.1, 0.2)]
+    assert [run.config.topology.name for run in planned.runs[::2]] == ["complete", "ring", "star"]
+
+
+def test_an_override_ends_a_case_that_differs_in_nothing_else():
+    planned = grid(["topology.name=path"], sweep={"case": CASES})
+    assert values(planned, "algorithm.name", "topology.name") == [("pmsgd", "path"), ("dsgd", "path")]
+
+
+@pytest.mark.parametrize(
+    ("cases", "message"),
+    [
+        ({"algorithm": {"name": "dsgd"}}, "should be a table of sections"),
+        ([{"algorithm": "dsgd"}], "should be a table of sections"),
+        ([{"algorithms": {"name": "dsgd"}}], "unknown key sweep.case.algorithms; did you mean 'algorithm'?"),
+        ([], "should be a non-empty list"),
+    ],
+)
+def test_cases_that_are_none_are_refused(cases, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        grid(sweep={"case": cases})
 
 
 def test_an_override_of_a_swept_field_ends_its_sweep():

@@ -52,6 +52,10 @@ noise = 0.1
 [topology]
 name = "{topology}"
 workers = {workers}
+[network]
+latency_s = "1 ms"
+bandwidth_bytes_s = 1e4
+compute = {{ name = "lognormal", median_s = 0.01, sigma = 1.0 }}
 [train]
 lr = 0.02
 rounds = 23

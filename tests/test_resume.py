@@ -18,6 +18,7 @@ CNN = {
     "problem": {"name": "cnn", "width": 4, "partition": "dirichlet"},
     "algorithm": {"name": "decentlam"},
     "schedule": {"name": "cosine", "warmup_rounds": 3},
+    "network": {"latency_s": 1e-3, "compute": {"name": "lognormal", "median_s": 0.01, "sigma": 1.0}},
     "train": {"rounds": 14, "batch_size": 8, "dtype": "float32", "record_every": 2, "checkpoint_every": 3},
 }
 SWEEP = {
