@@ -193,7 +193,8 @@ def _check_cases(cases: Any) -> None:
     for case in cases if isinstance(cases, list) else [None]:
         if not isinstance(case, Mapping) or not all(isinstance(part, Mapping) for part in case.values()):
             raise UserError(
-                f'sweep.case = {case or cases!r} should be a table of sections, as in [[sweep.case]] and algorithm.name = "dsgd"'
+                f"sweep.case = {case or cases!r} should be a table of sections, "
+                'as in [[sweep.case]] and algorithm.name = "dsgd"'
             )
         if unknown := [key for key in case if key not in SECTIONS]:
             raise UserError(f"unknown key sweep.case.{unknown[0]}; {nearest(unknown[0], SECTIONS)}")

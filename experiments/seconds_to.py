@@ -2,9 +2,9 @@
 
     python experiments/seconds_to.py DIR COLUMN LEVEL [CLOCK]
 
-CLOCK is simulated_s, or wall_s, or bytes_sent_mean. The level is reached at the first record from which on COLUMN stays
-there for three records in a row (or to the end of the run), and the time is interpolated linearly from the record before.
-An accuracy reaches a level from below, anything else from above. Medians, least and most are over the seeds.
+CLOCK is simulated_s, or wall_s, or bytes_sent_mean. The level is reached at the first record from which on COLUMN
+stays there for three records in a row (or to the end of the run), and the time is interpolated linearly from the record
+before. An accuracy reaches a level from below, anything else from above. Medians, least and most are over the seeds.
 """
 
 import statistics
