@@ -1,8 +1,8 @@
 """Asynchronous gossip: workers without rounds; one file, one method; this table is all that knows them by name.
 
 A method is a frozen dataclass whose fields are its keys under ``[algorithm]`` in TOML, with
-``side(x, neighbourhood) -> Side``: what one worker does. Its arithmetic is all there is: ``decentral.asynchronous.worker``
-makes it a program, and a driver grants that, on the virtual clock or over MPI. Nothing of a method imports torch.
+``side(x, neighbourhood) -> Side``: what one worker does. That is arithmetic alone: ``decentral.asynchronous.worker``
+makes a program of it, which a driver runs, on the virtual clock or over MPI. Nothing of a method imports torch.
 """
 
 from typing import Any

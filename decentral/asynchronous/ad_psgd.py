@@ -21,9 +21,9 @@ class ADPSGD:
         then, if none is out, a request to a neighbour j drawn uniformly: x_i, x_j <- (x_i + x_j) / 2
 
     so a gradient is taken at the model that was there before the averages that came while it was computed. The average
-    is made by displacements (``decentral.asynchronous.exchange``), which keep the sum over workers whatever is under way.
-    The average model moves by gradients only, those of fast workers more often: with data that differ between workers
-    it goes to the optimum of f weighted by their speeds.
+    is made by displacements (``decentral.asynchronous.exchange``): they keep the sum over workers, whatever is under
+    way. The average model moves by gradients only, those of fast workers more often: with data that differ between
+    workers it goes to the optimum of f weighted by their speeds.
     Of the mixing matrix only its edges count; they must go both ways.
     Cost: two vectors of d numbers for each average, one if two requests cross; at the most one average begun a step.
     Differences to the paper: requests are served between computations, not during them by a thread of its own; a

@@ -30,9 +30,7 @@ class Cards:
         self.ports = cluster.ports
         pairs = list(edges)
         i, j = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-        seconds = zip(
-            cluster.latency_s(i, j).tolist(), cluster.bandwidth_bytes_s(i, j).tolist(), strict=True
-        )
+        seconds = zip(cluster.latency_s(i, j).tolist(), cluster.bandwidth_bytes_s(i, j).tolist(), strict=True)
         self.links = dict(zip(pairs, seconds, strict=True))
         self.free_s: defaultdict[int, float] = defaultdict(float)  # by worker
         self.clock: VirtualClock | None = None
@@ -51,5 +49,7 @@ class Cards:
         begin_s = max(self.clock.now, self.clock.line(channel).free_at_s)
         end_s = max(self.clock.now, self.free_s[channel.source]) + busy_s
         occupied_s = max(0.0, end_s - begin_s)
-        self.free_s[channel.source] = begin_s + occupied_s  # the driver's own sum, so channels keep their order
+        self.free_s[channel.source] = (
+            begin_s + occupied_s
+        )  # the driver's own sum, so channels keep their order
         return occupied_s, latency_s if self.ports == "shared" else 0.0

@@ -23,7 +23,7 @@ class Controller:
     """The program of number n for n workers: ``rounds`` n steps over all of them, however they share them.
 
     A round is n steps, whoever makes them. ``marks``: ascending rounds after which workers copy their models; the last
-    is ``rounds``. ``lr(t)``: the learning rate in round t. ``steps``: counted so far. ``trouble``: why it stopped before.
+    is ``rounds``. ``lr(t)``: the learning rate in round t. ``steps``: counted so far. ``trouble``: why it ended early.
     """
 
     def __init__(self, workers: int, marks: Sequence[int], lr: Callable[[int], float]) -> None:

@@ -22,10 +22,10 @@ class AsyncPushSum:
 
     The columns of P sum to one (weights "push"), so the sums of x and of w over workers, and shares under way, are
     kept; nobody is asked for anything, so edges may go one way.
-    The step is w_i g_i, which moves the model z_i by lr g_i however little weight a worker has: one whose neighbours are
-    slow keeps pushing its weight away. It is also what makes speeds cancel out: if worker i steps and pushes at the rate
-    r_i, the flow of weight balances where P (r w) = r w, so the mean model follows the gradients weighted by the right
-    eigenvector of P: all alike where the rows of P sum to one too (regular graphs), whatever the rates. Below
+    The step is w_i g_i, so that the model z_i moves by lr g_i however little weight its worker has: one whose
+    neighbours are slow keeps pushing its weight away. It also makes speeds cancel out: if worker i steps and pushes r_i
+    times a second, the flow of weight balances where P (r w) = r w, so the mean model follows the gradients weighted by
+    the right eigenvector of P: all alike where the rows of P sum to one too (regular graphs), whatever the r_i. Below
     ``least_weight`` a worker pushes nothing, so that a weight never vanishes.
     Cost: d + 1 numbers to each out-neighbour a step.
     ``staleness``: the receiver's steps when it adds a share, less the sender's when it sent it; negative where the

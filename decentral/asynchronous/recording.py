@@ -1,4 +1,4 @@
-"""What is measured of asynchronous workers: a copy of each at the moment that the controller asks, put together as one row.
+"""What is measured of asynchronous workers: a copy of each at the moment that the controller asks.
 
 A worker takes its copy when it serves next; its model changes only then, so the copy is what it was when it was asked.
 """
@@ -10,7 +10,6 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,12 +50,7 @@ def models_of(parts: Sequence[Snapshot], device: torch.device) -> tuple[Tensor, 
 def traffic(parts: Sequence[Snapshot], host: Sequence[int]) -> dict[str, float]:
     """Columns of messages between workers; ``host``: the rank of each worker."""
     sent = [sum(s.bytes_sent.values()) for s in parts]
-    between = [
-        size
-        for s in parts
-        for target, size in s.bytes_sent.items()
-        if host[target] != host[s.worker]
-    ]
+    between = [size for s in parts for target, size in s.bytes_sent.items() if host[target] != host[s.worker]]
     return {
         "bytes_sent_mean": sum(sent) / len(sent),
         "bytes_sent_max": float(max(sent)),
@@ -91,4 +85,3 @@ def csv_of(counts: Mapping[int, int]) -> str:
     writer.writerow(("staleness", "messages"))
     writer.writerows(counts.items())
     return text.getvalue()
-

@@ -40,7 +40,9 @@ def check(config: RunConfig, world: Any) -> None:
     name = type(config.algorithm).__name__
     workers_a_rank(config.topology.workers, world.ranks)
     if config.train.compile:
-        raise UserError(f"train.compile = true is for rounds of workers, and {name} has none; set it to false")
+        raise UserError(
+            f"train.compile = true is for rounds of workers, and {name} has none; set it to false"
+        )
     if config.train.oracle == "batched":
         raise UserError(
             f'train.oracle = "batched" is for workers in step, and those of {name} are not; use "auto" or "loop"'
@@ -118,9 +120,7 @@ class Training:
             alone = self.objective.alone(i - rows.start)
             self.workers[i] = Worker(side, near[i], alone, self.n, rate, train.weight_decay)
         every = record_interval(train, self.objective)
-        self.controller = Controller(
-            self.n, [*range(every, train.rounds, every), train.rounds], self._lr
-        )
+        self.controller = Controller(self.n, [*range(every, train.rounds, every), train.rounds], self._lr)
         self.edges = edges_of(mixing)
         self.t = 0
         self.row: dict[str, Any] = {}
@@ -150,19 +150,17 @@ class Training:
 
             self.driver: Any = VirtualClock(programs, cost, cards, self._done)
             cards.clock = self.driver
-            trace = self.driver.run()
+            trace: Trace | None = self.driver.run()
         else:
             from decentral.stages.mpi import MPIDriver, gathered
 
             self.driver = MPIDriver(programs, self.host, self._done)
             trace = gathered(self.driver.run())
-        counts = histogram(
-            part for rank in self.world.agree([w.side.staleness for w in self.workers.values()]) for part in rank
-        )
-        ended = self.world.from_root(self._end) if self.world.ranks > 1 else self._end()
-        if self.world.rank == 0:
+        parts = self.world.agree(histogram(worker.side.staleness for worker in self.workers.values()))
+        counts = histogram(parts)
+        status, message = self.world.from_root(self._end)
+        if trace is not None:
             self._write(trace, counts)
-        status, message = ended
         final = {"answered": self.controller.answered, **staleness(counts)}
         return Outcome(status, message, self.row | final)
 

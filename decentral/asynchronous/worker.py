@@ -1,7 +1,7 @@
 """One asynchronous worker: its state, and the program that makes a method's arithmetic go.
 
-Messages are served between computations, on the virtual clock as over MPI: a rank has one thread, so nothing is answered
-while a gradient is computed. Words to and from the controller have no tensors, and on the clock cost nothing.
+Messages are served between computations, on the virtual clock as over MPI: a rank has one thread, so nothing is
+answered while a gradient is computed. Words to and from the controller have no tensors, and on the clock cost nothing.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Objective(Protocol):
         """
 
     def alone(self, row: int) -> Objective:
-        """Hosted worker ``row`` by itself, h = 1: its gradients and losses, on the same data, with buffers of its own."""
+        """Hosted worker ``row`` by itself, h = 1: its gradients and losses on the same data, with its own buffers."""
 
     def record_cost_rounds(self) -> int:
         """How many rounds cost as much as one record: sets the default interval of records."""
