@@ -32,8 +32,8 @@ OF_FILES = {
     "staleness": (
         "How late messages were",
         "All messages of each run of the first seed. Of a worker that asks for an average: its own steps from asking "
-        "until the answer was added. Of push-sum: the receiver's steps less the sender's, at the time a share was added and "
-        "sent. The numbers are in each run's staleness.csv.",
+        "until the answer was added. Of push-sum: the receiver's steps when it added a share, less the sender's when "
+        "it sent that. The numbers are in each run's staleness.csv.",
     ),
     "parts": (
         "What the parts of the factorisation stand for",

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from decentral.results import Array, Experiment, Run
@@ -38,6 +39,8 @@ def staleness(experiment: Experiment, style: dict[str, Any]) -> Figure | None:
             edges, share = bars(lags, messages)
             axis.bar(edges[:-1], share, np.diff(edges), align="edge", color=COLOUR, edgecolor="white")
             axis.set_yscale("log")
+            axis.set_ylim(0.5 / messages.sum(), 1.5)  # a single message has a bar too
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.set_title(title_of(experiment, run), loc="left")
             axis.set_xlabel("staleness (steps of a worker)")
             axis.set_ylabel("share of messages")

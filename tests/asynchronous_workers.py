@@ -51,7 +51,9 @@ def played(
         return 1.0 if compute is None else compute(number, workers[number].t)
 
     def done(number, mark):
-        seen.append((number, mark, clock.now, workers[number].side.model().clone() if number < n else None))
+        side = workers[number].side if number < n else None
+        copies = (side.model().clone(), side.staleness.copy()) if side else None
+        seen.append((number, mark, clock.now, copies))
 
     cards.clock = clock = VirtualClock(programs, cost, cards, done)
     trace = clock.run()

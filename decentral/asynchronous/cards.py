@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from decentral.asynchronous.worker import MODELS
 from decentral.network import Cluster
 from decentral.stages.clock import VirtualClock
 from decentral.stages.requests import Channel
@@ -22,8 +23,8 @@ class Cards:
         "shared"  max(s, f_i) + M / B + alpha, the card being busy for M / B
         "multi"   max(s, f_ij) + M / B + alpha, each edge having a port of its own, busy for M / B
 
-    where f is when the card (the port) is free again. ``edges``: directed, (from, to). Channels that join no such edge
-    cost nothing. Raises UserError if the cluster has no link for an edge.
+    where f is when the card (the port) is free again. ``edges``: directed, (from, to). Channels of other
+    things than models cost nothing. Raises UserError if the cluster has no link for an edge.
     """
 
     def __init__(self, cluster: Cluster, edges: Iterable[tuple[int, int]]) -> None:
@@ -37,9 +38,9 @@ class Cards:
 
     def __call__(self, channel: Channel, size: int) -> tuple[float, float]:
         """See the class. To be called once for each message, in the order that they are sent."""
-        link = self.links.get(channel[:2])
-        if link is None:
+        if channel.name != MODELS:
             return 0.0, 0.0
+        link = self.links[channel.source, channel.target]
         assert self.clock is not None
         latency_s, transfer_s = link[0], size / link[1]
         if self.ports == "multi":

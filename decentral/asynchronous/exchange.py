@@ -31,6 +31,8 @@ class Exchange:
     ``staleness``: own steps made from asking until d was added; 0: before the next one.
     """
 
+    acknowledges = False
+
     def __init__(self, x: Tensor, near: Neighbourhood, every: int, name: str) -> None:
         self.x, self.near, self.every, self.name = x, near, every, name
         self.partner: int | None = None  # who is asked
@@ -38,11 +40,6 @@ class Exchange:
         self.asked_at = 0
         self.asked = self.answered = 0
         self.staleness: Counter[int] = Counter()
-
-    @property
-    def waiting(self) -> bool:
-        """See :class:`decentral.asynchronous.side.Side`."""
-        return self.partner is not None
 
     def model(self) -> Tensor:
         """x."""
@@ -52,7 +49,7 @@ class Exchange:
         """x <- x - lr g; then a request, if it is time and none is out."""
         self.x.sub_(g, alpha=lr)
         near = self.near
-        if self.waiting or not near.targets or (t + 1) % self.every:
+        if self.partner is not None or not near.targets or (t + 1) % self.every:
             return
         draw = stream(near.seed, self.name, near.worker, t).integers(len(near.targets))
         self.partner, self.copy, self.asked_at = near.targets[int(draw)], self.x.clone(), t + 1
@@ -70,6 +67,9 @@ class Exchange:
             d = (self.x - vector).div_(2)
             self.x.sub_(d)
             yield source, (ANSWER, d)
+
+    def acknowledged(self, target: int) -> None:
+        """Nothing is acknowledged: a request is answered."""
 
     def _add(self, d: Tensor, t: int) -> None:
         self.x.add_(d)

@@ -32,19 +32,16 @@ class Neighbourhood:
 class Side(Protocol):
     """One worker's side. ``x`` (1, d) is changed in place; ``t``: the steps that this worker has made so far.
 
-    ``waiting``: whether a request of its own is not answered yet. ``asked``, ``answered``: messages that want an effect
-    elsewhere, and those that have had it; over all workers they are equal when nothing is under way.
+    ``asked``, ``answered``: its messages that want an answer, and those that have had it. ``acknowledges``: whether a
+    message is answered by a bare acknowledgement, which the worker sends and :meth:`acknowledged` is told of.
     ``staleness``: how late -> messages, as the method defines it.
     """
 
     x: Tensor
     asked: int
     answered: int
+    acknowledges: bool
     staleness: Counter[int]
-
-    @property
-    def waiting(self) -> bool:
-        """Whether a request of its own is not answered yet."""
 
     def model(self) -> Tensor:
         """(1, d): where the gradient is taken, and what is measured. It may be x itself."""
@@ -54,3 +51,6 @@ class Side(Protocol):
 
     def receive(self, source: int, said: tuple[Any, ...], t: int) -> Iterable[Letter]:
         """A message has come from ``source``; what is to be sent then."""
+
+    def acknowledged(self, target: int) -> None:
+        """A message to ``target`` has had its effect."""

@@ -1,7 +1,7 @@
 """One asynchronous worker: its state, and the program that makes a method's arithmetic go.
 
 Messages are served between computations, on the virtual clock as over MPI: a rank has one thread, so nothing is
-answered while a gradient is computed. Words to and from the controller have no tensors, and on the clock cost nothing.
+answered while a gradient is computed. Only channels of models carry tensors, and on the clock only they take time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from decentral.asynchronous.side import Neighbourhood, Side
     from decentral.problems.objective import Objective
 
-MODELS, CONTROL = "models", "control"
+MODELS, CONTROL, ACKNOWLEDGED = "models", "control", "acknowledged"
 STEP, ENDED = 0, 1  # to the controller
 SNAPSHOT, RATE, STOP = 0, 1, 2  # from it
 _LAST = ()  # on a channel of models: this neighbour will ask for nothing more
@@ -45,6 +45,8 @@ class Worker:
         self.orders = Channel(controller, number, CONTROL)
         self.reports = Channel(number, controller, CONTROL)
         self.inbound = tuple(Channel(source, number, MODELS) for source in near.sources)
+        if side.acknowledges:
+            self.inbound += tuple(Channel(target, number, ACKNOWLEDGED) for target in near.targets)
         self._others = set(near.sources)  # who may still ask
 
     def run(self) -> Program:
@@ -61,7 +63,7 @@ class Worker:
         for target in self.near.targets:
             yield Send(Channel(self.near.worker, target, MODELS), _LAST)
         # channels keep their order: after everybody's last word, and all own answers, nothing more can come
-        while self._others or self.side.waiting:
+        while self._others or self.side.asked > self.side.answered:
             channel, said = yield RecvAny(self.inbound)
             yield from self._receive(channel, said)
         yield Send(self.reports, (ENDED, self.side.asked, self.side.answered))
@@ -79,7 +81,7 @@ class Worker:
         """All that has come, the controller's words first."""
         while (found := (yield RecvAny((self.orders, *self.inbound), wait=False))) is not None:
             channel, said = found
-            if channel.name == MODELS:
+            if channel != self.orders:
                 yield from self._receive(channel, said)
             elif said[0] == SNAPSHOT:
                 yield Done(said[1])
@@ -89,11 +91,16 @@ class Worker:
                 self.stopped = True
 
     def _receive(self, channel: Channel, said: tuple[Any, ...]) -> Program:
+        if channel.name == ACKNOWLEDGED:
+            self.side.acknowledged(channel.source)
+            return
         if said == _LAST:
             self._others.discard(channel.source)
             return
         for target, answer in self.side.receive(channel.source, said, self.t):
             yield self._letter(target, answer)
+        if self.side.acknowledges:
+            yield Send(Channel(self.near.worker, channel.source, ACKNOWLEDGED), ())
 
     def _letter(self, target: int, said: tuple[Any, ...]) -> Send:
         self.sent_bytes[target] += payload_bytes(said)
