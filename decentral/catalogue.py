@@ -13,6 +13,7 @@ from rich.table import Table
 
 import topologies
 from decentral.algorithms import ALGORITHMS
+from decentral.asynchronous import ASYNCHRONOUS
 from decentral.errors import UserError, nearest
 from decentral.optimizers import OPTIMIZERS
 from decentral.problems import PROBLEMS
@@ -50,7 +51,7 @@ _GIVEN = {name: None for name in ("n", "shape", "classes", "layer", "shapes")}  
 def catalogue() -> dict[str, Mapping[str, Any]]:
     """Kind -> name -> what bears it."""
     return {
-        "algorithms": ALGORITHMS,
+        "algorithms": {**ALGORITHMS, **ASYNCHRONOUS},
         "topologies": {
             **topologies.TOPOLOGIES,
             **topologies.SCHEDULES,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import topologies
 from decentral.algorithms import ALGORITHMS
+from decentral.asynchronous import ASYNCHRONOUS
 from decentral.errors import UserError
 from decentral.link_config import Compression
 from decentral.network_config import Network
@@ -171,8 +172,6 @@ class Topology:
 class RunConfig:
     """Everything that a run depends on."""
 
-    training: ClassVar[str] = "decentral.training"
-
     name: str
     seed: int
     problem: Any
@@ -195,7 +194,7 @@ class RunConfig:
             raise UserError(f"algorithm.allow_unstable = {allow_unstable!r} should be true or false")
         sections["schedule"].setdefault("name", "constant")
         problem = named(sections["problem"], "problem", PROBLEMS)
-        method = named(algorithm, "algorithm", ALGORITHMS)
+        method = named(algorithm, "algorithm", {**ALGORITHMS, **ASYNCHRONOUS})
         topology = Topology.from_table(sections["topology"], method)
         config = cls(
             name=file_name(table["name"]),
@@ -219,6 +218,11 @@ class RunConfig:
         except ValueError as error:
             raise UserError(str(error)) from error
         return config
+
+    @property
+    def training(self) -> str:
+        """The module that trains it: the method's own, or rounds."""
+        return getattr(self.algorithm, "training", "decentral.training")
 
     @property
     def workers(self) -> int:

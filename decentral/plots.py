@@ -38,6 +38,7 @@ from decentral.results import (
     merge,
     read_experiment,
 )
+from decentral.staleness_figure import staleness
 from decentral.timeline import timeline
 from decentral.words import axis_label, field_label, group_label, value_label
 
@@ -87,8 +88,8 @@ def draw_experiment(folder: Path) -> list[Path]:
         paths += [
             save(figure, Path(folder) / "figures" / f"{spec.stem}{suffix}") for suffix in (".png", ".svg")
         ]
-    for name, found in (("timeline", timeline(experiment, RC)), ("parts", parts(experiment, RC))):
-        if found:
+    for name, draws in (("timeline", timeline), ("parts", parts), ("staleness", staleness)):
+        if found := draws(experiment, RC):
             paths += [
                 save(found, Path(folder) / "figures" / f"{name}{suffix}") for suffix in (".png", ".svg")
             ]

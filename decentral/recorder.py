@@ -23,7 +23,7 @@ PART = ".part"
 
 FINAL_ONLY = (
     "spectral_gap", "theory_bias_sq", "flops_step", "critical_flops_step", "activation_bytes_max",
-    "activation_bytes_sum", "staleness_mean", "staleness_max",
+    "activation_bytes_sum", "staleness_mean", "staleness_max", "answered",
 )  # fmt: skip
 """Columns of results.csv that metrics.csv has not: they do not change over the rounds."""
 

@@ -29,6 +29,12 @@ OF_FILES = {
         "Some steps from the middle of each run of the first seed; each run's trace.json opens in "
         "chrome://tracing or Perfetto.",
     ),
+    "staleness": (
+        "How late messages were",
+        "All messages of each run of the first seed. Of a worker that asks for an average: its own steps from asking "
+        "until the answer was added. Of push-sum: the receiver's steps when it added a share, less the sender's when "
+        "it sent that. The numbers are in each run's staleness.csv.",
+    ),
     "parts": (
         "What the parts of the factorisation stand for",
         "A part is a pattern of hidden units. Pictures: the mean input weighted by how much of the part is in it, less "

@@ -62,8 +62,9 @@ COLUMNS = {
         "peak of kept activations, greediest stage", "activations", "B", better="low"
     ),
     "activation_bytes_sum": Column("peaks of kept activations, all stages", "act. sum", "B"),
-    "staleness_mean": Column("updates between forward pass and update, mean", "staleness"),
-    "staleness_max": Column("updates between forward pass and update, most", "stale max"),
+    "staleness_mean": Column("updates that a gradient or a message is late, mean", "staleness"),
+    "staleness_max": Column("updates that a gradient or a message is late, most", "stale max"),
+    "answered": Column("messages of asynchronous workers that had their effect", "answered"),
     "theory_bias_sq": Column("squared bias foretold by theory", "theory bias²"),
     "compression_ratio": Column("compression ratio since the last record", "ratio", better="high"),
     "compression_ratio_convolution": Column(
@@ -102,7 +103,8 @@ ALGORITHM_NAMES = {
     "diging": "DIGing", "momentum-tracking": "momentum tracking", "local-sgd": "local SGD",
     "gossip-pga": "Gossip-PGA", "slowmo": "SlowMo", "diloco": "DiLoCo", "relay-sgd": "RelaySGD",
     "push-sum": "push-sum", "push-diging": "Push-DIGing", "choco": "CHOCO", "power-gossip": "PowerGossip",
-    "matcha": "MATCHA",
+    "matcha": "MATCHA", "ad-psgd": "AD-PSGD", "async-push-sum": "async push-sum",
+    "async-local-sgd": "async local SGD",
 }  # fmt: skip
 
 

@@ -111,6 +111,7 @@ def test_list_shows_defaults_as_toml_writes_them(monkeypatch):
 def test_list_knows_all_that_a_file_may_name():
     import topologies
     from decentral.algorithms import ALGORITHMS
+    from decentral.asynchronous import ASYNCHRONOUS
     from decentral.problems import PROBLEMS
     from decentral.problems.babi import DEDUCTIONS
     from decentral.problems.datasets import DATASETS
@@ -119,7 +120,7 @@ def test_list_knows_all_that_a_file_may_name():
     from decentral.schedule import SCHEDULES
 
     kinds = catalogue()
-    assert kinds["algorithms"].keys() == ALGORITHMS.keys()
+    assert kinds["algorithms"].keys() == {**ALGORITHMS, **ASYNCHRONOUS}.keys()
     built_in = topologies.TOPOLOGIES.keys() | topologies.SCHEDULES.keys()
     assert kinds["topologies"].keys() == built_in | {"file", "files"}
     assert kinds["weights"].keys() == topologies.WEIGHTS.keys()

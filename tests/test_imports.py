@@ -115,6 +115,7 @@ FORBIDDEN = {
     "decentral.compression": (
         "decentral.comm", "decentral.algorithms", "decentral.problems", "decentral.training", "decentral.config",
     ),
+    "decentral.asynchronous": ("decentral.run", "decentral.experiment", "decentral.cli", "decentral.config"),
     "decentral.stage_config": ("decentral.run", "decentral.training", "decentral.experiment"),
 }  # fmt: skip
 
@@ -133,6 +134,7 @@ WITHOUT_TORCH = (
     "decentral.cli", "decentral.catalogue", "decentral.config", "decentral.experiment", "decentral.problems",
     "decentral.results", "decentral.figures", "decentral.plots", "decentral.report", "decentral.compare",
     "decentral.topology_report", "decentral.algorithms", "decentral.tables", "decentral.errors", "decentral.network",
+    "decentral.asynchronous",
 )  # fmt: skip
 
 
@@ -157,7 +159,18 @@ def test_what_answers_at_once_imports_no_torch(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["results", "figures", "plots", "timeline", "parts", "stage_table", "node_table", "report", "compare"],
+    [
+        "results",
+        "figures",
+        "plots",
+        "timeline",
+        "parts",
+        "staleness_figure",
+        "stage_table",
+        "node_table",
+        "report",
+        "compare",
+    ],
 )
 def test_drawing_reads_only_files(name):
     (path,) = within(f"decentral.{name}")

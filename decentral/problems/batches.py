@@ -55,6 +55,13 @@ class EpochBatches:
             self._window, self._window_index = self._draw(index), index
         return np.array(self._window[row])
 
+    def alone(self, row: int) -> EpochBatches:
+        """Those of hosted worker ``row`` only, (1, B); its window is its part of this one."""
+        worker, size = self._shards[row]
+        one = EpochBatches([size], [worker], self._batch, self._seed)
+        one._rounds = self._rounds
+        return one
+
     def _draw(self, index: int) -> Array:
         """Rounds index R .. index R + R - 1 of every hosted worker, (R, h, B)."""
         window = np.empty((self._rounds, len(self._shards), self._batch), np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ from decentral.problems.batches import EpochBatches
 from decentral.problems.datasets import load
 from decentral.problems.evaluation import Evaluation, placed
 from decentral.problems.layout import Layout
-from decentral.problems.oracles import Blocks, choose_oracle, stacked_buffers
+from decentral.problems.objective import one_worker
+from decentral.problems.oracles import Blocks, LoopOracle, choose_oracle, stacked_buffers
 from decentral.problems.partitions import partition
 from decentral.streams import stream
 
@@ -107,6 +109,21 @@ class ModelObjective:
     def evaluate(self, mean: Tensor, x: Tensor, comm: Communicator, last: bool) -> dict[str, float]:
         """Losses and accuracies of the averaged model, accuracies of the workers' models."""
         return self.evaluation.measure(mean, x, self.buffers, comm, last)
+
+    def alone(self, row: int) -> ModelObjective:
+        """See :class:`decentral.problems.objective.Objective`; always by the loop, which wins for one worker."""
+        one = copy.copy(self)
+        one.place = one_worker(self.place, row)
+        one.shards, one.losses = self.shards[row : row + 1], self.losses[row : row + 1]
+        one.buffers = {name: value[row : row + 1].clone() for name, value in self.buffers.items()}
+        one._oracle = LoopOracle(
+            self.evaluation.module, self.layout, one.buffers, one.place.rows, one.place.seed
+        )
+        if self._full is not None:
+            one._full = (self._full[0][row : row + 1], self._full[1][row : row + 1])
+        if self.batches is not None:
+            one.batches, one._table = self.batches.alone(row), self._table[row : row + 1]
+        return one
 
     def record_cost_rounds(self) -> int:
         """By the number of samples that go through models."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -31,6 +31,12 @@ class Place:
     eval_samples: int
 
 
+def one_worker(place: Place, row: int) -> Place:
+    """The place of hosted worker ``row`` alone."""
+    worker = place.rows[row]
+    return replace(place, rows=range(worker, worker + 1))
+
+
 class Objective(Protocol):
     """f = (1/n) sum f_i for the hosted workers, and its gradient oracle.
 
@@ -55,6 +61,9 @@ class Objective(Protocol):
         Weight decay is not in them; the round loop adds it before a method sees them.
         A block may be computed when it is asked for, from its own columns of x only.
         """
+
+    def alone(self, row: int) -> Objective:
+        """Hosted worker ``row`` by itself, h = 1: its gradients and losses on the same data, with its own buffers."""
 
     def record_cost_rounds(self) -> int:
         """How many rounds cost as much as one record: sets the default interval of records."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from decentral.blocks import block_width, column_blocks
-from decentral.problems.objective import Place, check_positive, check_spread
+from decentral.problems.objective import Place, check_positive, check_spread, one_worker
 from decentral.streams import stream
 
 if TYPE_CHECKING:
@@ -126,6 +127,13 @@ class QuadraticObjective:
             if noise is not None:
                 g += noise[:, columns]
             yield columns, g
+
+    def alone(self, row: int) -> QuadraticObjective:
+        """See :class:`decentral.problems.objective.Objective`."""
+        one = copy.copy(self)
+        one.place = one_worker(self.place, row)
+        one.A, one.c, one.losses = self.A[row : row + 1], self.c[row : row + 1], self.losses[row : row + 1]
+        return one
 
     def record_cost_rounds(self) -> int:
         """A record costs about a round."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from decentral.problems.batches import EpochBatches
-from decentral.problems.objective import Place, check_positive, check_spread
+from decentral.problems.objective import Place, check_positive, check_spread, one_worker
 from decentral.streams import stream
 
 if TYPE_CHECKING:
@@ -129,6 +130,15 @@ class RegressionObjective:
         residual = (features @ x.unsqueeze(-1)).squeeze(-1) - labels
         self.losses = residual.square().sum(1) / (2 * m)
         yield slice(0, self.d), (features.mT @ residual.unsqueeze(-1)).squeeze(-1) / m
+
+    def alone(self, row: int) -> RegressionObjective:
+        """See :class:`decentral.problems.objective.Objective`."""
+        one = copy.copy(self)
+        one.place = one_worker(self.place, row)
+        one.F, one.b, one.losses = self.F[row : row + 1], self.b[row : row + 1], self.losses[row : row + 1]
+        if self.batches is not None:
+            one.batches = self.batches.alone(row)
+        return one
 
     def record_cost_rounds(self) -> int:
         """A record costs about a round."""
