@@ -384,6 +384,7 @@ def test_two_runs_from_one_seed_are_the_same(tmp_path, name):
     changes = {
         "algorithm": {"name": name}, "topology": {"name": "complete", "workers": 5}, "train": {"rounds": 30},
         "problem": {"name": "quadratic", "noise": 0.1},
+        "network": {"compute": {"name": "constant", "compute_s": 0.1}},
     }  # fmt: skip
     first, again, other = (
         trained(tmp_path / out, seed, **changes) for out, seed in (("first", 0), ("again", 0), ("other", 1))

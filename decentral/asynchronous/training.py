@@ -178,7 +178,7 @@ class Training:
             spent_s = time.perf_counter() - self._began
             moment = {"wall_s": round(spent_s - (self._measuring_s if self.world.ranks == 1 else 0.0), 6)}
             if self.clock == "simulated":
-                moment["simulated_s"] = round(self.driver.now, 9)
+                moment["simulated_s"] = self.driver.now
             self._moments[mark] = moment
             del self.driver.trace.spans[:-_SPANS]
             return
