@@ -19,6 +19,7 @@ NAMES = (
     "dataflow",
     "compression",
     "clocks",
+    "asynchronous",
 )
 
 for name in sys.argv[1:] or NAMES:
