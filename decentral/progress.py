@@ -6,17 +6,26 @@ Off a terminal it is a line a run, when that ends.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
+from time import perf_counter
 from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from decentral.experiment import Experiment, PlannedRun
+from decentral.words import column_words
 
 _INTERVAL_S = 0.25  # between two drawings: each takes the interpreter from the training for a moment
 _RUNS, _ROUNDS = "runs", "rounds"
@@ -37,52 +46,62 @@ class Progress:
         self.done = len(done)
         self.all: TaskID | None = None
         self.one: TaskID | None = None
-        self.words = ""  # of the run under way
-        self.t, self.now_s, self.drawn_s, self.since = 0.0, 0.0, 0.0, (0.0, 0.0)
-        self.row: Mapping[str, Any] = {}
+        self._begin()
         if show and done:
             self.say(f"{self.done} of {self.total} runs have ended before; going on with the others")
 
     def __enter__(self) -> Self:
         self.bars.start()
         if self.total > 1:
-            self.all = self.bars.add_task("runs", total=self.total, completed=self.done, newest="", unit=_RUNS)
+            self.all = self.bars.add_task(
+                "runs", total=self.total, completed=self.done, newest="", unit=_RUNS
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.words:
-            self.end("not finished")
+            self.end()
         self.bars.stop()
 
     def begin(self, planned: PlannedRun) -> None:
         """A run begins."""
-        self.words = " ".join([*map(str, planned.swept.values()), f"seed {planned.config.seed}"])
-        self.t, self.now_s, self.drawn_s, self.since, self.row = 0.0, 0.0, 0.0, (0.0, 0.0), {}
+        self._begin(" ".join([*map(str, planned.swept.values()), f"seed {planned.config.seed}"]))
         self.one = self.bars.add_task(
             escape(self.words[:32]), total=planned.config.train.rounds, newest="", unit=_ROUNDS
         )
+
+    def _begin(self, words: str = "") -> None:
+        self.words = words  # of the run under way
+        self.first: tuple[float, float] | None = None  # rounds done, and when, at the first update
+        self.last: tuple[float, float, Mapping[str, Any]] = (0.0, 0.0, {})
+        self.shown, self.due_s = 0.0, 0.0
 
     def update(self, t: float, row: Mapping[str, Any]) -> None:
         """t rounds are done, or rounds and a part of one; ``row`` is the newest record.
 
         May be called in every round: it costs a look at the clock, and draws now and then.
         """
-        self.now_s = time.perf_counter()
-        if not self.t:
-            self.since = t, self.now_s
-        self.t, self.row = max(self.t, t), row  # a record may be of a round before the newest
-        if self.now_s - self.drawn_s > _INTERVAL_S and self.one is not None:
-            self.drawn_s = self.now_s
-            self.bars.update(self.one, completed=self.t, newest=", ".join(newest(row)))
+        now_s = perf_counter()
+        self.last = t, now_s, row
+        if now_s < self.due_s:
+            return
+        self.due_s = now_s + _INTERVAL_S
+        self.first = self.first or (t, now_s)
+        self.shown = max(self.shown, t)  # a record may be of a round before the newest
+        if self.one is not None:
+            words = [f"{column_words(key).short} {value:.3g}" for key, value in _newest(row)]
+            self.bars.update(self.one, completed=self.shown, newest=", ".join(words))
 
-    def end(self, status: str) -> None:
-        """That run has ended, how."""
+    def end(self, status: str = "") -> None:
+        """That run has ended, how; or it is left as it is."""
         if not self.console.is_terminal:
-            (first, began_s), parts = self.since, [status if status != "not finished" else f"left at round {self.t:g}"]
-            if self.now_s > began_s:
-                parts.append(f"{_number((self.t - first) / (self.now_s - began_s))} rounds/s")
-            told = ", ".join([*parts, *newest(self.row)])
-            self.say(f"run {self.done + 1} of {self.total}: {self.words}: {told}")
+            t, now_s, row = self.last
+            first, began_s = self.first or (t, now_s)
+            parts = [status or f"left at round {t:g}"]
+            if now_s > began_s:
+                parts.append(f"{_number((t - first) / (now_s - began_s))} rounds/s")
+            parts += [f"{key} {value:.3g}" for key, value in _newest(row)]
+            self.say(f"run {self.done + 1} of {self.total}: {self.words}: {', '.join(parts)}")
         self.words = ""
         self.done += 1
         if self.one is not None:
@@ -96,10 +115,10 @@ class Progress:
             self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def newest(row: Mapping[str, Any]) -> list[str]:
-    """The distances to watch: the bias where there is an optimum, else how far workers are apart, and the accuracy."""
+def _newest(row: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """The columns to watch: the bias where there is an optimum, else how far workers are apart, and the accuracy."""
     watched = ("bias_sq",) if "bias_sq" in row else ("consensus_sq", "test_accuracy")
-    return [f"{key} {row[key]:.3g}" for key in watched if key in row]
+    return [(key, row[key]) for key in watched if key in row]
 
 
 class _Speed(ProgressColumn):
@@ -108,7 +127,7 @@ class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
         if task.fields["unit"] != _ROUNDS or not task.speed:
             return Text("")
-        return Text(f"{_number(task.speed)} rounds/s")
+        return Text(f"{_number(task.speed):>6}/s")
 
 
 def _number(speed: float) -> str:

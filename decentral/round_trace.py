@@ -87,7 +87,9 @@ def gathered_rounds(watch: Stopwatch, world: Any, hosted: int) -> Trace | None:
     from decentral.stages.mpi import common_start, gathered
 
     here = common_start(world.mpi)
-    trace = Trace("measured", [_moved(s, -here) for s in watch.spans], lane="worker" if hosted == 1 else "rank")
+    trace = Trace(
+        "measured", [_moved(s, -here) for s in watch.spans], lane="worker" if hosted == 1 else "rank"
+    )
     pauses = [(begin - here, end - here) for begin, end in watch.pauses]
     cut_out(trace, common(world.agree(pauses)))
     whole = gathered(trace, world.mpi)

@@ -73,7 +73,12 @@ def _end(world: Any, text: str, code: int) -> int:
 
 
 def prepare(
-    world: Any, file: Path, overrides: Sequence[str], out: Path | None, resume: bool, tensorboard: bool = False
+    world: Any,
+    file: Path,
+    overrides: Sequence[str],
+    out: Path | None,
+    resume: bool,
+    tensorboard: bool = False,
 ) -> tuple[Experiment, Path, dict[str, dict[str, Any]]]:
     """The experiment, its folder, the runs that have ended; all checks, before anything is written.
 
@@ -179,8 +184,12 @@ def _run_all(
             if planned.id in done:
                 continue
             progress.begin(planned)
-            events = EventFiles(folder / "tensorboard" / planned.id, planned) if root and tensorboard else None
-            ended[planned.id] = _one(world, planned, RunFolder(folder / "runs" / planned.id, events), progress)
+            events = (
+                EventFiles(folder / "tensorboard" / planned.id, planned) if root and tensorboard else None
+            )
+            ended[planned.id] = _one(
+                world, planned, RunFolder(folder / "runs" / planned.id, events), progress
+            )
             progress.end(ended[planned.id]["status"])
             if root:
                 write_results(folder / "results.csv", _results(experiment, ended))

@@ -134,12 +134,17 @@ class Training:
                 )
             self.state = checkpoint.restore(kept, self.comm, self.objective, self.x, self.state)
 
-    def run(self, progress: Callable[[int, dict[str, Any]], None]) -> Outcome:
-        """All rounds that are left, with records and checkpoints. Every rank calls it."""
+    def run(self, progress: Callable[[float, dict[str, Any]], None]) -> Outcome:
+        """All rounds that are left, with records and checkpoints. Every rank calls it.
+
+        ``progress`` is told of each round (on a GPU: that it was asked for) and of the newest record.
+        """
         train, schedule = self.config.train, self.comm.schedule
         losses = torch.zeros(_LOSSES_KEPT, self.comm.h, dtype=torch.float64, device=self.x.device)
         seen = self.t
-        watched = middle(train.rounds, self.t) if self.world.ranks > 1 and self.folder is not None else range(0)
+        watched = (
+            middle(train.rounds, self.t) if self.world.ranks > 1 and self.folder is not None else range(0)
+        )
         watch = Stopwatch(self.world.rank, self.x.device)
         if self.t == 0:
             self._record()
