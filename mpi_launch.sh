@@ -255,6 +255,10 @@ else
     esac
 fi
 
+if [[ -t 1 && -t 2 ]]; then # mpirun hands ranks pipes; what they say still comes to this terminal
+    set_default TTY_COMPATIBLE 1
+    set_default COLUMNS "$(tput cols 2>/dev/null || echo 80)"
+fi
 ((${#settings[@]} == 0)) || launcher=(env "${settings[@]}" "${launcher[@]}")
 launcher+=(bash "$self" --rank "$threads" "${command[@]}")
 if [[ -n $dry_run ]]; then

@@ -38,9 +38,12 @@ def cli() -> None:
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Results folder [results/<name>]."
 )
 @click.option("--resume", is_flag=True, help="Go on with the runs that DIR holds unfinished.")
-def run(file: Path, overrides: tuple[str, ...], out: Path | None, resume: bool) -> None:
+@click.option(
+    "--tensorboard", is_flag=True, help="Write records for TensorBoard too: --logdir DIR shows them."
+)
+def run(file: Path, overrides: tuple[str, ...], out: Path | None, resume: bool, tensorboard: bool) -> None:
     """Run an experiment: all its sweeps and seeds. Also under mpirun, unchanged."""
-    sys.exit(load_run().run(file, overrides, out, resume))
+    sys.exit(load_run().run(file, overrides, out, resume, tensorboard))
 
 
 def load_run() -> ModuleType:

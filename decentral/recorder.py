@@ -5,6 +5,7 @@ DIR/runs/<id>/config.toml, environment.json            the run's value, and wher
 DIR/runs/<id>/metrics.csv                              grows; resuming redoes the rows since the checkpoint
 DIR/runs/<id>/checkpoint.pt                            replaced whole
 DIR/runs/<id>/status.json                              there only when the run has ended
+DIR/tensorboard/<id>/                                  the rows of metrics.csv as event files, where these are asked for
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import tomli_w
+
+if TYPE_CHECKING:
+    from decentral.event_files import EventFiles
 
 PART = ".part"
 """Ends the name of a file that is being written; one that is left over was cut short, and is never read."""
@@ -43,10 +47,10 @@ def write_whole(path: Path, content: str | Callable[[BinaryIO], object]) -> None
 
 
 class RunFolder:
-    """The folder of one run."""
+    """The folder of one run. ``events`` is given each record too."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, events: EventFiles | None = None) -> None:
+        self.path, self.events = path, events
         self.checkpoint = path / "checkpoint.pt"
 
     def begin(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
@@ -61,6 +65,8 @@ class RunFolder:
             write_whole(self.path / "metrics.csv", _csv_text(rows))
         else:
             (self.path / "metrics.csv").unlink(missing_ok=True)
+        if self.events:
+            self.events.begin(rows)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """One more record; it outlives this process, though not a power cut."""
@@ -71,6 +77,8 @@ class RunFolder:
             if fresh:
                 writer.writeheader()
             writer.writerow(row)
+        if self.events:
+            self.events.add(row)
 
     def rows(self) -> list[dict[str, str]]:
         """The whole rows recorded so far."""
@@ -85,6 +93,8 @@ class RunFolder:
         """Mark the run as ended; its last checkpoint is of no more use."""
         write_whole(self.path / "status.json", json.dumps(status, indent=2) + "\n")
         self.checkpoint.unlink(missing_ok=True)
+        if self.events:
+            self.events.close()
 
     def status(self) -> dict[str, Any] | None:
         """How the run ended, or None if it has not."""

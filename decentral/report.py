@@ -25,9 +25,9 @@ from decentral.words import COLUMNS, column_words, field_label, value_label
 
 OF_FILES = {
     "timeline": (
-        "What each stage did when",
-        "Some steps from the middle of each run of the first seed; each run's trace.json opens in "
-        "chrome://tracing or Perfetto.",
+        "What each stage, worker or rank did when",
+        "Some steps or rounds from the middle of each run of the first seed; each run's trace.json opens in "
+        "chrome://tracing or Perfetto. White: nothing of the training, or records.",
     ),
     "staleness": (
         "How late messages were",

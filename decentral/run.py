@@ -16,6 +16,7 @@ import tomli_w
 
 from decentral.comm.launch import find_world, local_rank
 from decentral.errors import UserError
+from decentral.event_files import EventFiles, need_tensorboard
 from decentral.experiment import Config, Experiment, PlannedRun, load
 from decentral.progress import Progress
 from decentral.recorder import PART, RunFolder, write_results, write_whole
@@ -24,17 +25,22 @@ from decentral.stages.requests import DeadlockError, NonFiniteError
 _FINISHED, _USER, _DIVERGED, _INTERRUPTED = 0, 2, 3, 130
 
 
-def run(file: Path, overrides: Sequence[str], out: Path | None, resume: bool) -> int:
-    """Run an experiment file; the exit code: 0, or 3 if a run diverged. Mistakes: 2, and nothing written."""
+def run(
+    file: Path, overrides: Sequence[str], out: Path | None, resume: bool, tensorboard: bool = False
+) -> int:
+    """Run an experiment file; the exit code: 0, or 3 if a run diverged. Mistakes: 2, and nothing written.
+
+    ``tensorboard``: records are written as TensorBoard's event files too.
+    """
     world = find_world()
     try:
-        experiment, folder, done = prepare(world, file, overrides, out, resume)
+        experiment, folder, done = prepare(world, file, overrides, out, resume, tensorboard)
     except RefusedError as refusal:
         if world.rank == 0:
             raise UserError(str(refusal)) from None
         return _USER
     try:
-        return _run_all(world, experiment, folder, done)
+        return _run_all(world, experiment, folder, done, tensorboard)
     except KeyboardInterrupt:
         return _end(
             world,
@@ -67,14 +73,19 @@ def _end(world: Any, text: str, code: int) -> int:
 
 
 def prepare(
-    world: Any, file: Path, overrides: Sequence[str], out: Path | None, resume: bool
+    world: Any,
+    file: Path,
+    overrides: Sequence[str],
+    out: Path | None,
+    resume: bool,
+    tensorboard: bool = False,
 ) -> tuple[Experiment, Path, dict[str, dict[str, Any]]]:
     """The experiment, its folder, the runs that have ended; all checks, before anything is written.
 
     Rank 0 reads the file for all; each rank looks for its device and its data.
     Raises RefusedError on every rank if any found a mistake.
     """
-    mistake, planned = world.from_root(lambda: _plan(world, file, overrides, out, resume))
+    mistake, planned = world.from_root(lambda: _plan(world, file, overrides, out, resume, tensorboard))
     if not mistake:
         try:
             _check_rank(world, planned[0], planned[2])
@@ -87,10 +98,12 @@ def prepare(
 
 
 def _plan(
-    world: Any, file: Path, overrides: Sequence[str], out: Path | None, resume: bool
+    world: Any, file: Path, overrides: Sequence[str], out: Path | None, resume: bool, tensorboard: bool
 ) -> tuple[str, tuple[Experiment, Path, dict[str, dict[str, Any]]] | None]:
     """Rank 0's part: the mistake found, or else the experiment, its folder and the runs that have ended."""
     try:
+        if tensorboard:
+            need_tensorboard()
         experiment = load(file, overrides)
         folder = out or Path("results") / experiment.name
         done = _check_folder(experiment, folder, resume)
@@ -151,7 +164,9 @@ def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[st
     return done
 
 
-def _run_all(world: Any, experiment: Experiment, folder: Path, done: dict[str, dict[str, Any]]) -> int:
+def _run_all(
+    world: Any, experiment: Experiment, folder: Path, done: dict[str, dict[str, Any]], tensorboard: bool
+) -> int:
     import torch
 
     from decentral.provenance import command_line
@@ -169,8 +184,13 @@ def _run_all(world: Any, experiment: Experiment, folder: Path, done: dict[str, d
             if planned.id in done:
                 continue
             progress.begin(planned)
-            ended[planned.id] = _one(world, planned, RunFolder(folder / "runs" / planned.id), progress)
-            progress.end()
+            events = (
+                EventFiles(folder / "tensorboard" / planned.id, planned) if root and tensorboard else None
+            )
+            ended[planned.id] = _one(
+                world, planned, RunFolder(folder / "runs" / planned.id, events), progress
+            )
+            progress.end(ended[planned.id]["status"])
             if root:
                 write_results(folder / "results.csv", _results(experiment, ended))
     if root:

@@ -21,9 +21,6 @@ from decentral.network_config import Flops, Network
 from decentral.problems.objective import Place
 from decentral.stages.trace import Span, Trace
 
-TRACED = 8
-"""Rounds in the middle of a run whose spans are kept."""
-
 LANES = 64
 """Workers whose spans are kept."""
 
@@ -32,7 +29,7 @@ class SimulatedTime:
     """The clocks of all workers, on rank 0; elsewhere the part of their traffic that is known there.
 
     Rounds are noted as they go, and clocks follow when they are asked for, so that rounds cost nothing more.
-    ``early``: messages of a round that are sent while workers compute.
+    ``early``: messages of a round that are sent while workers compute. ``traced``: rounds whose spans are kept.
     """
 
     def __init__(

@@ -24,9 +24,10 @@ from decentral.overlap import early_messages
 from decentral.problems.objective import Linear, Objective, Place
 from decentral.recorder import RunFolder
 from decentral.requirements import refuse_unmet
+from decentral.round_trace import Stopwatch, gathered_rounds, middle
 from decentral.rounds import advance
 from decentral.schedule import Constant
-from decentral.simulated import TRACED, SimulatedTime, compute_time
+from decentral.simulated import SimulatedTime, compute_time
 from decentral.stability import refuse_unstable
 from decentral.theory import fixed_point
 
@@ -156,30 +157,41 @@ class Training:
         place = place_of(config, range(1), torch.device("cpu"), "loop")
         compute = self.world.from_root(lambda: compute_time(config.network, config.problem, place))
         early = sum(early_messages(config.algorithm)) if config.network.overlap else 0
-        middle = max(0, (config.train.rounds - TRACED) // 2)
-        traced = range(middle, middle + TRACED) if config.network.said and self.world.ranks == 1 else range(0)
+        # over MPI the timeline is the measured one
+        drawn = config.network.said and self.world.ranks == 1
+        traced = middle(config.train.rounds, 0) if drawn else range(0)
         return SimulatedTime(config.network, compute, self.comm, config.seed, early, traced)
 
-    def run(self, progress: Callable[[int, dict[str, Any]], None]) -> Outcome:
-        """All rounds that are left, with records and checkpoints. Every rank calls it."""
+    def run(self, progress: Callable[[float, dict[str, Any]], None]) -> Outcome:
+        """All rounds that are left, with records and checkpoints. Every rank calls it.
+
+        ``progress`` is told of each round (on a GPU: that it was asked for) and of the newest record.
+        """
         train, schedule = self.config.train, self.comm.schedule
         losses = torch.zeros(_LOSSES_KEPT, self.comm.h, dtype=torch.float64, device=self.x.device)
         seen = self.t
+        watched = (
+            middle(train.rounds, self.t) if self.world.ranks > 1 and self.folder is not None else range(0)
+        )
+        watch = Stopwatch(self.world.rank, self.x.device)
         if self.t == 0:
             self._record()
         began = time.perf_counter()
         while self.t < train.rounds:
             lr = self.config.schedule.lr(self.t, train.rounds, train.lr)
-            gradient = self.objective.gradient(self.x, self.t)
-            self.x, self.state = advance(
-                self.method, self.x, self.state, gradient, self.comm, self.t, lr, train.weight_decay
-            )
+            if self.t in watched:
+                with watch.round(self.t, self.comm):
+                    self._advance(lr, watch)
+            else:
+                self._advance(lr)
             self.simulated.note()
             losses[self.t - seen] = self.objective.losses
             self.t += 1
             record = self.t % self.record_rounds == 0 or self.t == train.rounds
             keep = self.t % train.checkpoint_rounds == 0 and self.t < train.rounds
-            if not (record or keep or self.t - seen == _LOSSES_KEPT):
+            end_of_watch = bool(watched) and self.t == watched.stop
+            if not (record or keep or end_of_watch or self.t - seen == _LOSSES_KEPT):
+                progress(self.t, self.row)
                 continue
             bad = self._diverged(losses[: self.t - seen].cpu().numpy(), seen)  # waits for the device
             self.wall_s += time.perf_counter() - began
@@ -197,12 +209,28 @@ class Training:
                     t=self.t, wall_s=self.wall_s, loss_limit=self.loss_limit, row=self.row,
                     clocks=self.simulated.state(),
                 )  # fmt: skip
+            if end_of_watch:
+                self._write_trace(watch)
             progress(self.t, self.row)
             began = time.perf_counter()
         if self.simulated.spans and self.folder is not None:
             self.simulated.trace().write_chrome(self.folder.path / "trace.json")
         gap = {"spectral_gap": topologies.spectral_gap(schedule.matrix(0))} if schedule.period == 1 else {}
         return Outcome("finished", "", self.row | gap | self._theory())
+
+    def _advance(self, lr: float, watch: Stopwatch | None = None) -> None:
+        """One round."""
+        gradient = self.objective.gradient(self.x, self.t)
+        if watch is not None:
+            gradient = watch.computing(gradient)
+        self.x, self.state = advance(
+            self.method, self.x, self.state, gradient, self.comm, self.t, lr, self.config.train.weight_decay
+        )
+
+    def _write_trace(self, watch: Stopwatch) -> None:
+        trace = gathered_rounds(watch, self.world, self.comm.h)
+        if trace is not None and self.folder is not None:
+            trace.write_chrome(self.folder.path / "trace.json")
 
     def _diverged(self, losses: Any, start: int) -> str:
         if start == 0:

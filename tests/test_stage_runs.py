@@ -82,7 +82,7 @@ def test_a_run_leaves_metrics_trace_boundaries_costs_and_a_timeline(tmp_path):
         mine = sorted((e["ts"], e["ts"] + e["dur"]) for e in spans if e["tid"] == stage)
         assert all(b[0] >= a[1] - 1e-6 for a, b in itertools.pairwise(mine))
     assert (tmp_path / "out" / "figures" / "timeline.png").stat().st_size > 5_000
-    assert "What each stage did when" in (tmp_path / "out" / "report.html").read_text()
+    assert "What each stage, worker or rank did when" in (tmp_path / "out" / "report.html").read_text()
     (final,) = rows(tmp_path / "out" / "results.csv")
     assert float(final["critical_flops_step"]) < float(final["flops_step"])
 

@@ -44,6 +44,7 @@ class Communicator(ABC):
         self.rider = False
         self.links: Links | None = None
         self.layout: Any = None
+        self.watch: Any = None  # a Stopwatch, in rounds whose timeline is measured
         self._plans: dict[int, MixingPlan] = {}
 
     def at(self, t: int, opening: bool = True) -> Self:
@@ -70,6 +71,11 @@ class Communicator(ABC):
         bound = object.__new__(type(self))
         bound.__dict__.update(self.__dict__, rider=True, links=None)
         return bound
+
+    def doing(self, kind: str) -> None:
+        """From here on this rank does ``kind`` ("update", "send" or "wait"): for the timeline, in watched rounds."""
+        if self.watch is not None:
+            self.watch.switch(kind)
 
     @property
     def plan(self) -> MixingPlan:
@@ -119,6 +125,7 @@ class Communicator(ABC):
         """(q, W q), where q (h, d) is what links make of x: C(x) where they compress, else x itself."""
         if self.links is None:
             return x, self.mix(x)
+        self.doing("send")
         sent = self.links.encode(x)
         self.ledger.count_packets(self.plan.out_degree, sent.packet_bytes, self.opening)
         return sent.rows, self._mix_packets(self.plan, sent)
@@ -183,6 +190,7 @@ class Communicator(ABC):
         On links that compress: the mean of C(x_i), by an all-gather of their packets.
         """
         if self.links is not None:
+            self.doing("send")
             sent = self.links.encode(x)
             self.ledger.count_packets(
                 np.full(self.h, self.n - 1), sent.packet_bytes, self.opening, gathers=True

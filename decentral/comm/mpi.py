@@ -81,6 +81,7 @@ class MPIComm(Communicator):
         return everyone
 
     def _start_mix(self, plan: MixingPlan, x: Tensor) -> Any:
+        self.doing("send")
         routes, mpi, width, dtype = self._routes_of(plan), self.mpi, x.shape[1], x.dtype
         free = self._halos[len(plan.halo), width, dtype]
         halo = free.pop() if free else _Halo(x, len(plan.halo))
@@ -93,6 +94,7 @@ class MPIComm(Communicator):
             part = whole if rows is None else _array(_to_wire(x[rows]))
             requests.append(mpi.Isend([part, kind], dest=rank, tag=_HALO))
         self.ledger.mpi_bytes += routes.rows_sent * width * dtype.itemsize
+        self.doing("update")
         return requests, halo, free
 
     def _finish_mix(self, plan: MixingPlan, x: Tensor, request: Any, out: Tensor | None) -> Tensor:
@@ -104,6 +106,7 @@ class MPIComm(Communicator):
         return mixed
 
     def _carry(self, plan: Any, y: Tensor) -> Tensor:
+        self.doing("send")
         routes = self._routes_of(plan)
         received = _wire_like(y, len(plan.in_edges))
         requests = [
@@ -141,6 +144,7 @@ class MPIComm(Communicator):
 
         One message a rank: how many packets, how long each is, and the packets.
         """
+        self.doing("send")
         requests = []
         for rank, rows in rows_to.items():
             picked = np.arange(self.h)[slice(None) if rows is None else rows].tolist()
@@ -149,6 +153,7 @@ class MPIComm(Communicator):
             message = np.concatenate([head.view(np.uint8), *packets])
             requests.append((self.mpi.Isend([message, MPI.BYTE], dest=rank, tag=_PACKETS), message))
             self.ledger.mpi_bytes += len(message)
+        self.doing("wait")
         arrived = {}
         for rank in sources:
             status = MPI.Status()
@@ -158,11 +163,17 @@ class MPIComm(Communicator):
             count = int(message[:8].view(np.int64)[0])
             edges = 8 * (1 + count) + np.cumsum([0, *message[8 : 8 * (1 + count)].view(np.int64)])
             arrived[rank] = [torch.from_numpy(message[a:b].copy()) for a, b in pairwise(edges.tolist())]
-        MPI.Request.Waitall([request for request, _ in requests])
+        self._wait([request for request, _ in requests])
         return arrived
+
+    def _wait(self, requests: list[Any]) -> None:
+        self.doing("wait")
+        MPI.Request.Waitall(requests)
+        self.doing("update")
 
     def _mean(self, x: Tensor) -> Tensor:
         self._meet()
+        self.doing("send")
         columns, ranks = x.shape[1], self.ranks
         edge = [columns * r // ranks for r in range(ranks + 1)]
         width = np.diff(edge)
@@ -170,12 +181,16 @@ class MPIComm(Communicator):
         packed = torch.cat([x[:, a:b].reshape(-1) for a, b in pairwise(edge)])
         outgoing, incoming = _to_wire(packed), _wire_like(x.new_empty(0, mine), self.n)
         kind = _MPI_TYPES[x.dtype]
+        self.doing("wait")
         self.mpi.Alltoallv(
             [_array(outgoing), self.h * width, kind], [_array(incoming), [self.h * mine] * ranks, kind]
         )
+        self.doing("update")
         share = _to_wire(sum_rows(_from_wire(incoming, x)).div_(self.n))
         total = _wire_like(x, 1)
+        self.doing("wait")
         self.mpi.Allgatherv([_array(share), kind], [_array(total), width, kind])
+        self.doing("update")
         size = x.element_size()
         self.ledger.mpi_bytes += size * (self.h * (columns - mine) + mine * (ranks - 1))
         return _from_wire(total, x)

@@ -30,7 +30,7 @@ class Controller:
     """Worker 0's program: each phase is a sequence of instances; at its end the network is drained.
 
     ``active``: instances under way at the most. ``workers``: how many there are. ``averages(number)``: whether copies
-    of nodes are averaged after a phase.
+    of nodes are averaged after a phase. ``on_back(number, instances)`` is told how many of a phase are back.
     """
 
     def __init__(
@@ -40,10 +40,12 @@ class Controller:
         workers: int,
         phases: Sequence[Sequence[int]],
         averages: Callable[[int], bool] = lambda _: False,
+        on_back: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
         if active < 1:
             raise UserError(f"active = {active} must be at least 1")
         self.worker, self.active, self.phases, self.averages = worker, active, phases, averages
+        self.on_back, self.phase, self.phase_back = on_back, 0, 0
         (self.input,) = worker.network.of_type(Input)
         self.input.finished = self._finished
         self.others = range(1, workers)
@@ -56,6 +58,7 @@ class Controller:
     def run(self) -> Program:
         """The program."""
         for number, keys in enumerate(self.phases):
+            self.phase, self.phase_back = number, 0
             yield from self._go(deque(keys))
             yield from self._tell(DRAINED, number, answer=True)
             while self.unacknowledged:
@@ -108,6 +111,8 @@ class Controller:
     def _finished(self, key: int) -> None:
         self.under_way -= 1
         self.back.append(key)
+        self.phase_back += 1
+        self.on_back(self.phase, self.phase_back)
 
     def _tell_back(self) -> Program:
         back, self.back = self.back, []

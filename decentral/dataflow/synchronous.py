@@ -20,8 +20,10 @@ class Synchronous:
         self.model, self.minibatch = model, minibatch
         self.optimizer = build(model.modules.parameters())
 
-    def learn(self, keys: Sequence[int], lr: float) -> Score:
-        """One pass over the instances, an update a minibatch."""
+    def learn(
+        self, keys: Sequence[int], lr: float, on_batch: Callable[[int], None] = lambda _: None
+    ) -> Score:
+        """One pass over the instances, an update a minibatch; ``on_batch`` is told how many are done."""
         score = Score()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -34,6 +36,7 @@ class Synchronous:
             loss.backward()
             self.optimizer.step()
             score = score.plus(Score(float(loss.detach()) * len(chosen), right, rows, len(chosen)))
+            on_batch(a + len(chosen))
         return score
 
     @torch.no_grad()

@@ -55,9 +55,9 @@ class Training:
         self.row: dict[str, Any] = {}
         self._waiting: dict[int, list[Snapshot]] = {}
         self._drained: dict[int, list[Snapshot]] = {}
-        self._progress: Callable[[int, dict[str, Any]], None] = lambda *_: None
+        self._progress: Callable[[float, dict[str, Any]], None] = lambda *_: None
 
-    def run(self, progress: Callable[[int, dict[str, Any]], None]) -> Outcome:
+    def run(self, progress: Callable[[float, dict[str, Any]], None]) -> Outcome:
         """All rounds, with records. Every rank calls it."""
         self._progress = progress
         try:
@@ -100,7 +100,7 @@ class Training:
         )
         for t in range(train.rounds):
             order, began = self.order(t), time.perf_counter()
-            score = baseline.learn(order, self.lr(t))
+            score = baseline.learn(order, self.lr(t), functools.partial(self._came_back, 2 * t))
             spent_s += time.perf_counter() - began
             row = {"wall_s": round(spent_s, 6), "instances_per_s": (t + 1) * len(order) / spent_s}
             self._record(t, row, score, baseline.score(self.evaluated(t)))
@@ -117,7 +117,7 @@ class Training:
         programs = {
             w: serve(worker)
             if w
-            else Controller(worker, active, len(self.host), phases, self._averages).run()
+            else Controller(worker, active, len(self.host), phases, self._averages, self._came_back).run()
             for w, worker in self.workers.items()
         }
 
@@ -158,6 +158,11 @@ class Training:
 
     def _averages(self, phase: int) -> bool:
         return phase % 2 == 0 and (phase // 2 + 1) % self.config.dataflow.average_every == 0
+
+    def _came_back(self, phase: int, instances: int) -> None:
+        """So many instances of a phase have gone through the network: half of the phases learn, half evaluate."""
+        t, evaluates = divmod(phase, 2)
+        self._progress(t + (1.0 if evaluates else instances / len(self.plan.model.train)), self.row)
 
     def _drained_here(self, snapshot: Snapshot) -> None:
         if self.world.rank == 0:

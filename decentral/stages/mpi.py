@@ -78,7 +78,7 @@ class MPIDriver(Driver):
             lambda channel: self.make_room(self.line(channel)),
         )
         consensus = Consensus(comm)
-        self._start = _common_start(comm)
+        self._start = common_start(comm)
         unfinished = self._serve(consensus)
         self._wires.finish()
         self._wires.close()
@@ -158,7 +158,7 @@ class MPIDriver(Driver):
                 os.sched_yield()  # time.sleep(0) would sleep as long as the kernel's timers are coarse
 
 
-def _common_start(comm: Any) -> float:
+def common_start(comm: Any) -> float:
     """One moment on this rank's clock, the same for all ranks: the end of rank 0's last barrier.
 
     Clocks are compared by the median of several barriers, because the system may hold a rank up after one.
@@ -179,7 +179,7 @@ def gathered(trace: Trace, world: Any = None) -> Trace | None:
     parts = (MPI.COMM_WORLD if world is None else world).gather(trace)
     if parts is None:
         return None
-    whole = Trace(trace.clock, makespan_s=max(part.makespan_s for part in parts))
+    whole = Trace(trace.clock, makespan_s=max(part.makespan_s for part in parts), lane=trace.lane)
     whole.spans = sorted((span for part in parts for span in part.spans), key=lambda span: span.end_s)
     for part in parts:
         whole.channel_bytes += part.channel_bytes

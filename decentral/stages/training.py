@@ -86,11 +86,15 @@ class Training:
             "clock": self.clock,
         }
         self._waiting: dict[int, list[Snapshot]] = {}
+        self._steps = {stage.number: 0 for stage in self.stages}  # done by each stage of this rank
         self._evaluating_s = 0.0
-        self._progress: Callable[[int, dict[str, Any]], None] = lambda *_: None
+        self._progress: Callable[[float, dict[str, Any]], None] = lambda *_: None
 
-    def run(self, progress: Callable[[int, dict[str, Any]], None]) -> Outcome:
-        """All steps, with records. Every rank calls it."""
+    def run(self, progress: Callable[[float, dict[str, Any]], None]) -> Outcome:
+        """All steps, with records. Every rank calls it.
+
+        ``progress`` is told of each step, by the slowest stage of this rank, and of the newest record.
+        """
         self._progress = progress
         self._write("costs.json", self._cost_rows())
         programs = {s.number: self.config.program.run(s) for s in self.stages}
@@ -136,6 +140,8 @@ class Training:
                 self.world.post(snapshot)
         if self.world.rank == 0:
             self._collect()
+        self._steps[stage] = t + 1
+        self._progress(min(self._steps.values()), self.row)
 
     def _collect(self) -> None:
         for snapshot in self.world.posted():
