@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import topologies
 from decentral.algorithms import ALGORITHMS
 from decentral.errors import UserError
+from decentral.fault_config import Faults
 from decentral.link_config import Compression
 from decentral.problems import PROBLEMS
 from decentral.schedule import SCHEDULES, Schedule
@@ -18,7 +19,7 @@ from decentral.tables import fields_of, from_table, named, pop_name, section
 if TYPE_CHECKING:
     import networkx as nx
 
-SECTIONS: tuple[str, ...] = ("problem", "topology", "algorithm", "compression", "train", "schedule")
+SECTIONS: tuple[str, ...] = ("problem", "topology", "algorithm", "compression", "faults", "train", "schedule")
 _PATHS = ("topology.path", "topology.paths", "topology.weights", "problem.data_root")
 
 
@@ -168,6 +169,7 @@ class RunConfig:
     algorithm: Any
     allow_unstable: bool
     compression: Compression | None
+    faults: Faults | None
     train: Train
     schedule: Schedule
     table: Mapping[str, Any]
@@ -183,15 +185,20 @@ class RunConfig:
         sections["schedule"].setdefault("name", "constant")
         problem = named(sections["problem"], "problem", PROBLEMS)
         method = named(algorithm, "algorithm", ALGORITHMS)
+        topology, train = (
+            Topology.from_table(sections["topology"], method),
+            from_table(Train, sections["train"], "train"),
+        )
         config = cls(
             name=file_name(table["name"]),
             seed=table["seeds"][0],
             problem=problem,
-            topology=Topology.from_table(sections["topology"], method),
+            topology=topology,
             algorithm=method,
             allow_unstable=allow_unstable,
             compression=Compression.from_table(sections["compression"], method),
-            train=from_table(Train, sections["train"], "train"),
+            faults=Faults.from_table(sections["faults"], topology.workers, train.rounds, "network" in table),
+            train=train,
             schedule=named(sections["schedule"], "schedule", SCHEDULES),
             table=table,
         )
@@ -227,6 +234,7 @@ class RunConfig:
                 "allow_unstable": self.allow_unstable,
             },
             **({"compression": self.compression.resolved()} if self.compression else {}),
+            **({"faults": self.faults.resolved()} if self.faults else {}),
             "train": fields_of(self.train),
             "schedule": {
                 "name": self.table.get("schedule", {}).get("name", "constant"),

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 import topologies
-from decentral import checkpoint
+from decentral import absence, checkpoint
 from decentral.comm.launch import workers_a_rank
 from decentral.comm.links import Links
 from decentral.compiled import CompiledMethod
 from decentral.compression import Layout
 from decentral.config import RunConfig, Train
 from decentral.errors import UserError
+from decentral.fault_effects import fault_counts, fault_notes, links_with, refuse_faults
 from decentral.metrics import finite, first_divergence, measure, norms, traffic
 from decentral.problems.objective import Linear, Objective, Place
 from decentral.recorder import RunFolder
@@ -79,6 +80,11 @@ def check(config: RunConfig, world: Any) -> None:
             )
         CompiledMethod(config.algorithm, world.communicator(mixing))
     refuse_unmet(config.algorithm, mixing)
+    if config.faults:
+        refuse_faults(
+            config.algorithm, mixing, config.faults,
+            compressed=config.compression is not None, compiled=train.compile,
+        )  # fmt: skip
     if not config.allow_unstable:
         rounds = range(0, train.rounds, max(1, train.rounds // 10_000))
         lr = max(config.schedule.lr(t, train.rounds, train.lr) for t in rounds)
@@ -117,6 +123,7 @@ class Training:
             )
         self.x = self.objective.start().expand(self.comm.h, -1).clone()
         self.state = config.algorithm.init(self.x, self.comm)
+        self.comm.faults = links_with(config.faults, config.algorithm, self.comm, self.x, config.seed)
         method = config.algorithm
         self.method = CompiledMethod(method, self.comm) if config.train.compile else method
         self.t, self.wall_s, self.loss_limit = 0, 0.0, float("inf")
@@ -124,6 +131,8 @@ class Training:
         self.row: dict[str, Any] = {}
         self.facts = {"oracle": self.objective.oracle}
         self.notes = [*self.objective.notes, *_notes(self.comm.schedule)]
+        if config.faults:
+            self.notes += fault_notes(config.algorithm, self.comm.schedule, config.faults)
         if kept:  # go on from a checkpoint
             self.t, self.wall_s, self.loss_limit = kept["t"], kept["wall_s"], kept["loss_limit"]
             self.row = kept["row"]
@@ -143,10 +152,13 @@ class Training:
         began = time.perf_counter()
         while self.t < train.rounds:
             lr = self.config.schedule.lr(self.t, train.rounds, train.lr)
+            away, buffers = self.comm.faults.away(self.t) if self.comm.faults else [], self.objective.buffers
+            still = absence.stand(away, self.x, self.state, buffers)
             gradient = self.objective.gradient(self.x, self.t)
             self.x, self.state = advance(
                 self.method, self.x, self.state, gradient, self.comm, self.t, lr, train.weight_decay
             )
+            absence.put_back(still, self.x, self.state, buffers)
             losses[self.t - seen] = self.objective.losses
             self.t += 1
             record = self.t % self.record_rounds == 0 or self.t == train.rounds
@@ -199,6 +211,7 @@ class Training:
             **counts,
             **values,
             **self._compressed(),
+            **(fault_counts(self.comm, self.state) if self.config.faults else {}),
         }
         if self.folder is not None and self.world.rank == 0:
             self.folder.append(self.row)
@@ -228,6 +241,7 @@ class Training:
         if (
             not isinstance(problem, Linear)
             or config.compression
+            or self.comm.faults is not None
             or not problem.exact(config.train)
             or self.objective.optimum is None
         ):

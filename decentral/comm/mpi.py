@@ -163,6 +163,7 @@ class MPIComm(Communicator):
         if key not in self._routes:
             if len(self._routes) > 64:  # a schedule without a period makes a new plan every round
                 self._routes.clear()
+                self._halos.clear()  # which may be of many sizes
             self._routes[key] = _Routes.of(plan, self.h, self.rank)
         return self._routes[key]
 
