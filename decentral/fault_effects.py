@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.sparse.csgraph import connected_components
 
 import topologies
 from decentral.algorithms.state import map_state
@@ -84,16 +87,27 @@ def fault_notes(method: Any, schedule: topologies.Schedule, faults: Faults) -> l
             f"faults: workers {list(faults.absent_workers)} stand still from round {faults.leave_round} to {end}, and "
             "the others go on without their data"
         )
+        if not _connected_without(faults.absent_workers, schedule):
+            found.append(
+                "faults: without them the graph is not connected"
+                + (", and workers that no weight reaches take ever larger steps" if pushes(method) else "")
+            )
     if averages:
         found.append("faults: exact averages go by a transport that sends again: only gossip has faults")
     return found
 
 
+def _connected_without(absent: Sequence[int], schedule: topologies.Schedule) -> bool:
+    present = np.setdiff1d(np.arange(schedule.n), absent)
+    union = sum(abs(schedule.matrix(t)) for t in schedule.rounds)[present][:, present]
+    return bool(connected_components(union, connection="strong")[0] == 1)
+
+
 def _loss_in_words(method: Any, faults: Faults) -> str:
     if pushes(method):
         return (
-            "a sender keeps the share that is lost, and one that is late is under way: columns of the mixing sum to one, "
-            "so nothing of the sum is lost, and mass stays 1"
+            "a sender keeps the share that is lost, and one that is late is under way: columns of the mixing sum to "
+            "one, so nothing of the sum is lost, and mass stays 1"
         )
     instead = (
         "the newest vector that it has of the sender, or else its own," if faults.late else "its own vector"
@@ -104,8 +118,8 @@ def _loss_in_words(method: Any, faults: Faults) -> str:
             "stochastic, and the average is kept"
         )
     return (
-        f"a receiver that misses a message takes {instead} instead: rows of the mixing sum to one, columns do not, so the "
-        "average drifts (mean_drift_sq), and what a method keeps by columns, such as tracked gradients, goes astray"
+        f"a receiver that misses a message takes {instead} instead: rows of the mixing sum to one, columns do not, so "
+        "the average drifts (mean_drift_sq), and what a method keeps by columns, such as tracked gradients, goes astray"
     )
 
 

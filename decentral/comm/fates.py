@@ -45,8 +45,8 @@ class Fates:
 
     Each is lost with probability ``loss``, else late with probability ``late``, by 1 to ``late_rounds`` rounds,
     uniform; all that an edge carries in a round has one fate. ``symmetric``: so has what the reverse edge carries. A
-    message that is lost at one ``loss`` is lost at every higher one. Workers ``absent`` neither send nor are sent to in rounds
-    ``leave`` to ``back`` - 1 (None: to the end).
+    message that is lost at one ``loss`` is lost at every higher one. Workers ``absent`` neither send nor are sent to in
+    rounds ``leave`` to ``back`` - 1 (None: to the end).
     """
 
     schedule: Schedule
@@ -126,12 +126,13 @@ class Fates:
     ) -> list[sparse.csr_array]:
         """A matrix for each age; the weight of an edge whose age is below 0 goes to its keeper's diagonal."""
         n, none = len(now.own), age < 0
-        own = now.own + np.bincount(keepers[none], now.weights[none], n)
-        found = []
+        itself, found = np.arange(n), []
         for k in range(self.ages + 1):
             of_age = age == k
-            w = sparse.csr_array(
-                (now.weights[of_age], (now.receivers[of_age], now.senders[of_age])), shape=(n, n)
-            )
-            found.append(w + sparse.diags_array(own) if k == 0 else w)
-        return [sparse.csr_array(w) for w in found]
+            weights, rows, columns = now.weights[of_age], now.receivers[of_age], now.senders[of_age]
+            if k == 0:
+                own = now.own + np.bincount(keepers[none], now.weights[none], n)
+                weights = np.concatenate([own, weights])
+                rows, columns = np.concatenate([itself, rows]), np.concatenate([itself, columns])
+            found.append(sparse.csr_array((weights, (rows, columns)), shape=(n, n)))
+        return found

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 from torch import Tensor
 
 from decentral.comm.fates import LOST, UNSENT, Fates
@@ -81,7 +80,7 @@ class Faults:
         messages = fates.messages(t)
         sent = messages.senders[messages.delays != UNSENT]
         matrices = fates.pushed(t) if self.pushes else fates.stale(t)
-        weights = sparse.csr_array(fates.schedule.matrix(t)).sum(axis=0)
+        sums = messages.own + np.bincount(messages.senders, messages.weights, len(messages.own))
         return _Round(
             plan=plan_for(matrices[0], lo, hi),
             older=[plan_for(w, lo, hi) if w.nnz else None for w in matrices[1:]],
@@ -89,7 +88,7 @@ class Faults:
             out_degree=np.bincount(sent[(sent >= lo) & (sent < hi)] - lo, minlength=hi - lo).astype(np.int64),
             lost=int((messages.delays == LOST).sum()),
             late=int((messages.delays > 0).sum()),
-            column_sums=np.asarray(weights)[lo:hi],
+            column_sums=sums[lo:hi],
         )
 
     def mix(self, x: Tensor, rider: bool, apply: Apply) -> Tensor:
