@@ -72,6 +72,11 @@ def check(config: RunConfig, world: Any) -> None:
     """Refuse what is known to fail before the first round: a bad mixing, an unstable one, one not to compile."""
     workers_a_rank(config.topology.workers, world.ranks)
     mixing, train = config.topology.mixing(), config.train
+    if config.faults:
+        refuse_faults(
+            config.algorithm, mixing, config.faults,
+            compressed=config.compression is not None, compiled=train.compile,
+        )  # fmt: skip
     if train.compile:
         if config.compression or not getattr(config.algorithm, "linear", True):
             raise UserError(
@@ -80,11 +85,6 @@ def check(config: RunConfig, world: Any) -> None:
             )
         CompiledMethod(config.algorithm, world.communicator(mixing))
     refuse_unmet(config.algorithm, mixing)
-    if config.faults:
-        refuse_faults(
-            config.algorithm, mixing, config.faults,
-            compressed=config.compression is not None, compiled=train.compile,
-        )  # fmt: skip
     if not config.allow_unstable:
         rounds = range(0, train.rounds, max(1, train.rounds // 10_000))
         lr = max(config.schedule.lr(t, train.rounds, train.lr) for t in rounds)
