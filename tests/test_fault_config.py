@@ -11,7 +11,6 @@ from decentral.errors import UserError
 from decentral.fault_config import Faults
 from decentral.network.compute import Constant, Lognormal, Slowed
 
-
 pytestmark = pytest.mark.usefixtures("home")
 
 AWAY = {"absent_workers": [3], "leave_round": 2}
