@@ -11,6 +11,7 @@ from torch import Tensor
 
 from decentral.algorithms.state import numbers_of, tensors_of, with_numbers, with_tensors
 from decentral.comm import Communicator
+from decentral.comm.faults import Faults
 from decentral.comm.links import Links
 from decentral.errors import UserError
 from decentral.problems.objective import Objective
@@ -18,7 +19,7 @@ from decentral.recorder import write_whole
 
 KEYS = (
     *("t", "wall_s", "loss_limit", "row", "clocks", "x", "state_tensors", "state_rest", "buffers", "ledger"),
-    *("oracle", "threads", "links"),
+    *("oracle", "threads", "links", "faults"),
 )
 
 
@@ -50,6 +51,7 @@ def save(
             "mpi_bytes": sum(world.agree(ledger["mpi_bytes"])),
         },
         "links": _collect_links(world, comm.links) if comm.links is not None else None,
+        "faults": _collect_faults(world, comm.faults) if comm.faults is not None else None,
         "oracle": objective.oracle,
         "threads": torch.get_num_threads(),
     }
@@ -91,6 +93,8 @@ def restore(
     )
     if comm.links is not None:
         _restore_links(comm.links, whole["links"], x[0].cpu(), rows)
+    if comm.faults is not None:
+        _restore_faults(comm.faults, whole["faults"], x.device, rows)
     numbers = [r for r in whole["state_rest"] if r is not None]  # None stood for a tensor in older files
     return with_numbers(method_state, numbers)
 
@@ -119,3 +123,20 @@ def _restore_links(links: Links, kept: Mapping[str, Any], like: Tensor, rows: sl
     if rows.start == 0:  # totals go on from the first rank's
         for kind, count in kept["counts"].items():
             links.counts[kind] += count.numpy()
+
+
+def _collect_faults(world: Any, faults: Faults) -> dict[str, Any]:
+    """What is kept of earlier rounds, of all workers; what faults have added to their sum; and the counts."""
+    return {
+        "vectors": [[world.collect(part) for part in kept] for kept in faults.vectors],
+        "numbers": [[world.collect(part) for part in kept] for kept in faults.numbers],
+        "drift": world.collect(faults.drift),
+        "counts": faults.counts.tolist(),
+    }
+
+
+def _restore_faults(faults: Faults, kept: Mapping[str, Any], device: torch.device, rows: slice) -> None:
+    for target, name in ((faults.vectors, "vectors"), (faults.numbers, "numbers")):
+        target[:] = [[part[rows].to(device, copy=True) for part in parts] for parts in kept[name]]
+    faults.drift.copy_(kept["drift"][rows])
+    faults.counts[:] = kept["counts"]

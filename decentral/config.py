@@ -11,6 +11,7 @@ import topologies
 from decentral.algorithms import ALGORITHMS
 from decentral.asynchronous import ASYNCHRONOUS
 from decentral.errors import UserError
+from decentral.fault_config import Faults
 from decentral.link_config import Compression
 from decentral.network_config import Network
 from decentral.problems import PROBLEMS
@@ -21,14 +22,8 @@ if TYPE_CHECKING:
     import networkx as nx
 
 SECTIONS: tuple[str, ...] = (
-    "problem",
-    "topology",
-    "algorithm",
-    "compression",
-    "network",
-    "train",
-    "schedule",
-)
+    "problem", "topology", "algorithm", "compression", "network", "faults", "train", "schedule",
+)  # fmt: skip
 _PATHS = (
     "topology.path", "topology.paths", "topology.weights", "problem.data_root", "network.cluster",
     "network.compute.path",
@@ -180,6 +175,7 @@ class RunConfig:
     allow_unstable: bool
     compression: Compression | None
     network: Network
+    faults: Faults | None
     train: Train
     schedule: Schedule
     table: Mapping[str, Any]
@@ -196,6 +192,7 @@ class RunConfig:
         problem = named(sections["problem"], "problem", PROBLEMS)
         method = named(algorithm, "algorithm", {**ALGORITHMS, **ASYNCHRONOUS})
         topology = Topology.from_table(sections["topology"], method)
+        train = from_table(Train, sections["train"], "train")
         config = cls(
             name=file_name(table["name"]),
             seed=table["seeds"][0],
@@ -205,7 +202,8 @@ class RunConfig:
             allow_unstable=allow_unstable,
             compression=Compression.from_table(sections["compression"], method),
             network=Network.from_table(sections["network"], topology.workers),
-            train=from_table(Train, sections["train"], "train"),
+            faults=Faults.from_table(sections["faults"], topology.workers, train.rounds),
+            train=train,
             schedule=named(sections["schedule"], "schedule", SCHEDULES),
             table=table,
         )
@@ -247,6 +245,7 @@ class RunConfig:
             },
             **({"compression": self.compression.resolved()} if self.compression else {}),
             "network": self.network.resolved(),
+            **({"faults": self.faults.resolved()} if self.faults else {}),
             "train": fields_of(self.train),
             "schedule": {
                 "name": self.table.get("schedule", {}).get("name", "constant"),

@@ -2,7 +2,7 @@
 
 Methods act alike on every column of (h, d), so a round may be done a few thousand columns at a time, while they are
 in the processor's cache: half the time of whole-array arithmetic. A method does not notice. Where something looks at
-whole vectors (links that compress, a method on the layers' matrices) a round is one block.
+whole vectors (links that compress or keep late messages, a method on the layers' matrices) a round is one block.
 
 A method's state may hold one number a worker or an edge, a tensor (h, 1): each block is given what it was before the
 round, and what the last block leaves is kept.
@@ -39,7 +39,8 @@ def advance(
     """
     width = block_width(*x.shape)
     # a compiled method fuses the whole round by itself, and is made for one width
-    if isinstance(method, CompiledMethod) or comm.links is not None or getattr(method, "whole", False):
+    apart = comm.links is not None or comm.faults is not None
+    if isinstance(method, CompiledMethod) or apart or getattr(method, "whole", False):
         width, gradient = x.shape[1], _joined(list(gradient))
     opening = True
     rest, wide = state, [s.shape[1] > 1 for s in tensors_of(state)]

@@ -37,7 +37,9 @@ class SimulatedTime:
     ) -> None:
         self.network, self.comm, self.early, self.traced = network, comm, early, traced
         self.clocks = Clocks(network.cluster, compute, seed) if comm.rank == 0 else None
-        self.gossip = Gossip(comm.schedule, network.cluster) if comm.rank == 0 else None
+        self.fates = comm.faults.fates if comm.faults is not None else None
+        sent = self.fates.sent if self.fates is not None else None
+        self.gossip = Gossip(comm.schedule, network.cluster, sent) if comm.rank == 0 else None
         self.spans: list[tuple[int, str, NDArray[np.float64], NDArray[np.float64]]] = []
         self._noted: list[Traffic] = []
         self._round = 0
@@ -57,7 +59,8 @@ class SimulatedTime:
             phases = self._phases(self._round, traffic)
             if self._round in self.traced:
                 self.clocks.spans = []
-            self.clocks.advance(self._round, phases[self.early :], phases[: self.early])
+            away = self.fates.away(self._round) if self.fates is not None else ()
+            self.clocks.advance(self._round, phases[self.early :], phases[: self.early], away)
             self.spans += [(self._round, *span) for span in self.clocks.spans or ()]
             self.clocks.spans = None
             self._round += 1

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 import topologies
-from decentral import checkpoint
+from decentral import absence, checkpoint
 from decentral.comm.launch import workers_a_rank
 from decentral.comm.links import Links
 from decentral.compiled import CompiledMethod
 from decentral.compression import Layout
 from decentral.config import RunConfig, Train
 from decentral.errors import UserError
+from decentral.fault_effects import fault_counts, fault_notes, links_with, refuse_faults
 from decentral.metrics import finite, first_divergence, measure, norms, traffic
 from decentral.network import Gossip
 from decentral.overlap import early_messages
@@ -75,6 +76,11 @@ def check(config: RunConfig, world: Any) -> None:
     """Refuse what is known to fail before the first round: a bad mixing, an unstable one, one not to compile."""
     workers_a_rank(config.topology.workers, world.ranks)
     mixing, train = config.topology.mixing(), config.train
+    if config.faults:
+        refuse_faults(
+            config.algorithm, mixing, config.faults,
+            compressed=config.compression is not None, compiled=train.compile,
+        )  # fmt: skip
     if train.compile:
         if config.compression or not getattr(config.algorithm, "linear", True):
             raise UserError(
@@ -134,6 +140,7 @@ class Training:
             )
         self.x = self.objective.start().expand(self.comm.h, -1).clone()
         self.state = config.algorithm.init(self.x, self.comm)
+        self.comm.faults = links_with(config.faults, config.algorithm, self.comm, self.x, config.seed)
         method = config.algorithm
         self.method = CompiledMethod(method, self.comm) if config.train.compile else method
         self.simulated = self._clocks()
@@ -142,6 +149,8 @@ class Training:
         self.row: dict[str, Any] = {}
         self.facts = {"oracle": self.objective.oracle}
         self.notes = [*self.objective.notes, *_notes(self.comm.schedule)]
+        if config.faults:
+            self.notes += fault_notes(config.algorithm, self.comm.schedule, config.faults)
         if kept:  # go on from a checkpoint
             self.t, self.wall_s, self.loss_limit = kept["t"], kept["wall_s"], kept["loss_limit"]
             self.row = kept["row"]
@@ -156,6 +165,8 @@ class Training:
         config = self.config
         place = place_of(config, range(1), torch.device("cpu"), "loop")
         compute = self.world.from_root(lambda: compute_time(config.network, config.problem, place))
+        if config.faults is not None:
+            compute = config.faults.slowed(compute)
         early = sum(early_messages(config.algorithm)) if config.network.overlap else 0
         # over MPI the timeline is the measured one
         drawn = config.network.said and self.world.ranks == 1
@@ -220,12 +231,15 @@ class Training:
 
     def _advance(self, lr: float, watch: Stopwatch | None = None) -> None:
         """One round."""
+        away, buffers = self.comm.faults.away(self.t) if self.comm.faults else [], self.objective.buffers
+        still = absence.stand(away, self.x, self.state, buffers)
         gradient = self.objective.gradient(self.x, self.t)
         if watch is not None:
             gradient = watch.computing(gradient)
         self.x, self.state = advance(
             self.method, self.x, self.state, gradient, self.comm, self.t, lr, self.config.train.weight_decay
         )
+        absence.put_back(still, self.x, self.state, buffers)
 
     def _write_trace(self, watch: Stopwatch) -> None:
         trace = gathered_rounds(watch, self.world, self.comm.h)
@@ -260,6 +274,7 @@ class Training:
             **counts,
             **values,
             **self._compressed(),
+            **(fault_counts(self.comm, self.state) if self.config.faults else {}),
         }
         if self.folder is not None and self.world.rank == 0:
             self.folder.append(self.row)
@@ -289,6 +304,7 @@ class Training:
         if (
             not isinstance(problem, Linear)
             or config.compression
+            or self.comm.faults is not None
             or not problem.exact(config.train)
             or self.objective.optimum is None
         ):

@@ -50,6 +50,12 @@ COLUMNS = {
         "mean bias²",
         better="low",
     ),
+    "mean_drift_sq": Column(
+        "squared distance that faults have moved the average", "mean drift²", better="low"
+    ),
+    "lost_messages": Column("messages lost", "lost"),
+    "late_messages": Column("messages late", "late"),
+    "mass": Column("mass of push-sum, over the workers", "mass"),
     "instances_per_s": Column("instances a second", "instances/s", better="high"),
     "occupancy": Column("share of the time that workers work", "occupancy", better="high"),
     "batch_loss": Column("training loss of the step's batch", "batch loss", better="low"),
@@ -84,6 +90,8 @@ FIELDS = {
     "topology.workers": "workers",
     "topology.weights": "weights",
     "compression.name": "compression",
+    "faults.loss": "loss",
+    "faults.late": "late",
     "train.lr": "learning rate",
     "train.rounds": "rounds",
     "train.batch_size": "batch size",

@@ -24,6 +24,7 @@ from decentral.comm.plan import MixingPlan, plan_for
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from decentral.comm.faults import Faults
     from decentral.comm.links import Links, Sent
 
 _FEW_ROWS = 16  # up to which adding one after the other costs no more
@@ -43,6 +44,7 @@ class Communicator(ABC):
         self.opening = True
         self.rider = False
         self.links: Links | None = None
+        self.faults: Faults | None = None
         self.layout: Any = None
         self.watch: Any = None  # a Stopwatch, in rounds whose timeline is measured
         self._plans: dict[int, MixingPlan] = {}
@@ -53,12 +55,14 @@ class Communicator(ABC):
         The round loop hands a method its columns in blocks. In the deployment that is modelled they travel
         as one message, so only the ``opening`` block counts messages; bytes are counted for all.
         """
-        if opening == self.opening and t == self.t and self.links is None:
+        if opening == self.opening and t == self.t and self.links is None and self.faults is None:
             return self
         bound = object.__new__(type(self))
         bound.__dict__.update(self.__dict__, t=t, opening=opening)  # a quarter of the time of copy.copy
         if self.links is not None:
             bound.links = self.links.at(t)
+        if self.faults is not None:
+            bound.faults = self.faults.at(t)
         return bound
 
     @property
@@ -117,7 +121,8 @@ class Communicator(ABC):
     def mix(self, x: Tensor) -> Tensor:
         """W x: x (h, d) to a new (h, d). Each worker sends its row to each out-neighbour.
 
-        On links that compress: x + (W - I) C(x), which keeps the mean where W does.
+        On links that compress: x + (W - I) C(x), which keeps the mean where W does. On links with faults: what arrives
+        of it (:mod:`decentral.comm.faults`).
         """
         return self.finish(self.start(x))
 
@@ -132,7 +137,7 @@ class Communicator(ABC):
 
     def mix_(self, x: Tensor) -> Tensor:
         """W x, giving up x: the result lies in its memory where no hosted worker needs another's row."""
-        if self.links is not None:
+        if self.links is not None or self.faults is not None:
             return self.mix(x)
         pending = self.start(x)
         return self.finish(pending, x if pending[0].apart else None)
@@ -143,6 +148,8 @@ class Communicator(ABC):
             sent, mixed = self.mix_sent(x)
             return None, mixed.sub_(sent).add_(x), None
         self.bill_gossip(x)
+        if self.faults is not None:
+            return None, self.faults.mix(x, self.rider, self._apply), None
         return self.post(x)
 
     def post(self, x: Tensor) -> Any:
@@ -200,10 +207,14 @@ class Communicator(ABC):
         return self._mean(x)
 
     def bill_gossip(self, x: Tensor) -> None:
-        """Enter in the ledger that each hosted worker sends a row of x's width to each out-neighbour."""
+        """Enter in the ledger that each hosted worker sends a row of x's width to each out-neighbour.
+
+        What is lost on the way has been sent; to a worker that is absent nothing is.
+        """
         if self.opening or not self.rider:
             counts = self.opening and not self.rider
-            self.ledger.count_gossip(self.plan.out_degree, x.shape[1] * x.dtype.itemsize, counts)
+            degree = self.plan.out_degree if self.faults is None else self.faults.round.out_degree
+            self.ledger.count_gossip(degree, x.shape[1] * x.dtype.itemsize, counts)
 
     def bill_all_reduce(self, x: Tensor) -> None:
         """Enter in the ledger one all-reduce of a vector of x's width."""
@@ -229,6 +240,9 @@ class Communicator(ABC):
 
     @abstractmethod
     def _carry(self, plan: MixingPlan, y: Tensor) -> Tensor: ...
+
+    def _apply(self, plan: MixingPlan, x: Tensor) -> Tensor:
+        return self._finish_mix(plan, x, self._start_mix(plan, x), None)
 
     def _mix_packets(self, plan: MixingPlan, sent: Sent) -> Tensor:
         """The hosted rows of W q from the packets of q."""

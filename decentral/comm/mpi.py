@@ -62,10 +62,12 @@ class MPIComm(Communicator):
             x.copy_(wire)
 
     def _wait(self, requests: list[Any]) -> None:
+        self.doing("wait")
         if self.departures is None:
             MPI.Request.Waitall(requests)
         else:
             self.departures.wait(requests)
+        self.doing("update")
 
     def _meet(self) -> None:
         """Before a collective call, which could not be given up: see that all ranks come."""
@@ -166,11 +168,6 @@ class MPIComm(Communicator):
         self._wait([request for request, _ in requests])
         return arrived
 
-    def _wait(self, requests: list[Any]) -> None:
-        self.doing("wait")
-        MPI.Request.Waitall(requests)
-        self.doing("update")
-
     def _mean(self, x: Tensor) -> Tensor:
         self._meet()
         self.doing("send")
@@ -200,6 +197,7 @@ class MPIComm(Communicator):
         if key not in self._routes:
             if len(self._routes) > 64:  # a schedule without a period makes a new plan every round
                 self._routes.clear()
+                self._halos.clear()  # which may be of many sizes
             self._routes[key] = _Routes.of(plan, self.h, self.rank)
         return self._routes[key]
 

@@ -93,6 +93,8 @@ class MixingPlan:
         for run in self.runs:
             size = run.size
             target = _rows(out, run.start, size)
+            if not run.terms:
+                target.zero_()
             first = True
             for row, weight in run.terms:
                 source = _rows(x, row, size) if row < h or halo is None else _rows(halo, row - h, size)

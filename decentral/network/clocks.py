@@ -82,14 +82,17 @@ class Clocks:
         self.round = 0
         self.spans: list[Span] | None = None
 
-    def advance(self, t: int, after: Sequence[Phase], during: Sequence[Phase] = ()) -> NDArray[np.float64]:
+    def advance(
+        self, t: int, after: Sequence[Phase], during: Sequence[Phase] = (), away: Sequence[int] = ()
+    ) -> NDArray[np.float64]:
         """(n,) the clocks after round t, which begins where they are.
 
         ``during``: phases that begin with the round, while workers compute; ``after``: those that begin when both the
-        computing and these are over.
+        computing and these are over. ``away``: workers that take no part; they are back when the others have ended.
         """
         begun_s = self.time_s
         compute_s = self.compute.draw(t, range(self.cluster.n), self.seed)
+        compute_s[list(away)] = 0.0
         arrived_s = begun_s
         for phase in during:
             arrived_s = phase.arrived_s(arrived_s)
@@ -101,6 +104,9 @@ class Clocks:
             if self.spans is not None:
                 self.spans += phase.spans(end_s)
             end_s = phase.arrived_s(end_s)
+        if away:
+            end_s = end_s.copy()
+            end_s[list(away)] = np.delete(end_s, list(away)).max()
         self.compute_s += compute_s
         self.wait_s += end_s - computed_s
         self.time_s, self.round = end_s, t + 1

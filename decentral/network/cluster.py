@@ -168,16 +168,33 @@ def messages(w: Any, cluster: Cluster, message_bytes: float | NDArray[np.float64
         raise UserError(
             f"the graph has {w.shape[0]} workers and the cluster {cluster.n}; give both the same number"
         )
+    receiver, sender = (index.astype(np.int64) for index in w.nonzero())  # a stored zero is no edge
+    apart = receiver != sender
+    return messages_between(sender[apart], receiver[apart], cluster, message_bytes)
+
+
+def messages_between(
+    sender: NDArray[np.int64],
+    receiver: NDArray[np.int64],
+    cluster: Cluster,
+    message_bytes: float | NDArray[np.float64],
+    awaited: NDArray[np.bool_] | None = None,
+) -> Messages:
+    """The messages of one round along these edges, (m,) each; a receiver waits for those that are ``awaited`` (m,).
+
+    Without ``awaited``: for all. Errors as in :func:`messages`.
+    """
     sizes = np.broadcast_to(np.asarray(message_bytes, dtype=np.float64), cluster.n)
     if not ((sizes >= 0) & np.isfinite(sizes)).all():
         raise UserError(f"message_bytes = {message_bytes} must be finite and not negative")
-    receiver, sender = (index.astype(np.int64) for index in w.nonzero())  # a stored zero is no edge
-    apart = receiver != sender
-    order = np.lexsort((receiver[apart], sender[apart]))
-    sender, receiver = sender[apart][order], receiver[apart][order]
+    order = np.lexsort((receiver, sender))
+    sender, receiver = sender[order], receiver[order]
     delay_s = _delays(cluster, sender, receiver, sizes)
     sent_s = np.zeros(cluster.n)
     np.maximum.at(sent_s, sender, delay_s)
+    if awaited is not None:
+        here = awaited[order]
+        sender, receiver, delay_s = sender[here], receiver[here], delay_s[here]
     workers = np.arange(cluster.n)
     sender, receiver = np.append(sender, workers), np.append(receiver, workers)
     order = np.lexsort((sender, receiver))

@@ -173,6 +173,30 @@ class Trace:
         return self.seconds[t % len(self.seconds), workers.start : workers.stop].copy()
 
 
+@dataclass(frozen=True)
+class Slowed:
+    """The times of ``base``, those of ``workers`` times ``factor``: it draws the same numbers."""
+
+    base: ComputeTime
+    workers: tuple[int, ...]
+    factor: float
+
+    def __post_init__(self) -> None:
+        _not_negative(self, "factor")
+
+    def check(self, n: int) -> None:
+        """See :class:`ComputeTime`: the slow workers must be some of them."""
+        self.base.check(n)
+        for worker in self.workers:
+            if not 0 <= worker < n:
+                raise UserError(f"worker = {worker} is none of {n} workers; use 0 to {n - 1}")
+
+    def draw(self, t: int, workers: range, seed: int) -> NDArray[np.float64]:
+        """See :class:`ComputeTime`."""
+        slow = np.isin(np.arange(workers.start, workers.stop), self.workers)
+        return self.base.draw(t, workers, seed) * np.where(slow, self.factor, 1.0)
+
+
 COMPUTE_TIMES: dict[str, Callable[..., ComputeTime]] = {
     "constant": Constant,
     "shifted-exponential": ShiftedExponential,
