@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from decentral.training import device_of, place_of
 
 ROUND_BYTES = (1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 25)
 """Sizes of models whose rounds' arithmetic is measured."""
-KINDS = {"gossip": DSGD(), "all_reduce": PmSGD()}
+KINDS: dict[str, Any] = {"gossip": DSGD(), "all_reduce": PmSGD()}
 """The rounds: DSGD on a ring, and PmSGD, one worker a rank."""
 
 

@@ -140,6 +140,11 @@ def sentences(calibrated: Calibrated) -> list[str]:
         for where, link in (("inside hosts", cluster.inside), ("between hosts", cluster.between))
         if link is not None
     ]
+    lines += [
+        f"The time of exchanges {where} does not grow with their size: other programs hid it. Measure again."
+        for where, link in (("inside hosts", cluster.inside), ("between hosts", cluster.between))
+        if link is not None and link.bandwidth_bytes_s == float("inf")
+    ]
     gradient_s = compute.sample_s * compute.batch_size
     lines.append(
         f"Gradient of {measured.problem}: {_us(compute.sample_s)} us a sample in batches of {compute.batch_size}; for "

@@ -51,7 +51,7 @@ def partners(ranks: int, size: int) -> dict[str, list[int | None]]:
     of the 3rd and the 4th, and so on. Where there is no pair, the key is left out.
     """
     found: dict[str, list[int | None]] = {}
-    inside = [(host := i - i % size) + (i % size ^ 1) for i in range(ranks)]
+    inside = [i - i % size + (i % size ^ 1) for i in range(ranks)]
     between = [(i // size ^ 1) * size + i % size for i in range(ranks)]
     for where, of in (("inside", inside), ("between", between)):
         same = [j < ranks and (where == "between" or j // size == i // size) for i, j in enumerate(of)]
@@ -61,7 +61,7 @@ def partners(ranks: int, size: int) -> dict[str, list[int | None]]:
 
 
 def walk(world: Any, partner: int | None, message_bytes: int, exchanges: bool) -> Callable[[], None]:
-    """The walk of the module over ``BLOCKS`` messages, with or without its exchanges; idle where nobody is a partner."""
+    """The walk of the module over ``BLOCKS`` messages, with or without its exchanges; idle without a partner."""
     width = message_bytes // 4
     y, g = torch.ones(1, BLOCKS * width), torch.full((1, BLOCKS * width), 1e-9)
     came = torch.ones(1, width)

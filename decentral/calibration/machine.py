@@ -39,7 +39,8 @@ class Machine:
 
     def works(self, config: RunConfig | None) -> dict[Key, Callable[[], None]]:
         """All that a calibration times: exchanges, rounds without messages, and gradients of ``config``, if any."""
-        world, works = self.world, {}
+        world = self.world
+        works: dict[Key, Callable[[], None]] = {}
         for where, others in partners(world.ranks, self.host_ranks).items():
             for size in MESSAGE_BYTES:
                 for exchanges in (True, False):

@@ -1,9 +1,9 @@
 """Pieces of work, timed in turns by all ranks side by side.
 
-In turns, so that what disturbs a machine for a while disturbs all pieces alike. A sample is the mean of a few repetitions,
-a millisecond or one repetition; the slowest rank's counts. A sample in which the scheduler took a rank off its core for
-another program is *disturbed*: it says what the other program did. Quantiles are of the undisturbed samples, or of the
-five fastest where fewer are undisturbed; of all where ranks outnumber cores, and disturb one another all the time.
+In turns, so that what disturbs a machine for a while disturbs all pieces alike. A sample is the mean of a few
+repetitions, a millisecond or one repetition; the slowest rank's counts. A sample in which the scheduler took a rank
+off its core for another program is *disturbed*: it says what the other program did. Quantiles are of the undisturbed
+samples, or of the five fastest where fewer are undisturbed; of all where ranks outnumber cores.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ def table_of(calibrated: Calibrated) -> dict[str, Any]:
 def text_of(calibrated: Calibrated) -> str:
     """The file's text: a comment that says what it is, and the tables."""
     lines = [
-        "Measured by `decentral calibrate`, all ranks at once. [links] and [hosts]: the nearest latency and bandwidth of",
-        "exchanges both ways; [compute]: a worker's own arithmetic; [measured]: where, when, and medians and quartiles.",
+        "Measured by `decentral calibrate`, all ranks at once. [links], [hosts]: the nearest latency and bandwidth of",
+        "exchanges both ways; [compute]: a worker's own arithmetic; [measured]: where, when, medians and quartiles.",
         "ports: each rank copies its own messages, one after the other.",
     ]
     if calibrated.cluster.between is None:

@@ -66,7 +66,7 @@ def read_calibrated(path: str | os.PathLike[str], workers: int | None = None) ->
         cluster = _cluster(
             path.parent, said.workers if workers is None else workers, said.ports, said.graph, between, inside
         )
-        extra = {
+        extra: dict[str, Any] = {
             key: from_table(make, section(table, key), key)
             for key, make in (("compute", compute_of), ("measured", Measured))
             if key in table

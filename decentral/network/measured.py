@@ -132,7 +132,7 @@ def link_at(message_bytes: float, sizes: ArrayLike, seconds: ArrayLike) -> Link:
 
 
 def curve(x: float, xs: ArrayLike, ys: ArrayLike) -> float:
-    """The value at x of straight lines through the points (xs ascending, ys), the outer ones going on; never below 0."""
+    """The value at x of straight lines through the points (xs ascending, ys), the outer ones going on; at least 0."""
     xs, ys = np.asarray(xs, dtype=float), np.asarray(ys, dtype=float)
     if len(xs) == 1:
         return float(ys[0])
