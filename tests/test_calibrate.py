@@ -172,7 +172,7 @@ def test_units_are_read_in_compute(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("bandwidth_bytes_s = 5000000000.0", "bandwidth_bytes_s = -5e9", "hosts.bandwidth_bytes_s = -5000000000.0 must be"),
+        ("bandwidth_bytes_s = 5000000000.0", "bandwidth_bytes_s = -5e9", "bandwidth_bytes_s = -5000000000.0 must"),
         ("bandwidth_bytes_s = 5000000000.0", 'bandwidth_bytes_s = "5 GB/h"', "unknown unit 'GB/h'"),
         ("sample_s = 1e-05", 'sample_s = "1 parsec"', "compute.sample_s = '1 parsec' has the unknown unit"),
         ("sample_s = 1e-05", "sample_s = -1.0", "compute.sample_s = -1.0"),
