@@ -16,7 +16,7 @@ from decentral.comm.launch import LocalWorld, find_world
 from decentral.errors import UserError
 from decentral.network.cluster_file import read_calibrated
 from decentral.network.measured import Calibrated
-from decentral.scaling import MODEL_BYTES, Row, rank_counts, row
+from decentral.scaling import MODEL_BYTES, Row, predicted_s, rank_counts, row
 from decentral.words import scaled_unit
 
 
@@ -70,6 +70,9 @@ def _checked(world: Any, path: Path | None, seconds: float) -> Calibrated | None
             f"{path} has {given.cluster.n} workers and MPI {world.ranks} ranks; launch at most {given.cluster.n}, or "
             "calibrate on as many"
         )
+    for ranks in rank_counts(world.ranks):
+        for kind in KINDS:
+            predicted_s(given, kind, ranks, MODEL_BYTES[0])  # a link may be missing
     return given
 
 

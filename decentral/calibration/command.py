@@ -39,9 +39,16 @@ def calibrate(file: Path | None, out: Path | None, as_json: bool, seconds: float
     if out is not None:
         write(out, calibrated)
     if as_json:
-        print(json.dumps(table_of(calibrated), indent=2).replace("Infinity", '"inf"'))
+        print(json.dumps(_finite(table_of(calibrated)), indent=2, allow_nan=False))
     else:
         print_table(calibrated, out)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no number for a bandwidth without bound: null."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return None if value == float("inf") else value
 
 
 def use_threads() -> None:
