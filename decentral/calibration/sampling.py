@@ -23,20 +23,26 @@ Work = Callable[[], object]
 _SAMPLE_S = 1e-3
 _FEW, _ENOUGH = 5, 25
 """Samples that a median needs at the least, and undisturbed ones that are enough."""
-_SLICE_S, _TRIES = 5e-3, 4
+_PAUSE_S, _SLICE_S, _TRIES = 1e-3, 5e-3, 4
 """A sample shorter than a scheduler's slice of time is worth trying again at once when it was disturbed."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Seconds of one piece of work: ``seconds`` (samples,), and which were ``disturbed`` (samples,)."""
+    """Seconds of one piece of work: ``seconds`` (samples,), and which were ``disturbed`` (samples,).
+
+    ``crowded``: ranks outnumbered cores.
+    """
 
     seconds: NDArray[np.float64]
     disturbed: NDArray[np.bool_]
+    crowded: bool = False
 
     @property
     def kept(self) -> NDArray[np.float64]:
-        """Undisturbed samples; the five fastest where fewer are undisturbed."""
+        """Undisturbed samples; the five fastest where fewer are undisturbed; all in a crowd."""
+        if self.crowded:
+            return self.seconds
         calm = self.seconds[~self.disturbed]
         return calm if len(calm) >= _FEW else np.sort(self.seconds)[:_FEW]
 
@@ -58,7 +64,7 @@ def sample(
     """Samples of each piece of work: 25 undisturbed ones, or as many as there are after ``seconds``, but at least five.
 
     Every rank of ``world`` calls it with the same keys in the same order; a piece may talk to other ranks.
-    ``progress`` is told the share that is done; ``crowded``: ranks outnumber cores, and no sample is called disturbed.
+    ``progress`` is told the share that is done; ``crowded``: ranks outnumber cores, and any sample counts.
     """
     repeats = {key: _repeats(world, work) for key, work in works.items()}
     times: dict[K, list[float]] = {key: [] for key in works}
@@ -68,19 +74,22 @@ def sample(
     while wanted:
         for key in wanted:
             for _ in range(_TRIES):
-                world.agree(None)  # all begin together
+                world.agree(None)
+                time.sleep(
+                    _PAUSE_S
+                )  # ranks that wake together get their cores together, and for a whole slice
                 works[key]()
                 ranks = world.agree(_timed(works[key], repeats[key]))
                 times[key].append(max(s for s, _ in ranks))
-                lost[key].append(not crowded and any(gone for _, gone in ranks))
-                if not lost[key][-1] or times[key][-1] * repeats[key] > _SLICE_S:
+                lost[key].append(any(gone for _, gone in ranks))
+                if crowded or not lost[key][-1] or times[key][-1] * repeats[key] > _SLICE_S:
                     break
         turns += 1
-        calm = {key: lost[key].count(False) for key in works}
+        calm = {key: len(lost[key]) if crowded else lost[key].count(False) for key in works}
         spent = world.agree(time.perf_counter() - began)[0] / seconds
         wanted = [key for key in works if turns < _FEW or (spent < 1 and calm[key] < _ENOUGH)]
         progress(min(1.0, max(spent, sum(min(n, _ENOUGH) for n in calm.values()) / len(calm) / _ENOUGH)))
-    return {key: Samples(np.array(times[key]), np.array(lost[key])) for key in works}
+    return {key: Samples(np.array(times[key]), np.array(lost[key]), crowded) for key in works}
 
 
 def undisturbed(samples: Iterable[Samples]) -> float:
