@@ -23,7 +23,7 @@ Work = Callable[[], object]
 _SAMPLE_S = 1e-3
 _FEW, _ENOUGH = 5, 25
 """Samples that a median needs at the least, and undisturbed ones that are enough."""
-_PAUSE_S, _SLICE_S, _TRIES = 1e-3, 5e-3, 4
+_SLICE_S, _TRIES = 5e-3, 4
 """A sample shorter than a scheduler's slice of time is worth trying again at once when it was disturbed."""
 
 
@@ -74,10 +74,7 @@ def sample(
     while wanted:
         for key in wanted:
             for _ in range(_TRIES):
-                world.agree(None)
-                time.sleep(
-                    _PAUSE_S
-                )  # ranks that wake together get their cores together, and for a whole slice
+                world.agree(None)  # all begin together
                 works[key]()
                 ranks = world.agree(_timed(works[key], repeats[key]))
                 times[key].append(max(s for s, _ in ranks))
