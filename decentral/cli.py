@@ -120,6 +120,58 @@ def advise(cluster: Path, model_bytes: float, compute_s: float, as_json: bool, o
 
 
 @cli.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[FILE.toml]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="CLUSTER.toml",
+    help="Write a cluster file for `advise`.",
+)
+@click.option("--seconds", type=float, default=20.0, show_default=True, help="Measure for so long at most.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+def calibrate(file: Path | None, out: Path | None, seconds: float, as_json: bool) -> None:
+    """Measure latency, bandwidth and arithmetic of this machine, as a cluster file; on two MPI ranks or more.
+
+    \b
+    mpirun -n 2 decentral calibrate --out here.toml
+    decentral advise here.toml --model-bytes 4e6 --compute-s 0.01
+    FILE.toml is an experiment whose gradients are timed [an mlp on digits].
+    """
+    load_run()  # torch, the quick way
+    from decentral.calibration.command import calibrate as measure
+
+    measure(file, out, as_json, seconds)
+
+
+@cli.group()
+def bench() -> None:
+    """Compare what was foretold with what this machine does."""
+
+
+@bench.command()
+@click.argument("cluster", required=False, type=click.Path(path_type=Path), metavar="[CLUSTER.toml]")
+@click.option(
+    "--seconds",
+    type=float,
+    default=20.0,
+    show_default=True,
+    help="Measure each number of ranks for so long at most.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+def scaling(cluster: Path | None, seconds: float, as_json: bool) -> None:
+    """Time a round on 1, 2, 4, ... MPI ranks, measured beside predicted, with the prediction's error.
+
+    \b
+    mpirun -n 4 decentral bench scaling              calibrates each number of ranks on the spot
+    mpirun -n 4 decentral bench scaling here.toml    predicts by a file of `decentral calibrate`
+    """
+    load_run()
+    from decentral.scaling_table import report
+
+    report(cluster, as_json, seconds)
+
+
+@cli.command()
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.toml")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field.")
 @click.option(

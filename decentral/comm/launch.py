@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from typing import TYPE_CHECKING, TypeVar
 
 from decentral.errors import UserError
@@ -80,6 +81,14 @@ class LocalWorld:
         from decentral.comm.local import LocalComm
 
         return LocalComm(mixing)
+
+    def without_messages(self, mixing: Any) -> Communicator:
+        """A LocalComm, which sends nothing."""
+        return self.communicator(mixing)
+
+    def host_names(self) -> list[str]:
+        """The name of this host."""
+        return [platform.node()]
 
     def from_root(self, make: Callable[[], T]) -> T:
         """What ``make`` gives."""

@@ -291,11 +291,46 @@ def _buffer(wire: Tensor) -> Any:
     return [_array(wire), _MPI_TYPES[wire.dtype]]
 
 
+class _Unsent:
+    """A communicator that does what a rank does itself, its copies included, and sends nothing.
+
+    Memory that would receive is filled with ones when it is first seen: what lies there by chance might be numbers so
+    small that arithmetic with them is slow.
+    """
+
+    def __init__(self, mpi: Any) -> None:
+        self.mpi, self.rank, self.size = mpi, mpi.rank, mpi.size
+        self._seen: set[int] = set()
+
+    def Irecv(self, buffer: Any, source: int, tag: int) -> Any:  # noqa: N802 - MPI's names
+        self._fill(buffer[0])
+        return self.mpi.Irecv(buffer, source=MPI.PROC_NULL, tag=tag)
+
+    def Isend(self, buffer: Any, dest: int, tag: int) -> Any:  # noqa: N802
+        return self.mpi.Isend(buffer, dest=MPI.PROC_NULL, tag=tag)
+
+    def Alltoallv(self, outgoing: Any, incoming: Any) -> None:  # noqa: N802
+        a, b = int(sum(outgoing[1][: self.rank])), int(sum(incoming[1][: self.rank]))
+        count = int(incoming[1][self.rank])
+        self._fill(incoming[0])
+        incoming[0].reshape(-1)[b : b + count] = outgoing[0].reshape(-1)[a : a + count]
+
+    def Allgatherv(self, outgoing: Any, incoming: Any) -> None:  # noqa: N802
+        a = int(sum(incoming[1][: self.rank]))
+        self._fill(incoming[0])
+        incoming[0].reshape(-1)[a : a + outgoing[0].size] = outgoing[0].reshape(-1)
+
+    def _fill(self, memory: NDArray[Any]) -> None:
+        if memory.ctypes.data not in self._seen:
+            self._seen.add(memory.ctypes.data)
+            memory.fill(1)
+
+
 class MPIWorld:
     """The ranks of this job, before any graph is known: who writes, who fails, what all agree on."""
 
-    def __init__(self) -> None:
-        self.mpi = MPI.COMM_WORLD
+    def __init__(self, mpi: Any = None) -> None:
+        self.mpi = MPI.COMM_WORLD if mpi is None else mpi
         self.rank, self.ranks = self.mpi.rank, self.mpi.size
         self._posts: list[Any] = []
         check_launch(self.ranks)
@@ -303,6 +338,33 @@ class MPIWorld:
     def communicator(self, mixing: Any) -> MPIComm:
         """An MPIComm over all ranks."""
         return MPIComm(mixing, self.mpi)
+
+    def first(self, ranks: int) -> MPIWorld | None:
+        """The world of the first ``ranks`` ranks, at least two; None on the others. Every rank calls it."""
+        part = self.mpi.Split(self.rank < ranks, self.rank)
+        return MPIWorld(part) if self.rank < ranks else None
+
+    def rest(self) -> None:
+        """Wait until every rank has come here, asleep: a barrier would spin, and take a core from those who work."""
+        request = self.mpi.Ibarrier()
+        while not request.Test():
+            time.sleep(0.005)
+
+    def host_names(self) -> list[str]:
+        """The name of every rank's host, in the order of ranks."""
+        return self.agree(MPI.Get_processor_name())
+
+    def exchange(self, outgoing: Tensor, incoming: Tensor, partner: int) -> None:
+        """Swap rows with another rank as a mix does: both ways at once. ``incoming``: contiguous memory of the CPU."""
+        requests = [
+            self.mpi.Irecv(_buffer(incoming), source=partner, tag=_HALO),
+            self.mpi.Isend(_buffer(outgoing), dest=partner, tag=_HALO),
+        ]
+        MPI.Request.Waitall(requests)
+
+    def without_messages(self, mixing: Any) -> MPIComm:
+        """An MPIComm that works as over all ranks but whose messages do not travel: what is left is arithmetic."""
+        return MPIComm(mixing, _Unsent(self.mpi))
 
     def from_root(self, make: Callable[[], T]) -> T:
         """What ``make`` gives on rank 0, on every rank (it pickles). ``make`` must not raise."""

@@ -14,6 +14,7 @@ import numpy as np
 import topologies
 from decentral.errors import UserError
 from decentral.network.cluster import Cluster, EdgeLinks, Link
+from decentral.network.measured import Calibrated, Measured, compute_of
 from decentral.network.units import BYTES_S, SECONDS, quantity
 from decentral.tables import from_table, section
 
@@ -21,7 +22,12 @@ Quantity = float | str
 
 
 def read_cluster(path: str | os.PathLike[str], workers: int | None = None) -> Cluster:
-    """The cluster that a file describes, with ``workers`` workers, which the file may say instead, or as well.
+    """The cluster of :func:`read_calibrated`."""
+    return read_calibrated(path, workers).cluster
+
+
+def read_calibrated(path: str | os.PathLike[str], workers: int | None = None) -> Calibrated:
+    """All that a file says of a cluster with ``workers`` workers, which the file may say instead, or as well.
 
     In a TOML, numbers or texts with units (``decentral.network.units``)::
 
@@ -38,6 +44,9 @@ def read_cluster(path: str | os.PathLike[str], workers: int | None = None) -> Cl
         latency_s = "1 us"
         bandwidth_bytes_s = "200 Gb/s"
 
+    ``[links]`` may be left out where one host has all workers. ``decentral calibrate`` writes two more tables,
+    ``[compute]`` and ``[measured]``: see :mod:`decentral.network.measured`.
+
     A path with another suffix is a graph file alone, ports "one". In a graph each edge has attributes ``latency_s``
     and ``bandwidth_bytes_s``; an edge without direction is a link both ways. Workers are numbered as ``read_graph``
     does it. Raises UserError that names the file, the value and the rule.
@@ -45,19 +54,25 @@ def read_cluster(path: str | os.PathLike[str], workers: int | None = None) -> Cl
     path = Path(path)
     try:
         if path.suffix.lower() != ".toml":
-            return _cluster(path.parent, workers, graph=path.name)
+            return Calibrated(_cluster(path.parent, workers, graph=path.name))
         table = _read(path)
         links = section(table, "links") if "links" in table else None
         hosts = section(table, "hosts") if "hosts" in table else None
-        top = {key: value for key, value in table.items() if key not in ("links", "hosts")}
+        top = {key: value for key, value in table.items() if key not in _TABLES}
         said = from_table(_Top, top, "cluster")
         if workers is not None and said.workers not in (None, workers):
             raise UserError(f"workers = {said.workers} but the run has {workers}; give both the same number")
         between = None if links is None else from_table(_links, links, "links")
         inside = None if hosts is None else from_table(_hosts, hosts, "hosts")
-        return _cluster(
+        cluster = _cluster(
             path.parent, said.workers if workers is None else workers, said.ports, said.graph, between, inside
         )
+        extra: dict[str, Any] = {
+            key: from_table(make, section(table, key), key)
+            for key, make in (("compute", compute_of), ("measured", Measured))
+            if key in table
+        }
+        return Calibrated(cluster, **extra)
     except ValueError as error:
         text = str(error)
         raise UserError(text if text.startswith(str(path)) else f"{path}: {text}") from None
@@ -76,6 +91,9 @@ def cluster_of_table(table: Mapping[str, Any], workers: int, where: str) -> Clus
     except UserError as error:
         text = str(error)
         raise UserError(text if where in text else f"{where}.{text.removeprefix('links.')}") from None
+
+
+_TABLES = ("links", "hosts", "compute", "measured")
 
 
 @dataclass(frozen=True)
@@ -112,7 +130,8 @@ def _cluster(
     between: Link | None = None,
     hosts: tuple[int, Link] | None = None,
 ) -> Cluster:
-    if between is None and graph is None:
+    alone = hosts is not None and workers is not None and workers <= hosts[0]
+    if between is None and graph is None and not alone:
         raise UserError("it describes no links; add [links], or graph = a file whose edges do")
     edges = None
     if graph is not None:
