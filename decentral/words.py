@@ -51,7 +51,7 @@ COLUMNS = {
         better="low",
     ),
     "mean_drift_sq": Column(
-        "squared distance that faults have moved the average", "mean drift²", better="low"
+        "squared distance that faults\nhave moved the average", "mean drift²", better="low"
     ),
     "lost_messages": Column("messages lost", "lost"),
     "late_messages": Column("messages late", "late"),
@@ -92,6 +92,7 @@ FIELDS = {
     "compression.name": "compression",
     "faults.loss": "loss",
     "faults.late": "late",
+    "faults.symmetric": "both directions at once:",
     "train.lr": "learning rate",
     "train.rounds": "rounds",
     "train.batch_size": "batch size",
