@@ -4,7 +4,8 @@ In a script of one's own, under ``mpirun`` or alone:
 
     import decentral as dc
     comm = dc.join("ring")
-    optimizer = dc.Decentralized(torch.optim.SGD(model.parameters(), lr=0.1), method=dc.algorithms.DecentLaM(0.9), comm=comm)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = dc.Decentralized(sgd, method=dc.algorithms.DecentLaM(0.9), comm=comm)
 
 Importing this package imports nothing else; each name is loaded when it is first used.
 """

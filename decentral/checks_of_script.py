@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import LBFGS, SGD, Optimizer, SparseAdam
@@ -25,19 +25,27 @@ def check_arguments(optimizer: Any, method: Any, comm: Any, model: Any) -> None:
             f"the first argument should be a torch optimizer such as torch.optim.SGD(...), not {_a(optimizer)}"
         )
     if isinstance(optimizer, LBFGS | SparseAdam):
-        raise UserError(f"{type(optimizer).__name__} does not take one dense step a gradient; use SGD, Adam or AdamW")
+        raise UserError(
+            f"{type(optimizer).__name__} does not take one dense step a gradient; use SGD, Adam or AdamW"
+        )
     if isinstance(method, type) or not (hasattr(method, "init") and hasattr(method, "step")):
         raise UserError(f"method should be one such as decentral.algorithms.DSGD(), not {_a(method)}")
     if not isinstance(comm, Communicator):
         raise UserError(f"comm should be what decentral.join(...) gave, not {_a(comm)}")
     if comm.h != 1 or comm.n != comm.ranks:
-        raise UserError(f"comm has {comm.n} workers on {comm.ranks} ranks, and a script is one worker; use decentral.join")
+        raise UserError(
+            f"comm has {comm.n} workers on {comm.ranks} ranks, and a script is one; use decentral.join"
+        )
     if not isinstance(model, nn.Module | None):
-        raise UserError(f"model should be the torch.nn.Module whose parameters the optimizer has, not {_a(model)}")
+        raise UserError(
+            f"model should be the torch.nn.Module whose parameters the optimizer has, not {_a(model)}"
+        )
     has_own = isinstance(method, DiLoCo) or (isinstance(method, SlowMo) and method.base == "diloco")
     plain = type(optimizer) is SGD and not any(g["momentum"] for g in optimizer.param_groups)
     if has_own and not plain:
-        raise UserError(f"{type(method).__name__} has an AdamW of its own; give it torch.optim.SGD without momentum")
+        raise UserError(
+            f"{type(method).__name__} has an AdamW of its own; give it torch.optim.SGD without momentum"
+        )
 
 
 def check_model(given: list[nn.Parameter], trained: list[nn.Parameter]) -> None:
@@ -54,9 +62,13 @@ def check_model(given: list[nn.Parameter], trained: list[nn.Parameter]) -> None:
         )
     for what, found in (("types", kinds), ("devices", devices)):
         if len(found) > 1:
-            raise UserError(f"trained parameters have the {what} {', '.join(sorted(found))}; give all the same")
-    spans = sorted((p.data_ptr(), p.data_ptr() + p.numel() * p.itemsize) for p in trained if p.is_contiguous())
-    if any(b[0] < a[1] for a, b in zip(spans, spans[1:], strict=False)):
+            raise UserError(
+                f"trained parameters have the {what} {', '.join(sorted(found))}; give all the same"
+            )
+    spans = sorted(
+        (p.data_ptr(), p.data_ptr() + p.numel() * p.itemsize) for p in trained if p.is_contiguous()
+    )
+    if any(b[0] < a[1] for a, b in pairwise(spans)):
         raise UserError("two parameters share memory; to tie them, use one Parameter in both places")
 
 
@@ -66,7 +78,9 @@ def check_mixing(method: Any, schedule: topologies.Schedule) -> str:
     if schedule.n == 1:
         return ""
     if hasattr(method, "schedule") and schedule.period is not None:
-        raise UserError(f"{name} makes its own mixing matrices of a graph; use decentral.join(..., method=method)")
+        raise UserError(
+            f"{name} makes its own mixing matrices of a graph; use decentral.join(..., method=method)"
+        )
     missing = unmet(method, schedule)
     if missing is not None:
         remedy = missing[1].replace("topology.name = ", "decentral.join of a ").replace("topology.", "")
@@ -90,7 +104,9 @@ def check_load(kept: Any, comm: Communicator, method: str, checksum: int) -> Non
         raise UserError("this is no state_dict() of a Decentralized optimizer; load what that gave")
     for what, here in (("workers", comm.n), ("rank", comm.rank), ("method", method)):
         if kept[what] != here:
-            raise UserError(f"the state is of {what} {kept[what]}, but here it is {here}; give each rank its own")
+            raise UserError(
+                f"the state is of {what} {kept[what]}, but here it is {here}; give each rank its own"
+            )
     if kept["model_crc32"] != checksum:
         raise UserError(
             "the model is not the one that this state was saved with; make Decentralized first, then call "

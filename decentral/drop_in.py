@@ -11,11 +11,9 @@ import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from decentral.algorithms.state import map_state, numbers_of, tensors_of, with_numbers
+from decentral.algorithms.state import numbers_of, tensors_of, with_numbers
 from decentral.checks_of_script import check_arguments, check_load, check_mixing, check_model, model_text
 from decentral.comm import Communicator
-from decentral.compression import Layout
-from decentral.compression.layout import Span
 from decentral.early import EarlyComm
 from decentral.errors import UserError
 from decentral.joining import AgreedError, refuse_together, say, tell
@@ -46,11 +44,12 @@ class Decentralized(Optimizer):
     optimizer work as with any other.
 
     ``overlap``: where the method's first message is x itself (DSGD and DmSGD in form awc, EXTRA, DIGing, momentum
-    tracking), it is sent after a step and received in the next one, while the gradient is computed. Parameters must then not
-    be written to between steps but by this optimizer.
+    tracking), it is sent after a step and received in the next one, while the gradient is computed. Parameters must
+    then not be written to between steps but by this optimizer.
     Memory: x, the method's state, and gathered small gradients; with other optimizers than plain SGD two more x.
-    Raises UserError, on all ranks, for what cannot work: float16 and bfloat16 parameters, mixed devices or number types,
-    ranks with different models, optimizers that evaluate the loss several times, a graph that the method cannot have.
+    Raises UserError, on all ranks, for what cannot work: float16 and bfloat16 parameters, mixed devices or types of
+    numbers, ranks with different models, optimizers that evaluate the loss several times, a graph that the method
+    cannot have.
     A method that diverges on the graph, whatever the learning rate, is warned about on standard error.
     """
 
@@ -85,15 +84,18 @@ class Decentralized(Optimizer):
         whole = bool(getattr(method, "whole", False)) or comm.links is not None
         self.row = ParameterRow(trained, whole)
         if whole:
-            comm.layout = Layout(tuple(Span(at, at + s.numel(), tuple(s) or (1,), "other") for at, s in self.row.spans))
+            comm.layout = self.row.layout()
         self.t = 0
         self.method_state = method.init(self.row.x, comm)
         self._sends_early = overlap and comm.n > 1 and comm.links is None and sends_model_first(method)
         self._posted: list[Any] = []
         self._posted_bytes = 0
         self._versions = self.row.versions()
-        self._groups_of = [k for k, group in enumerate(self.param_groups) for p in group["params"] if p in set(trained)]
+        self._groups_of = [
+            k for k, group in enumerate(self.param_groups) for p in group["params"] if p in set(trained)
+        ]
         self._before: torch.Tensor | None = None
+        self._departures = getattr(comm, "departures", None)
         self._ready = True
 
     @torch.no_grad()
@@ -104,30 +106,37 @@ class Decentralized(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_unmoved()
-        lr, scales, decays = self._rates()
         row, comm = self.row, self.comm
+        lr, scales, decays = self._rates()
         if self._is_plain():
-            uniform = min(scales) == max(scales) == 1 and min(decays) == max(decays)
-            decay = decays[0] if uniform else 0.0
-            gradient = row.gradients() if uniform else row.gradients(scales, decays)
+            if min(scales) == 1 and min(decays) == max(decays):
+                decay, gradient = decays[0], row.gradients()
+            else:
+                kind = self._groups_of
+                decay, gradient = 0.0, row.gradients([scales[k] for k in kind], [decays[k] for k in kind])
         else:
             decay, gradient = 0.0, self._directions(lr)
         rounds: Any = EarlyComm(comm, self._posted) if self._posted else comm
-        x, self.method_state = advance(self.method, row.x, self.method_state, gradient, rounds, self.t, lr, decay)
+        x, self.method_state = advance(
+            self.method, row.x, self.method_state, gradient, rounds, self.t, lr, decay, row.width
+        )
         if x.data_ptr() != row.x.data_ptr():
             row.x.copy_(x)
         row.written()
         self.t += 1
         self.inner._opt_called = True  # type: ignore[attr-defined]  # a scheduler may have been made for that one
-        if (departures := getattr(comm, "departures", None)) is not None:
-            departures.steps = self.t
-        self._post()
+        if self._departures is not None:
+            self._departures.steps = self.t
+        if self._sends_early:
+            self._post()
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refused: parameters are laid out in one row when this optimizer is made."""
         if getattr(self, "_ready", False):
-            raise UserError("a parameter group came late; add it to the inner optimizer before making Decentralized")
+            raise UserError(
+                "a parameter group came late; add it to the inner optimizer before making Decentralized"
+            )
         super().add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
@@ -143,7 +152,8 @@ class Decentralized(Optimizer):
                 "gossip_bytes": ledger["gossip_bytes"].tolist(),  # type: ignore[attr-defined]
                 "reduced_bytes": ledger["reduced_bytes"],
                 "messages": ledger["messages"],
-                "mpi_bytes": self.comm.ledger.mpi_bytes - self._posted_bytes,  # a message under way is sent anew
+                "mpi_bytes": self.comm.ledger.mpi_bytes
+                - self._posted_bytes,  # a message under way is sent anew
             },
             "rank": self.comm.rank,
             "workers": self.comm.n,
@@ -159,7 +169,9 @@ class Decentralized(Optimizer):
         self._settle()
         self._agree(lambda: check_load(state_dict, self.comm, repr(self.method), self._checksum()))
         if len(set(tell(self.comm, str(state_dict["rounds"])))) > 1:
-            raise AgreedError("ranks were given states of different rounds; load those that were saved together")
+            raise AgreedError(
+                "ranks were given states of different rounds; load those that were saved together"
+            )
         self.inner.load_state_dict(state_dict["inner"])
         self._share()
         for target, source in zip(tensors_of(self.method_state), state_dict["tensors"], strict=True):
@@ -169,7 +181,8 @@ class Decentralized(Optimizer):
         kept = state_dict["ledger"]
         gossip = torch.tensor(kept["gossip_bytes"]).numpy()
         self.comm.ledger.restore(gossip, kept["reduced_bytes"], kept["messages"], kept["mpi_bytes"])
-        self._post()
+        if self._sends_early:
+            self._post()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -201,12 +214,11 @@ class Decentralized(Optimizer):
         self.param_groups, self.state = self.inner.param_groups, self.inner.state
 
     def _rates(self) -> tuple[float, list[float], list[float]]:
-        """lr; each parameter's learning rate over it; and its weight decay."""
+        """lr; each group's learning rate over it; and its weight decay."""
         rates = [float(group["lr"]) for group in self.param_groups]
         lr = max(rates)
-        of_groups = [rate / lr if lr else 1.0 for rate in rates]
         decays = [float(group.get("weight_decay", 0.0)) for group in self.param_groups]
-        return lr, [of_groups[k] for k in self._groups_of], [decays[k] for k in self._groups_of]
+        return lr, [rate / lr if lr else 1.0 for rate in rates], decays
 
     def _is_plain(self) -> bool:
         """Whether the inner optimizer's direction is the gradient and its weight decay."""
@@ -243,8 +255,8 @@ class Decentralized(Optimizer):
 
     def _post(self) -> None:
         """Send the first message of the next round, if it is x itself."""
-        self._versions = self.row.versions()
-        if self._sends_early and self.t:
+        if self.t:
+            self._versions = self.row.versions()
             ledger, comm = self.comm.ledger, self.comm.at(self.t)
             before = ledger.mpi_bytes
             self._posted = [comm.post(self.row.x[:, block.columns]) for block in self.row.blocks]
@@ -279,7 +291,7 @@ class Decentralized(Optimizer):
                         tensor.copy_(whole)
 
     def _checksum(self) -> int:
-        return zlib.crc32(self.row.x.cpu().numpy())
+        return zlib.crc32(self.row.x.cpu().numpy().tobytes())
 
     def __getstate__(self) -> NoReturn:
         raise UserError("Decentralized cannot be pickled or copied; keep its state_dict() instead")

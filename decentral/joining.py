@@ -40,7 +40,7 @@ def join(mixing: Any, weights: str | None = None, method: Any = None, **paramete
     ``mixing``: the name of a topology or of a schedule (``decentral list topologies``), built for as many workers as
     there are ranks, with further ``parameters`` of its constructor; a networkx graph with nodes 0 .. n - 1; a scipy or
     numpy matrix (n, n), row i receives; or a :class:`topologies.Schedule`.
-    ``weights``: the rule of a graph's weights, or a matrix file; by default those of ``method``, if it has some of its own
+    ``weights``: the rule of a graph's weights, or a matrix file; by default those of ``method``, if it has its own
     (push-sum's "push", MATCHA's matrices), else "metropolis".
 
     Without MPI there is one worker and nothing is sent; standard error says so. Under MPI a rank computes with
@@ -60,7 +60,7 @@ def join(mixing: Any, weights: str | None = None, method: Any = None, **paramete
     assert schedule is not None
     if len(set(world.agree(_fingerprint(schedule)))) > 1:
         raise AgreedError("ranks ask for different mixing; call join with the same arguments on every rank")
-    comm = world.communicator(schedule)
+    comm: Any = world.communicator(schedule)
     if world.ranks > 1:
         import torch
 
@@ -69,8 +69,12 @@ def join(mixing: Any, weights: str | None = None, method: Any = None, **paramete
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         comm.departures = Departures(comm.mpi)
     else:
-        say(world.rank, "one process, so there is one worker and nothing is sent; start with mpirun -n RANKS for more")
-    return comm
+        say(
+            world.rank,
+            "one process, so there is one worker and nothing is sent; start with mpirun -n RANKS for more",
+        )
+    joined: Communicator = comm
+    return joined
 
 
 def refuse_together(mistakes: list[str]) -> None:
@@ -102,10 +106,14 @@ def _schedule(
     if isinstance(mixing, str):
         return _by_name(mixing, weights, method, parameters, ranks)
     if parameters:
-        raise UserError(f"{min(parameters)} is a parameter of a named topology, and join was given {_kind(mixing)}")
+        raise UserError(
+            f"{min(parameters)} is a parameter of a named topology, and join was given {_kind(mixing)}"
+        )
     if isinstance(mixing, nx.Graph):
         if sorted(mixing, key=str) != sorted(range(len(mixing)), key=str):
-            raise UserError("the graph's nodes must be 0 to n - 1; use networkx.convert_node_labels_to_integers")
+            raise UserError(
+                "the graph's nodes must be 0 to n - 1; use networkx.convert_node_labels_to_integers"
+            )
         _check_size(len(mixing), "graph", ranks)
         return _of_graph(mixing, weights, method)
     if weights is not None:
@@ -114,7 +122,9 @@ def _schedule(
         _check_size(mixing.n, "schedule", ranks)
         return mixing
     if not (hasattr(mixing, "shape") and len(mixing.shape) == 2 and np.issubdtype(mixing.dtype, np.number)):
-        raise UserError(f"join needs a topology's name, a networkx graph, a matrix or a Schedule, not {_kind(mixing)}")
+        raise UserError(
+            f"join needs a topology's name, a networkx graph, a matrix or a Schedule, not {_kind(mixing)}"
+        )
     _check_size(mixing.shape[0], "matrix", ranks)
     from decentral.comm.communicator import as_schedule
 
@@ -130,8 +140,15 @@ def _by_name(
     if name not in names:
         raise UserError(f"topology {name!r} is not known; {nearest(name, names)}")
     if "n" in parameters or "workers" in parameters:
-        raise UserError("the number of workers is the number of ranks; leave it out, and start with mpirun -n RANKS")
-    table = {"name": name, "workers": ranks, **parameters, **({} if weights is None else {"weights": weights})}
+        raise UserError(
+            "the number of workers is the number of ranks; leave it out, and start with mpirun -n RANKS"
+        )
+    table = {
+        "name": name,
+        "workers": ranks,
+        **parameters,
+        **({} if weights is None else {"weights": weights}),
+    }
     try:
         try:
             topology = Topology.from_table(table, method)
@@ -150,7 +167,9 @@ def _by_name(
 def _of_graph(graph: Any, weights: str | None, method: Any) -> topologies.Schedule:
     if hasattr(method, "schedule"):
         if weights is not None:
-            raise UserError(f"weights = {weights!r}: {type(method).__name__} makes its own; leave weights out")
+            raise UserError(
+                f"weights = {weights!r}: {type(method).__name__} makes its own; leave weights out"
+            )
         made: topologies.Schedule = _user_values(lambda: method.schedule(graph))
         return made
 
@@ -175,7 +194,9 @@ def _user_values(make: Callable[[], Any]) -> Any:
 def _check_size(n: int, what: str, ranks: int) -> None:
     if n != ranks:
         there = "there is 1 process" if ranks == 1 else f"there are {ranks} ranks"
-        raise UserError(f"the {what} has {n} workers but {there}; start with mpirun -n {n}, or give one of {ranks}")
+        raise UserError(
+            f"the {what} has {n} workers but {there}; start with mpirun -n {n}, or give one of {ranks}"
+        )
 
 
 def _kind(value: Any) -> str:
@@ -195,7 +216,8 @@ class _Ending:
     """sys.excepthook of a script that has joined: see the module."""
 
     def __init__(self, world: Any, before: Any) -> None:
-        self.world, self.before = world, before.before if isinstance(before, _Ending) else before
+        self.world = world
+        self.before: Any = before.before if isinstance(before, _Ending) else before
 
     def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         mistake, alone = isinstance(error, UserError), self.world.ranks == 1

@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from decentral.blocks import block_width, column_blocks
+from decentral.blocks import column_blocks
+from decentral.compression.layout import Layout, Span
 from decentral.errors import UserError
 
-_LARGE = 8  # a parameter of a block's width over this, or more, has blocks of its own
+_WIDTH = 1 << 20  # columns of a block: few, so that few messages are waited for, but they still fit a cache
+_LARGE = 2  # a parameter of a block's width over this, or more, has blocks of its own
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Entries ``start`` to ``stop`` of parameter number ``index``, flat; they fill columns ``at`` onward of their block."""
+    """Entries ``start`` to ``stop`` of parameter number ``index``, flat, at column ``at`` of their block."""
 
     index: int
     start: int
@@ -49,19 +51,25 @@ class ParameterRow:
         self.parameters = list(parameters)
         sizes = [p.numel() for p in self.parameters]
         d = sum(sizes)
-        width = d if whole else block_width(1, d)
+        self.width = width = d if whole else min(d, _WIDTH)
         order = sorted(range(len(sizes)), key=lambda k: d > width and sizes[k] * _LARGE < width)
         self.blocks = _blocks(order, sizes, width)
         like = self.parameters[0]
         self.x = torch.empty((1, d), dtype=like.dtype, device=like.device)
         self._gathered: dict[int, Tensor] = {}
+        self._targets: dict[int, list[Tensor]] = {}
         parts = dict(zip(order, self.x[0].split_with_sizes([sizes[k] for k in order]), strict=True))
-        self.spans = [(parts[k].storage_offset(), p.shape) for k, p in enumerate(self.parameters)]
+        self.spans = [(int(parts[k].storage_offset()), p.shape) for k, p in enumerate(self.parameters)]
         self.views = self.views_of(self.x)
         for p, view in zip(self.parameters, self.views, strict=True):
             view.copy_(p.data)
             p.data = view
         self._addresses = [view.data_ptr() for view in self.views]
+
+    def layout(self) -> Layout:
+        """Which columns of x are which parameter, as methods and links that look at matrices want to know it."""
+        spans = [Span(at, at + shape.numel(), tuple(shape) or (1,), "other") for at, shape in self.spans]
+        return Layout(tuple(sorted(spans)))
 
     def views_of(self, x: Tensor) -> list[Tensor]:
         """Each parameter's part of x (1, d), in its shape."""
@@ -101,31 +109,54 @@ class ParameterRow:
             if len(block.pieces) == 1 and scales is None and grad is not None and grad.is_contiguous():
                 yield block.columns, grad.view(1, -1)[:, first.start : first.stop]
                 continue
-            g = self.room(number)
-            for piece in block.pieces:
-                target = g[0, piece.at : piece.at + piece.stop - piece.start]
-                p = self.parameters[piece.index]
-                if p.grad is None:
-                    target.zero_()
-                else:
-                    whole = piece.stop - piece.start == p.numel()
-                    if whole:
-                        target.view(p.shape).copy_(p.grad)
-                    else:
-                        target.copy_(p.grad.reshape(-1)[piece.start : piece.stop])
-                if scales is not None and decays is not None:
-                    if decays[piece.index]:
-                        at = block.columns.start + piece.at
-                        target.add_(self.x[0, at : at + len(target)], alpha=decays[piece.index])
-                    if scales[piece.index] != 1:
-                        target.mul_(scales[piece.index])
+            g, targets = self.room(number), self._targets[number]
+            sources = [self._part(piece) for piece in block.pieces]
+            there = [source for source in sources if source is not None]
+            if scales is None and len(there) == len(targets):
+                torch._foreach_copy_(targets, there)
+            else:
+                self._gather_each(block, targets, sources, scales, decays)
             yield block.columns, g
+
+    def _part(self, piece: Piece) -> Tensor | None:
+        """The gradient of a piece, in its parameter's shape if it is all of it."""
+        grad = self.parameters[piece.index].grad
+        if grad is None or piece.stop - piece.start == grad.numel():
+            return grad
+        return grad.reshape(-1)[piece.start : piece.stop]
+
+    def _gather_each(
+        self,
+        block: Block,
+        targets: list[Tensor],
+        sources: list[Tensor | None],
+        scales: Sequence[float] | None,
+        decays: Sequence[float] | None,
+    ) -> None:
+        for piece, target, source in zip(block.pieces, targets, sources, strict=True):
+            if source is None:
+                target.zero_()
+            else:
+                target.copy_(source)
+            if scales is None or decays is None:
+                continue
+            if decays[piece.index]:
+                at = block.columns.start + piece.at
+                x = self.x[0, at : at + piece.stop - piece.start]
+                target.add_(x.view(target.shape), alpha=decays[piece.index])
+            if scales[piece.index] != 1:
+                target.mul_(scales[piece.index])
 
     def room(self, number: int) -> Tensor:
         """Memory for that block's gradient, (1, width)."""
         if number not in self._gathered:
-            columns = self.blocks[number].columns
-            self._gathered[number] = self.x.new_empty((1, columns.stop - columns.start))
+            columns, pieces = self.blocks[number].columns, self.blocks[number].pieces
+            g = self._gathered[number] = self.x.new_empty((1, columns.stop - columns.start))
+            self._targets[number] = []
+            for piece in pieces:
+                size, p = piece.stop - piece.start, self.parameters[piece.index]
+                target = g[0, piece.at : piece.at + size]
+                self._targets[number].append(target.view(p.shape) if size == p.numel() else target)
         return self._gathered[number]
 
 
