@@ -39,7 +39,10 @@ def early_messages(method: Any, n: int = 4) -> tuple[bool, ...]:
     """
     found: list[bool] = []
     for sent, sent_otherwise, _ in _rounds(method, n):
-        alike = [a is not None and b is not None and torch.equal(a, b) for a, b in zip_longest(sent, sent_otherwise)]
+        alike = [
+            a is not None and b is not None and torch.equal(a, b)
+            for a, b in zip_longest(sent, sent_otherwise)
+        ]
         found = [a and b for a, b in zip_longest(found, alike, fillvalue=True)]
     return tuple(found)
 
@@ -74,7 +77,11 @@ def _rounds(method: Any, n: int) -> list[tuple[list[Tensor], list[Tensor], Tenso
 
 
 def _rounds_to_try(method: Any) -> int:
-    settings = [getattr(method, f.name) for f in dataclasses.fields(method)] if dataclasses.is_dataclass(method) else []
+    settings = (
+        [getattr(method, f.name) for f in dataclasses.fields(method)]
+        if dataclasses.is_dataclass(method)
+        else []
+    )
     longest = max((value for value in settings if type(value) is int), default=0)
     return min(max(_AT_LEAST, 2 * longest), _AT_MOST)
 

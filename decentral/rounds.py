@@ -32,12 +32,15 @@ def advance(
     t: int,
     lr: float,
     weight_decay: float = 0.0,
+    width: int | None = None,
 ) -> tuple[Tensor, Any]:
     """Round t of ``method`` from x (h, d), which is consumed. ``gradient`` comes in blocks of columns of (h, d).
 
+    They are cut further into blocks of at most ``width`` columns; by default :func:`block_width` says of how many.
+
     Weight decay joins the gradient here, before the method, and so before any communication.
     """
-    width = block_width(*x.shape)
+    width = width or block_width(*x.shape)
     # a compiled method fuses the whole round by itself, and is made for one width
     apart = comm.links is not None or comm.faults is not None
     if isinstance(method, CompiledMethod) or apart or getattr(method, "whole", False):

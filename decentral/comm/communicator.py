@@ -226,7 +226,8 @@ class Communicator(ABC):
         return self._mean(x)
 
     def share_root(self, x: Tensor) -> None:
-        """Overwrite x, contiguous and alike in shape on all ranks, with that of rank 0. Not billed: no method asks for it."""
+        """Overwrite x, contiguous, with rank 0's of the same shape. Not billed: it is no traffic of a method."""
+        raise NotImplementedError(f"{type(self).__name__} has no rank 0")
 
     @abstractmethod
     def observe(self, values: NDArray[Any]) -> NDArray[Any]:

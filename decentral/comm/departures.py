@@ -27,7 +27,7 @@ class Departures:
         atexit.register(self._depart)  # runs before MPI ends
 
     def wait(self, requests: list[Any]) -> None:
-        """Wait for all requests. Raises UserError if a rank has ended that has made fewer steps than this one begins."""
+        """Wait for all requests. Raises UserError if a rank has ended with fewer steps than this one begins."""
         polls = 0
         while requests and not type(requests[0]).Testall(requests):
             polls += 1

@@ -25,6 +25,9 @@ class LocalComm(Communicator):
     def __init__(self, mixing: Any) -> None:
         super().__init__(mixing, rank=0, ranks=1)
 
+    def share_root(self, x: Tensor) -> None:
+        """There is one rank."""
+
     def observe(self, values: NDArray[Any]) -> NDArray[Any]:
         """All workers are here already."""
         return values
