@@ -9,7 +9,8 @@ from typing import Any
 
 from decentral.errors import UserError
 from decentral.network import COMPUTE_TIMES, Cluster, ComputeTime, all_reduce_s
-from decentral.network.cluster_file import cluster_of_table, read_cluster
+from decentral.network.cluster_file import cluster_of_table, read_calibrated
+from decentral.network.measured import Calibrated
 from decentral.tables import fields_of, from_table, pop_name
 
 _FILE_ONLY = ("latency_s", "bandwidth_bytes_s", "ports", "hosts")
@@ -26,7 +27,21 @@ class Flops:
             raise UserError(f"flops_per_s = {self.flops_per_s} must be positive and finite")
 
 
-COMPUTE: dict[str, Callable[..., Any]] = {"flops": Flops, **COMPUTE_TIMES}
+@dataclass(frozen=True)
+class PerSample:
+    """A worker computes ``sample_s`` for each sample of its batch, as ``decentral calibrate`` measures it."""
+
+    sample_s: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sample_s < float("inf"):
+            raise UserError(f"sample_s = {self.sample_s} must be finite and not negative")
+
+
+OfProblem = Flops | PerSample
+"""Compute times that depend on the problem and its batches."""
+
+COMPUTE: dict[str, Callable[..., Any]] = {"flops": Flops, "per-sample": PerSample, **COMPUTE_TIMES}
 """What ``network.compute.name`` may be."""
 
 
@@ -47,15 +62,16 @@ class Network:
         latency_s = "1 us"
         bandwidth_bytes_s = "200 Gb/s"
         [network.compute]
-        name = "flops"                # or constant, shifted-exponential, lognormal, one-slow-worker, stalls, trace
+        name = "flops"                # or per-sample, constant, shifted-exponential, lognormal, stalls, trace, ...
         flops_per_s = 1e10
 
-    ``cluster = "FILE"`` instead of links, ports and hosts names a cluster file. ``said``: whether there was such a
+    ``cluster = "FILE"`` instead of links, ports and hosts names a cluster file, which may say the seconds of a sample,
+    too. ``said``: whether there was such a
     section at all. ``links``: the keys that describe the cluster.
     """
 
     cluster: Cluster
-    compute: Flops | ComputeTime
+    compute: OfProblem | ComputeTime
     overlap: bool
     all_reduce: str
     links: Mapping[str, Any]
@@ -67,11 +83,15 @@ class Network:
         """For a run of so many workers. Raises UserError that names the key."""
         table, said = dict(table), bool(table)
         rest = from_table(_Keys, table, "network")
-        compute = {"name": "flops", **(rest.compute or {})}
         links = {key: table[key] for key in ("cluster", *_FILE_ONLY) if key in table}
+        calibrated = _calibrated(links, workers)
+        compute = rest.compute or {}
+        if rest.compute is None and calibrated.compute is not None and calibrated.compute.sample_s:
+            compute = {"name": "per-sample", "sample_s": calibrated.compute.sample_s}
+        compute = {"name": "flops", **compute}
         name = pop_name(compute, "network.compute", COMPUTE)
         network = cls(
-            cluster=_cluster(links, workers),
+            cluster=calibrated.cluster,
             compute=_compute(name, compute, workers),
             overlap=rest.overlap,
             all_reduce=rest.all_reduce,
@@ -79,7 +99,7 @@ class Network:
             compute_name=name,
             said=said,
         )
-        if network.cluster.between is not None:
+        if network.cluster.between is not None or len(set(network.cluster.hosts)) == 1:
             try:
                 all_reduce_s(network.all_reduce, network.cluster, 0.0)
             except UserError as error:
@@ -114,7 +134,7 @@ class _Keys:
 def _compute(name: str, table: Mapping[str, Any], workers: int) -> Any:
     try:
         compute = from_table(COMPUTE[name], table, "network.compute", name)
-        if not isinstance(compute, Flops):
+        if not isinstance(compute, OfProblem):
             compute.check(workers)
         return compute
     except UserError as error:
@@ -122,7 +142,7 @@ def _compute(name: str, table: Mapping[str, Any], workers: int) -> Any:
         raise UserError(text if "network.compute" in text else f"network.compute.{text}") from None
 
 
-def _cluster(links: Mapping[str, Any], workers: int) -> Cluster:
+def _calibrated(links: Mapping[str, Any], workers: int) -> Calibrated:
     if "cluster" in links:
         more = next((key for key in _FILE_ONLY if key in links), None)
         if more is not None:
@@ -130,7 +150,7 @@ def _cluster(links: Mapping[str, Any], workers: int) -> Cluster:
                 f"network.{more} = {links[more]!r} beside network.cluster; the file says it: remove one"
             )
         try:
-            return read_cluster(Path(links["cluster"]), workers)
+            return read_calibrated(Path(links["cluster"]), workers)
         except UserError as error:
             raise UserError(f"network.cluster: {error}") from None
-    return cluster_of_table(links, workers, "network")
+    return Calibrated(cluster_of_table(links, workers, "network"))

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from decentral.comm import Communicator
 from decentral.comm.ledger import Traffic
+from decentral.errors import UserError
 from decentral.network import Clocks, Gossip, Phase, Together, all_gather_s, all_reduce_s
 from decentral.network.compute import COMPUTE_TIMES, ComputeTime
-from decentral.network_config import Flops, Network
+from decentral.network_config import Flops, Network, PerSample
 from decentral.problems.objective import Place
 from decentral.stages.trace import Span, Trace
 
@@ -126,8 +127,16 @@ class SimulatedTime:
 def compute_time(network: Network, problem: Any, place: Place) -> ComputeTime:
     """Seconds of a worker's gradient: those of ``[network.compute]``, or by the FLOPs of the first one at ``place``.
 
-    That should be worker 0 alone, on a CPU, by the loop, so that machines and numbers of ranks count alike.
+    That should be worker 0 alone, on a CPU, by the loop, so that machines and numbers of ranks count alike. Raises
+    UserError for seconds of a sample where batches are "full", and so of different sizes.
     """
+    if isinstance(network.compute, PerSample):
+        if place.batch_size == "full":
+            raise UserError(
+                'network.compute.name = "per-sample" needs batches of one size, and train.batch_size = "full"; '
+                'set a number, or use "flops"'
+            )
+        return COMPUTE_TIMES["constant"](compute_s=network.compute.sample_s * place.batch_size)
     if not isinstance(network.compute, Flops):
         return network.compute
     flops = _gradient_flops(problem, place)

@@ -21,6 +21,7 @@ from decentral.errors import UserError
 from decentral.fault_effects import fault_counts, fault_notes, links_with, refuse_faults
 from decentral.metrics import finite, first_divergence, measure, norms, traffic
 from decentral.network import Gossip
+from decentral.network_config import PerSample
 from decentral.overlap import early_messages
 from decentral.problems.objective import Linear, Objective, Place
 from decentral.recorder import RunFolder
@@ -101,6 +102,8 @@ def _check_network(config: RunConfig, mixing: topologies.Schedule) -> None:
         Gossip(mixing, config.network.cluster)
     except UserError as error:
         raise UserError(f"[network] {error}") from None
+    if isinstance(config.network.compute, PerSample):
+        compute_time(config.network, config.problem, place_of(config, range(1), torch.device("cpu"), "loop"))
     if config.network.overlap and not any(early_messages(config.algorithm)):
         raise UserError(
             f"network.overlap = true, but nothing that {type(config.algorithm).__name__} sends is ready before the "

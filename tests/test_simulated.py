@@ -11,7 +11,7 @@ import topologies
 from decentral.comm import LocalComm
 from decentral.comm.links import Links
 from decentral.compression import AdaComp, Layout
-from decentral.network import COMPUTE_TIMES
+from decentral.network import COMPUTE_TIMES, Clocks, Gossip
 from decentral.network_config import Network
 from decentral.simulated import SimulatedTime
 
@@ -215,3 +215,54 @@ def test_a_cluster_whose_graph_has_not_the_links_is_refused(tmp_path):
         tmp_path / "x.toml", topology={"name": "path", "workers": 4}, network={"cluster": "path.graphml"}
     )
     assert decentral("run", path, "--out", "path").code == 0
+
+
+def test_a_calibrated_cluster_says_the_seconds_of_a_sample(tmp_path):
+    (tmp_path / "cluster.toml").write_text(
+        'workers = 4\n[links]\nlatency_s = "1 ms"\nbandwidth_bytes_s = 1e4\n'
+        "[compute]\nsample_s = 0.01\nbatch_size = 8\nround_bytes = [1.0]\ngossip_s = [0.0]\nall_reduce_s = [0.0]\n"
+    )
+    network, problem = {"cluster": "cluster.toml"}, {"name": "mlp", "hidden": [4]}
+    train = {"batch_size": 5, "rounds": 2, "dtype": "float32"}
+    file = write(tmp_path / "x.toml", network=network, problem=problem, train=train)
+    assert decentral("run", file, "--out", "out").code == 0
+    ((_, rows),) = metrics(tmp_path / "out").items()
+    d = 64 * 4 + 4 + 4 * 10 + 10
+    expected = 2 * (5 * 0.01 + 2 * (ALPHA + 4 * d / RATE))
+    assert float(rows[-1]["simulated_s"]) == pytest.approx(expected, rel=1e-12)
+    refusal = decentral("run", file, "--set", "train.batch_size=full", "--out", "full")
+    assert refusal.code == 2
+    assert 'needs batches of one size, and train.batch_size = "full"' in refusal.err
+
+
+def test_nobody_waits_for_messages_that_do_not_come_or_for_workers_who_are_away(tmp_path):
+    """A ring of four: rounds of DSGD take C + 2 m; with worker 0 away its two neighbours send one message."""
+    changes = {
+        "network": {**NETWORK, "compute": {"name": "one-slow-worker", "compute_s": COMPUTE, "factor": 10.0}},
+        "train": {"rounds": 9},
+        "faults": {"absent_workers": [0], "leave_round": 3, "return_round": 6},
+    }
+    assert decentral("run", write(tmp_path / "x.toml", **changes), "--out", "away").code == 0
+    ((_, rows),) = metrics(tmp_path / "away").items()
+    rounds_s = np.diff([float(row["simulated_s"]) for row in rows])
+    np.testing.assert_allclose(rounds_s[[0, 1, 2, 6, 7, 8]], 10 * COMPUTE + 2 * VECTOR_S)
+    # the last to begin is worker 3, whose message to 0 goes first; now it has one message, and 2 still two
+    np.testing.assert_allclose(rounds_s[3:6], [COMPUTE + VECTOR_S, *[COMPUTE + 2 * VECTOR_S] * 2])
+    slow = {**changes["network"], "compute": NETWORK["compute"]}
+    faults = {"slow_workers": [2], "slow_factor": 10.0}
+    file = write(tmp_path / "x.toml", network=slow, faults=faults, train={"rounds": 3})
+    assert decentral("run", file, "--out", "slow").code == 0
+    ((_, rows),) = metrics(tmp_path / "slow").items()
+    np.testing.assert_allclose(float(rows[-1]["simulated_s"]), 3 * (10 * COMPUTE + 2 * VECTOR_S))
+
+
+def test_a_lost_message_keeps_its_sender_busy_and_nobody_waiting():
+    """Two workers, one of them slow to send: who does not hear of it goes on."""
+    cluster = Network.from_table(NETWORK, 2).cluster
+    edges = np.array([0, 1]), np.array([1, 0])
+    clocks = Clocks(cluster, COMPUTE_TIMES["one-slow-worker"](1.0, 5.0))
+    lost = Gossip(
+        topologies.constant(np.full((2, 2), 0.5)), cluster, lambda t: (*edges, np.array([False, True]))
+    )
+    ended = clocks.advance(0, [lost.phase(0, 1e4)])
+    np.testing.assert_allclose(ended, [5 + 1.001, 1 + 1.001])
