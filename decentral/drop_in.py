@@ -96,10 +96,12 @@ class Decentralized(Optimizer):
         ]
         self._before: torch.Tensor | None = None
         self._departures = getattr(comm, "departures", None)
+        if self._departures is not None:
+            self._departures.under_way.append(self._posted)
         self._ready = True
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One round with the gradients that are in ``p.grad``; what ``closure``, called first, gives."""
         loss = None
         if closure is not None:
@@ -126,7 +128,7 @@ class Decentralized(Optimizer):
         self.t += 1
         self.inner._opt_called = True  # type: ignore[attr-defined]  # a scheduler may have been made for that one
         if self._departures is not None:
-            self._departures.steps = self.t
+            self._departures.steps += 1
         if self._sends_early:
             self._post()
         return loss
@@ -259,14 +261,15 @@ class Decentralized(Optimizer):
             self._versions = self.row.versions()
             ledger, comm = self.comm.ledger, self.comm.at(self.t)
             before = ledger.mpi_bytes
-            self._posted = [comm.post(self.row.x[:, block.columns]) for block in self.row.blocks]
+            self._posted += [comm.post(self.row.x[:, block.columns]) for block in self.row.blocks]
             self._posted_bytes = ledger.mpi_bytes - before
 
     def _settle(self) -> None:
         """Receive what is under way, and forget it."""
         for pending in self._posted:
             self.comm.finish(pending)
-        self._posted, self._posted_bytes = [], 0
+        self._posted.clear()
+        self._posted_bytes = 0
 
     def _agree(self, check: Callable[[], None]) -> None:
         """Raise AgreedError on all ranks if ``check`` raises UserError on one."""

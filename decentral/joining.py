@@ -64,10 +64,10 @@ def join(mixing: Any, weights: str | None = None, method: Any = None, **paramete
     if world.ranks > 1:
         import torch
 
-        from decentral.comm.departures import Departures
+        from decentral.comm.departures import departures_of
 
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-        comm.departures = Departures(comm.mpi)
+        comm.departures = departures_of(comm.mpi)
     else:
         say(
             world.rank,
@@ -170,8 +170,7 @@ def _of_graph(graph: Any, weights: str | None, method: Any) -> topologies.Schedu
             raise UserError(
                 f"weights = {weights!r}: {type(method).__name__} makes its own; leave weights out"
             )
-        made: topologies.Schedule = _user_values(lambda: method.schedule(graph))
-        return made
+        return _user_values(lambda: method.schedule(graph))
 
     def made_of_graph() -> topologies.Schedule:
         w = topologies.mixing_matrix(graph, weights or getattr(method, "weights", "metropolis"))
@@ -181,7 +180,7 @@ def _of_graph(graph: Any, weights: str | None, method: Any) -> topologies.Schedu
     return _user_values(made_of_graph)
 
 
-def _user_values(make: Callable[[], Any]) -> Any:
+def _user_values(make: Callable[[], topologies.Schedule]) -> topologies.Schedule:
     """What ``make`` gives; a ValueError is the user's mistake."""
     try:
         return make()

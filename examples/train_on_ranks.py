@@ -24,7 +24,9 @@ train, test = slice(0, 1400), slice(1400, None)
 size = 1400 // comm.n  # as many samples for each, so that all make as many steps
 mine = slice(comm.rank * size, (comm.rank + 1) * size)
 shuffle = torch.Generator().manual_seed(comm.rank)
-loader = DataLoader(TensorDataset(x[mine], y[mine]), batch_size=20, shuffle=True, drop_last=True, generator=shuffle)
+loader = DataLoader(
+    TensorDataset(x[mine], y[mine]), batch_size=20, shuffle=True, drop_last=True, generator=shuffle
+)
 
 model = nn.Sequential(nn.Linear(64, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 10))
 sgd = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -56,4 +58,6 @@ for epoch in range(first, EPOCHS):
     with optimizer.averaged(), torch.no_grad():  # the mean of all workers' models
         accuracy = (model(x[test]).argmax(1) == y[test]).float().mean()
     if comm.rank == 0:
-        print(f"epoch {epoch + 1}: accuracy {accuracy:.3f}, {comm.ledger.bytes_sent[0] / 1e6:.2f} MB sent by a worker")
+        print(
+            f"epoch {epoch + 1}: accuracy {accuracy:.3f}, {comm.ledger.bytes_sent[0] / 1e6:.2f} MB sent by a worker"
+        )

@@ -17,13 +17,17 @@ _PATIENCE = 50  # polls in vain before looking for who has ended, and before giv
 
 
 class Departures:
-    """Waiting on the communicator ``mpi`` (mpi4py's). ``steps``: those that this rank has made."""
+    """Waiting on the communicator ``mpi`` (mpi4py's). ``steps``: those that this rank has made, of all its optimizers.
+
+    ``under_way``: lists of messages that have been posted, as :meth:`Communicator.post` gave them. They are kept here
+    even when nobody else remembers them, for MPI goes on reading and writing their memory.
+    """
 
     def __init__(self, mpi: Any) -> None:
         self.mpi = mpi
         self.steps = 0
         self.gone: dict[int, int] = {}
-        self.to_finish: list[Any] = []
+        self.under_way: list[list[Any]] = []
         atexit.register(self._depart)  # runs before MPI ends
 
     def wait(self, requests: list[Any]) -> None:
@@ -53,8 +57,22 @@ class Departures:
     def _depart(self) -> None:
         """Tell all others, and wait until they end too: messages that are still under way to them need this rank."""
         others = [rank for rank in range(self.mpi.size) if rank != self.mpi.rank]
-        for rank in others:
-            self.to_finish.append(self.mpi.isend((self.mpi.rank, self.steps), dest=rank, tag=_GONE))
+        said = [self.mpi.isend((self.mpi.rank, self.steps), dest=rank, tag=_GONE) for rank in others]
         while len(self.gone) < len(others):
             self._look()
             time.sleep(0.001)
+        if all(steps == self.steps for steps in self.gone.values()):  # else some have no counterpart
+            for _, _, request in (pending for posted in self.under_way for pending in posted):
+                if request is not None:
+                    type(said[0]).Waitall(request[0])
+        type(said[0]).waitall(said)
+
+
+_HERE: list[Departures] = []
+
+
+def departures_of(world: Any) -> Departures:
+    """The one of this process, made for all ranks of the job: each says once that it ends."""
+    if not _HERE:
+        _HERE.append(Departures(world))
+    return _HERE[0]

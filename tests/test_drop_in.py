@@ -1,0 +1,466 @@
+"""The drop-in on ranks: the numbers of the same experiment in TOML, and what users' scripts do with optimizers."""
+
+import subprocess
+import sys
+
+import pytest
+from ranks import ROOT, environment, run_ranks
+
+pytestmark = pytest.mark.mpi
+
+
+def passes(ranks, code, *args):
+    done = run_ranks(ranks, "-c", code, *args)
+    assert done.stdout.count("fine") == ranks, done.stderr
+    return done
+
+
+TOML = """
+import numpy as np, torch, tomllib
+from torch.nn.functional import cross_entropy
+import decentral as dc
+from decentral.comm.mpi import MPIWorld
+from decentral.config import RunConfig
+from decentral.problems.batches import EpochBatches
+from decentral.problems.datasets import load
+from decentral.problems.network import deal
+from decentral.training import Training
+
+TABLE = '''
+name = "same"
+seeds = [4]
+[problem]
+name = "mlp"
+partition = "dirichlet"
+hidden = [40]
+[topology]
+name = "ring"
+workers = 2
+[algorithm]
+name = "dsgd"
+[train]
+lr = 0.1
+rounds = 12
+batch_size = 16
+weight_decay = 0.01
+[schedule]
+name = "cosine"
+'''
+for name, more, dtype in [("dsgd", {}, "float32"), ("dsgd", {"variant": "awc"}, "float64"), ("decentlam", {}, "float32"),
+                          ("pmsgd", {}, "float32"), ("extra", {}, "float32"), ("diging", {}, "float64"),
+                          ("momentum-tracking", {}, "float32"), ("gossip-pga", {"every": 3}, "float32"),
+                          ("relay-sgd", {}, "float64"), ("diloco", {"every": 4}, "float32"), ("power-gossip", {}, "float64")]:
+    table = tomllib.loads(TABLE)
+    table["algorithm"], table["train"]["dtype"] = {"name": name, **more}, dtype
+    if name in ("power-gossip", "diloco"):
+        table["train"]["weight_decay"] = 0.0
+    config = RunConfig.from_table(table)
+    toml = Training(config, MPIWorld(), torch.device("cpu"), None)
+    toml.run(lambda t, row: None)
+
+    comm = dc.join("ring")
+    problem, train = config.problem, config.train
+    dataset = load("digits", None)
+    shard = deal(problem, dataset, comm.n, 4)[comm.rank]
+    batches = EpochBatches([len(shard)], [comm.rank], 16, 4)
+    kind = getattr(torch, dtype)
+    model = problem.model(dataset, 4).to(kind)
+    x, y = dataset.train_x.to(kind)[shard], dataset.train_y[shard]
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=train.weight_decay)
+    optimizer = dc.Decentralized(sgd, config.algorithm, comm)
+    for t in range(12):
+        optimizer.param_groups[0]["lr"] = config.schedule.lr(t, 12, 0.1)
+        chosen = torch.from_numpy(batches.at(t)[0])
+        optimizer.zero_grad()
+        cross_entropy(model(x[chosen]), y[chosen]).backward()
+        optimizer.step()
+    mine = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    assert torch.equal(mine, toml.x[0]), (name, (mine - toml.x[0]).abs().max())
+    assert np.array_equal(comm.ledger.bytes_sent, toml.comm.ledger.bytes_sent), name
+    assert comm.ledger.messages == toml.comm.ledger.messages > 0
+print("fine")
+"""
+
+
+def test_two_ranks_have_the_bits_and_bytes_of_the_same_experiment_in_toml():
+    passes(2, TOML)
+
+
+SETUP = """
+import copy, os, sys, warnings
+warnings.simplefilter("error")
+import numpy as np, torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+import decentral as dc
+A = dc.algorithms
+comm = dc.join("ring")
+rank = comm.rank
+other = 1 - rank
+draw = torch.Generator().manual_seed(7)
+X = torch.randn(2, 40, 6, 5, generator=draw, dtype=torch.float64)
+Y = torch.randint(3, (2, 40, 6), generator=draw)
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+
+def backward(model, t, worker=rank):
+    loss = cross_entropy(model(X[worker, t]), Y[worker, t])
+    loss.backward()
+    return loss
+
+def flat(model):
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+"""
+
+BY_HAND = (
+    SETUP
+    + """
+# both workers by hand, in one process each: a plain torch optimizer, then the average, as a script without decentral
+def by_hand(make, rounds=15, clip=None, gamma=0.9, awc=False):
+    models = [net(), net()]
+    optimizers = [make(m) for m in models]
+    schedulers = [torch.optim.lr_scheduler.ExponentialLR(o, gamma) for o in optimizers]
+    for t in range(rounds):
+        before = sum(flat(m) for m in models) / 2
+        moves = []
+        for worker, (m, o, s) in enumerate(zip(models, optimizers, schedulers)):
+            o.zero_grad()
+            backward(m, t, worker)
+            if clip:
+                nn.utils.clip_grad_norm_(m.parameters(), clip)
+            start = flat(m)
+            o.step()
+            s.step()
+            moves.append(flat(m) - start)
+        mean = sum(flat(m) for m in models) / 2
+        for m, move in zip(models, moves):
+            nn.utils.vector_to_parameters(before + move if awc else mean.clone(), m.parameters())
+    return flat(models[rank])
+
+def dropped_in(make, rounds=15, clip=None, gamma=0.9, awc=False):
+    model = net(seed=rank)  # they become rank 0's
+    optimizer = dc.Decentralized(make(model), A.DSGD("awc" if awc else "atc"), comm)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma)
+    for t in range(rounds):
+        optimizer.zero_grad()
+        backward(model, t)
+        if clip:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        scheduler.step()
+    return flat(model)
+
+sgd = lambda m: torch.optim.SGD(m.parameters(), lr=0.5, weight_decay=0.01)
+heavy = lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+adam = lambda m: torch.optim.Adam(m.parameters(), lr=0.02)
+adamw = lambda m: torch.optim.AdamW(m.parameters(), lr=0.02, weight_decay=0.1)
+groups = lambda m: torch.optim.SGD([{"params": m[0].parameters(), "lr": 0.1, "weight_decay": 0.2}, {"params": m[2].parameters()}], lr=0.5)
+groups_adam = lambda m: torch.optim.Adam([{"params": m[0].parameters(), "lr": 0.0}, {"params": m[2].parameters()}], lr=0.05)
+for make in (sgd, heavy, adam, adamw, groups, groups_adam):
+    for more in ({}, {"clip": 0.3}, {"awc": True}):
+        torch.testing.assert_close(dropped_in(make, **more), by_hand(make, **more), rtol=1e-12, atol=1e-13)
+for make in (sgd, adam, groups_adam):  # a learning rate of zero in every round but the first
+    torch.testing.assert_close(dropped_in(make, gamma=0.0), by_hand(make, gamma=0.0), rtol=1e-12, atol=1e-13)
+print("fine")
+"""
+)
+
+
+def test_optimizers_schedulers_clipping_and_groups_act_as_in_a_loop_written_by_hand():
+    passes(2, BY_HAND)
+
+
+PARTS = (
+    SETUP
+    + """
+# frozen: made rank 0's, not sent; unused: mixed; tied: once; buffers: made rank 0's, then local
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(rank)
+        self.frozen, self.unused = nn.Linear(5, 5), nn.Linear(4, 4)
+        self.frozen.requires_grad_(False)
+        self.tied, self.norm = nn.Linear(5, 5, bias=False), nn.BatchNorm1d(5)
+        self.again, self.head = self.tied, nn.Linear(5, 3)
+        self.norm.running_mean.fill_(rank + 1.0)
+        self.scalar = nn.Parameter(torch.tensor(rank + 1.0))
+
+    def forward(self, x):
+        return self.head(self.norm(self.again(self.tied(self.frozen(x))))) * self.scalar
+
+model = Model().double()
+optimizer = dc.Decentralized(torch.optim.SGD(model.parameters(), lr=0.1), A.DSGD(), comm, model=model)
+seen = comm.observe(np.array([[model.frozen.weight.sum().item(), model.norm.running_mean[0].item(), model.scalar.item()]]))
+assert np.array_equal(seen[0], seen[1]) and seen[1, 1] == 1.0, seen
+frozen, unused = model.frozen.weight.clone(), model.unused.weight.clone()
+sent = sum(p.numel() for p in model.parameters() if p.requires_grad) * 8
+assert sum(p.numel() for p in model.parameters()) * 8 == sent + 30 * 8
+for t in range(5):
+    optimizer.zero_grad()
+    backward(model, t)
+    assert model.unused.weight.grad is None
+    if t == 3:
+        with torch.no_grad():
+            model.unused.weight += rank  # written to between backward and step: nothing is under way
+    optimizer.step()
+assert comm.ledger.bytes_sent[0] == 5 * sent, comm.ledger.bytes_sent
+assert torch.equal(frozen, model.frozen.weight)
+torch.testing.assert_close(model.unused.weight, unused + 0.5)
+assert model.again.weight is model.tied.weight
+local = comm.observe(model.norm.running_mean.numpy()[None].copy())
+assert not np.array_equal(local[0], local[1])
+whole = comm.observe(flat(model).numpy()[None].copy())
+with optimizer.averaged():
+    np.testing.assert_allclose(flat(model).numpy(), whole.mean(0), rtol=1e-15)
+    np.testing.assert_allclose(model.norm.running_mean.numpy(), local.mean(0), rtol=1e-15)
+    assert int(model.norm.num_batches_tracked) == 5
+assert np.array_equal(flat(model).numpy(), whole[rank]) and np.array_equal(model.norm.running_mean.numpy(), local[rank])
+assert comm.ledger.bytes_sent[0] == 5 * sent
+
+# a closure is called with gradients, and its loss is handed back; a scheduler of the inner optimizer acts as well
+inner = torch.optim.SGD(net().parameters(), lr=0.1)
+model = net()
+inner = torch.optim.SGD(model.parameters(), lr=0.1)
+scheduler = torch.optim.lr_scheduler.StepLR(inner, 1, 0.5)
+optimizer = dc.Decentralized(inner, A.DSGD("awc"), comm)
+def closure():
+    optimizer.zero_grad()
+    return backward(model, 0)
+start = flat(model)
+assert optimizer.step(closure).requires_grad
+scheduler.step()
+assert optimizer.param_groups[0]["lr"] == 0.05 and not torch.equal(start, flat(model))
+try:
+    optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
+except dc.UserError as error:
+    assert "add it to the inner optimizer" in str(error)
+
+# a graph kept over a step is refused as with torch's own optimizers
+loss = backward_graph = cross_entropy(model(X[rank, 0]), Y[rank, 0])
+loss.backward(retain_graph=True)
+optimizer.step()
+try:
+    loss.backward()
+    raise SystemExit("old activations met new weights")
+except RuntimeError as error:
+    assert "modified by an inplace operation" in str(error)
+print("fine")
+"""
+)
+
+
+def test_frozen_unused_and_tied_parameters_and_buffers(tmp_path):
+    passes(2, PARTS)
+
+
+RESUME = (
+    SETUP
+    + """
+import io
+def make(method, inner):
+    model = net(seed=rank)
+    optimizer = dc.Decentralized(inner(model), method, comm)
+    return model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.7)
+
+def train(parts, rounds):
+    model, optimizer, scheduler = parts
+    for t in rounds:
+        optimizer.zero_grad()
+        backward(model, t)
+        optimizer.step()
+        scheduler.step()
+
+for method, inner in [
+    (A.DecentLaM(0.8), lambda m: torch.optim.SGD(m.parameters(), lr=0.1)),
+    (A.EXTRA(), lambda m: torch.optim.SGD(m.parameters(), lr=0.1)),           # a message is under way
+    (A.DSGD("awc"), lambda m: torch.optim.Adam(m.parameters(), lr=0.01)),
+    (A.RelaySGD(), lambda m: torch.optim.SGD(m.parameters(), lr=0.1)),
+    (A.SlowMo(every=3), lambda m: torch.optim.SGD(m.parameters(), lr=0.1)),
+]:
+    comm = dc.join("ring")
+    whole = make(method, inner)
+    train(whole, range(10))
+    ledger = comm.ledger.state()
+    comm = dc.join("ring")
+    first = make(method, inner)
+    train(first, range(6))
+    file = io.BytesIO()
+    torch.save([part.state_dict() for part in first], file)
+    train(first, range(6, 8))  # a checkpoint disturbs nothing, and what comes later does not change it
+    comm = dc.join("ring")
+    again = make(method, inner)
+    train(again, range(3))  # it need not be fresh
+    file.seek(0)
+    for part, kept in zip(again, torch.load(file)):
+        part.load_state_dict(kept)
+    train(again, range(6, 10))
+    assert torch.equal(flat(whole[0]), flat(again[0])), method
+    assert again[1].t == 10 and again[1].param_groups[0]["lr"] == whole[1].param_groups[0]["lr"]
+    now = comm.ledger.state()
+    assert all(np.array_equal(ledger[key], now[key]) for key in ledger if key != "mpi_bytes"), (ledger, now)
+
+state = again[1].state_dict()
+for change, said in [({"rank": 1 - rank}, "give each rank its own"), ({"model_crc32": 1}, "model.load_state_dict"),
+                     ({"method": "DSGD()"}, "method"), ({"rounds": 3 + rank}, "different rounds")]:
+    try:
+        again[1].load_state_dict(state | change)
+        raise SystemExit("loaded")
+    except dc.UserError as error:
+        assert said in str(error), error
+print("fine")
+"""
+)
+
+
+def test_a_script_goes_on_from_its_state_bit_for_bit():
+    passes(2, RESUME)
+
+
+OVERLAP = (
+    SETUP
+    + """
+log = []
+from decentral.comm.mpi import MPIComm
+post, finish = MPIComm.post, MPIComm.finish
+MPIComm.post = lambda self, x: (log.append("send"), post(self, x))[1]
+MPIComm.finish = lambda self, *a: (log.append("receive"), finish(self, *a))[1]
+def events(method, **more):
+    model = net()
+    optimizer = dc.Decentralized(torch.optim.SGD(model.parameters(), lr=0.1), method, dc.join("ring"), **more)
+    log.clear()
+    for t in range(2):
+        optimizer.zero_grad()
+        log.append("backward")
+        backward(model, t)
+        optimizer.step()
+    return " ".join(log)
+late = "backward send receive backward send receive"
+assert events(A.DSGD()) == late
+assert events(A.DSGD("awc"), overlap=False) == late
+assert events(A.DSGD("awc")) == "backward send receive send backward receive send"
+assert events(A.DIGing()) == "backward send receive send receive send backward receive send receive send"
+
+model = net()
+optimizer = dc.Decentralized(torch.optim.SGD(model.parameters(), lr=0.1), A.DSGD("awc"), comm)
+optimizer.step()
+nn.init.zeros_(model[0].bias)  # while it is being sent
+try:
+    optimizer.step()
+    raise SystemExit("sent something else than it has")
+except dc.UserError as error:
+    assert "overlap=False" in str(error)
+print("fine")
+"""
+)
+
+
+def test_what_does_not_need_the_gradient_is_sent_before_backward():
+    passes(2, OVERLAP)
+
+
+LARGE = (
+    SETUP
+    + """
+# several blocks of columns, large and small: the same numbers as one block
+import decentral.parameter_row as rows
+def trained(method, width):
+    rows._WIDTH = width
+    model = net()
+    model.append(nn.Linear(3, 3).double())
+    groups = [{"params": model[:2].parameters()}, {"params": model[2:].parameters(), "lr": 0.05}]
+    optimizer = dc.Decentralized(torch.optim.SGD(groups, lr=0.1), method, dc.join("ring"))
+    for t in range(6):
+        optimizer.zero_grad()
+        backward(model, t)
+        optimizer.step()
+    return flat(model), optimizer.comm.ledger.messages, len(optimizer.row.blocks)
+for method in (A.DecentLaM(), A.EXTRA(), A.DIGing(), A.PmSGD(), A.PushSum()):
+    one, messages, count = trained(method, 1 << 20)
+    assert count == 1
+    for width in (7, 16, 33):
+        cut, same, count = trained(method, width)
+        assert torch.equal(one, cut) and same == messages and count > 3, (method, width, count)
+print("fine")
+"""
+)
+
+
+def test_blocks_of_columns_do_not_change_the_numbers():
+    passes(2, LARGE)
+
+
+def ends(ranks, code, *args):
+    return run_ranks(ranks, "-c", SETUP + code, *args, timeout=90)
+
+
+REFUSED = {
+    "another model": ("m = nn.Linear(5, 3 + rank)\nopt(m)", "ranks differ: rank 0 has 18 parameters"),
+    "another method": ("opt(nn.Linear(5, 3), A.DecentLaM(0.5 + rank / 4))", "DecentLaM(momentum=0.75)"),
+    "half on one": ("m = nn.Linear(5, 3)\nm = m.half() if rank else m\nopt(m)", "torch.float16; keep them in torch.float32"),
+    "no such graph": ("dc.join('rng')", "topology 'rng' is not known; did you mean 'ring'?"),
+    "a graph of four": ("import topologies\ndc.join(topologies.ring(4))", "the graph has 4 workers but there are 2 ranks"),
+    "different graphs": ("dc.join(['ring', 'one-peer-exponential-random'][rank])", "ranks ask for different mixing"),
+    "no push": ("comm = dc.join(np.array([[0.75, 0.25], [0.5, 0.5]]))\nopt(nn.Linear(5, 3), A.PushSum())", "PushSum needs columns"),
+    "its own matrices": ("opt(nn.Linear(5, 3), A.MATCHA())", "decentral.join(..., method=method)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_mistakes_are_one_line_and_exit_code_2_on_all_ranks(case):
+    code, said = REFUSED[case]
+    opt = "opt = lambda m, method=A.DSGD(): dc.Decentralized(torch.optim.SGD(m.parameters(), lr=0.1), method, comm)\n"
+    done = ends(2, opt + code)
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("decentral: ")]
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_of_one_rank_ends_the_job():
+    done = ends(2, "if rank == 1:\n    raise RuntimeError('caught fire')\ncomm.mean(X[0, 0])\n")
+    assert done.returncode == 1
+    assert "decentral: rank 1: RuntimeError: caught fire" in done.stderr
+
+
+@pytest.mark.parametrize("method", ["DSGD()", "DSGD('awc')", "PmSGD()"])
+def test_ranks_with_different_numbers_of_batches_are_told_so(method):
+    code = f"""
+model = net()
+optimizer = dc.Decentralized(torch.optim.SGD(model.parameters(), lr=0.1), A.{method}, comm)
+for t in range(4 + 2 * rank):
+    backward(model, t)
+    optimizer.step()
+"""
+    done = ends(2, code)
+    assert done.returncode == 2, done.stderr
+    assert "rank 0 has ended after 4 steps" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_it_runs_alone_and_says_so():
+    code = SETUP.replace("warnings.simplefilter", "#") + (
+        "model, alone = net(), net()\n"
+        "optimizer = dc.Decentralized(torch.optim.SGD(model.parameters(), lr=0.1), A.PmSGD(0.0), comm)\n"
+        "plain = torch.optim.SGD(alone.parameters(), lr=0.1)\n"
+        "for t in range(5):\n"
+        "    for m, o in ((model, optimizer), (alone, plain)):\n"
+        "        o.zero_grad(); backward(m, t); o.step()\n"
+        "assert torch.equal(flat(model), flat(alone))\n"
+        "print('fine')\n"
+    )
+    done = passes(1, code)
+    assert "one process, so there is one worker and nothing is sent" in done.stderr
+
+
+def test_importing_the_package_loads_nothing_else():
+    code = (
+        "import sys, decentral as dc\n"
+        "heavy = {'torch', 'mpi4py', 'numpy', 'networkx', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert dc.algorithms.DSGD and issubclass(dc.UserError, ValueError)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment(), cwd=ROOT)
