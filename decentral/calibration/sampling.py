@@ -23,7 +23,7 @@ Work = Callable[[], object]
 _SAMPLE_S = 1e-3
 _FEW, _ENOUGH = 5, 25
 """Samples that a median needs at the least, and undisturbed ones that are enough."""
-_SLICE_S, _TRIES = 5e-3, 4
+_SLICE_S, _TRIES = 5e-3, 8
 """A sample shorter than a scheduler's slice of time is worth trying again at once when it was disturbed."""
 
 
@@ -78,7 +78,7 @@ def sample(
                 ranks = world.agree(_timed(works[key], repeats[key]))
                 times[key].append(max(s for s, _ in ranks))
                 lost[key].append(any(gone for _, gone in ranks))
-                if crowded or not lost[key][-1] or times[key][-1] * repeats[key] > _SLICE_S:
+                if crowded or not lost[key][-1] or min(times[key]) * repeats[key] > _SLICE_S:
                     break
         turns += 1
         calm = {key: len(lost[key]) if crowded else lost[key].count(False) for key in works}
