@@ -23,7 +23,7 @@ Work = Callable[[], object]
 _SAMPLE_S = 1e-3
 _FEW, _ENOUGH = 5, 25
 """Samples that a median needs at the least, and undisturbed ones that are enough."""
-_SLICE_S, _TRIES = 5e-3, 4
+_SLICE_S, _TRIES = 5e-3, 8
 """A sample shorter than a scheduler's slice of time is worth trying again at once when it was disturbed."""
 
 
@@ -75,11 +75,10 @@ def sample(
         for key in wanted:
             for _ in range(_TRIES):
                 world.agree(None)  # all begin together
-                works[key]()
                 ranks = world.agree(_timed(works[key], repeats[key]))
                 times[key].append(max(s for s, _ in ranks))
                 lost[key].append(any(gone for _, gone in ranks))
-                if crowded or not lost[key][-1] or times[key][-1] * repeats[key] > _SLICE_S:
+                if crowded or not lost[key][-1] or min(times[key]) * repeats[key] > _SLICE_S:
                     break
         turns += 1
         calm = {key: len(lost[key]) if crowded else lost[key].count(False) for key in works}
@@ -108,14 +107,15 @@ def core_count(world: Any, names: list[str]) -> tuple[int, bool]:
 def _repeats(world: Any, work: Work) -> int:
     """Repetitions of a sample, the same on all ranks."""
     world.agree(None)
-    work()
     elapsed_s, _ = _timed(work, 2)
     return max(1, min(1000, int(_SAMPLE_S / max(world.agree(elapsed_s)))))
 
 
 def _timed(work: Work, repeats: int) -> tuple[float, bool]:
-    """Seconds of one repetition, and whether this process lost its core meanwhile."""
-    before, began = _lost_cores(), time.perf_counter()
+    """Seconds of one repetition after one that is not timed, and whether this process lost its core in any of them."""
+    before = _lost_cores()
+    work()  # fills caches, and a rank that is late here keeps its partner waiting in the next
+    began = time.perf_counter()
     for _ in range(repeats):
         work()
     elapsed_s = (time.perf_counter() - began) / repeats
