@@ -174,13 +174,13 @@ class Training:
 
     def _done(self, number: int, mark: int) -> None:
         """A worker of this rank, or the controller, is in round ``mark``."""
+        del self.driver.trace.spans[:-_SPANS]
         if number == self.n:
             spent_s = time.perf_counter() - self._began
             moment = {"wall_s": round(spent_s - (self._measuring_s if self.world.ranks == 1 else 0.0), 6)}
             if self.clock == "simulated":
                 moment["simulated_s"] = self.driver.now
             self._moments[mark] = moment
-            del self.driver.trace.spans[:-_SPANS]
             return
         snapshot = Snapshot.of(self.workers[number], mark)
         if self.world.rank == 0:
