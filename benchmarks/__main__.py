@@ -19,6 +19,7 @@ NAMES = (
     "dataflow",
     "compression",
     "clocks",
+    "drop_in",
 )
 
 for name in sys.argv[1:] or NAMES:
