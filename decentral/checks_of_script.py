@@ -72,11 +72,11 @@ def check_model(given: list[nn.Parameter], trained: list[nn.Parameter]) -> None:
         raise UserError("two parameters share memory; to tie them, use one Parameter in both places")
 
 
-def check_mixing(method: Any, schedule: topologies.Schedule) -> str:
-    """Raise UserError if the method needs what the schedule is not; a warning where it is bound to diverge, else ""."""
+def check_mixing(method: Any, schedule: topologies.Schedule) -> None:
+    """Raise UserError if the method needs what the schedule is not."""
     name = type(method).__name__
     if schedule.n == 1:
-        return ""
+        return
     if hasattr(method, "schedule") and schedule.period is not None:
         raise UserError(
             f"{name} makes its own mixing matrices of a graph; use decentral.join(..., method=method)"
@@ -85,7 +85,11 @@ def check_mixing(method: Any, schedule: topologies.Schedule) -> str:
     if missing is not None:
         remedy = missing[1].replace("topology.name = ", "decentral.join of a ").replace("topology.", "")
         raise UserError(f"{name} needs {missing[0]}; {remedy}")
-    diverges = refuses(method, schedule)
+
+
+def divergence(method: Any, schedule: topologies.Schedule) -> str:
+    """A warning where the method is bound to diverge on the schedule, whatever the learning rate; else ""."""
+    name, diverges = type(method).__name__, refuses(method, schedule) if schedule.n > 1 else None
     if diverges is None:
         return ""
     growth, where, remedy = diverges

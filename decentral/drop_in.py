@@ -12,7 +12,14 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 from decentral.algorithms.state import numbers_of, tensors_of, with_numbers
-from decentral.checks_of_script import check_arguments, check_load, check_mixing, check_model, model_text
+from decentral.checks_of_script import (
+    check_arguments,
+    check_load,
+    check_mixing,
+    check_model,
+    divergence,
+    model_text,
+)
 from decentral.comm import Communicator
 from decentral.early import EarlyComm
 from decentral.errors import UserError
@@ -61,14 +68,17 @@ class Decentralized(Optimizer):
         model: nn.Module | None = None,
         overlap: bool = True,
     ) -> None:
-        check_arguments(optimizer, method, comm, model)
+        if isinstance(comm, Communicator):
+            _agree(comm, lambda: check_arguments(optimizer, method, comm, model))
+        else:
+            check_arguments(optimizer, method, comm, model)
         self.inner, self.method, self.comm, self.model, self.overlap = optimizer, method, comm, model, overlap
         self._ready = False
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self._share()
         given = [p for group in self.param_groups for p in group["params"]]
         trained = [p for p in given if p.requires_grad and p.numel()]
-        self._agree(lambda: check_model(given, trained))
+        _agree(comm, lambda: check_model(given, trained))
         mine, *_ = theirs = tell(comm, model_text(self.param_groups, model, method))
         others = [rank for rank, text in enumerate(theirs) if text != mine]
         if others:
@@ -76,7 +86,8 @@ class Decentralized(Optimizer):
                 f"ranks differ: rank 0 has {mine}, rank {others[0]} has {theirs[others[0]]}; build the same model, "
                 "optimizer and method on every rank"
             )
-        warning = check_mixing(method, comm.schedule)
+        _agree(comm, lambda: check_mixing(method, comm.schedule))
+        warning = divergence(method, comm.schedule)
         if warning:
             say(comm.rank, warning)
         self.frozen = [p for p in given if not p.requires_grad]
@@ -169,7 +180,7 @@ class Decentralized(Optimizer):
         Raises UserError on all ranks if one was given another rank's state, or one of another method, round or model.
         """
         self._settle()
-        self._agree(lambda: check_load(state_dict, self.comm, repr(self.method), self._checksum()))
+        _agree(self.comm, lambda: check_load(state_dict, self.comm, repr(self.method), self._checksum()))
         if len(set(tell(self.comm, str(state_dict["rounds"])))) > 1:
             raise AgreedError(
                 "ranks were given states of different rounds; load those that were saved together"
@@ -271,15 +282,6 @@ class Decentralized(Optimizer):
         self._posted.clear()
         self._posted_bytes = 0
 
-    def _agree(self, check: Callable[[], None]) -> None:
-        """Raise AgreedError on all ranks if ``check`` raises UserError on one."""
-        mistake = ""
-        try:
-            check()
-        except UserError as error:
-            mistake = str(error)
-        refuse_together(tell(self.comm, mistake))
-
     def _share_root(self, given: list[nn.Parameter]) -> None:
         """Parameters and buffers become those of rank 0."""
         tensors: list[torch.Tensor] = list(given)
@@ -298,6 +300,16 @@ class Decentralized(Optimizer):
 
     def __getstate__(self) -> NoReturn:
         raise UserError("Decentralized cannot be pickled or copied; keep its state_dict() instead")
+
+
+def _agree(comm: Communicator, check: Callable[[], None]) -> None:
+    """Raise AgreedError on all ranks if ``check`` raises UserError on one."""
+    mistake = ""
+    try:
+        check()
+    except UserError as error:
+        mistake = str(error)
+    refuse_together(tell(comm, mistake))
 
 
 def _mean(comm: Communicator, buffer: torch.Tensor) -> torch.Tensor:

@@ -290,15 +290,18 @@ def _tick_places(ax: Any, places: dict[Value, float], field: str) -> None:
 
 
 def _label_axes(axes: list[Any], scene: Scene) -> None:
-    """Scales and labels; of panels that share their axes, the leftmost and the lowest are labelled."""
+    """Scales and labels; of panels in one row the leftmost, of several rows all together, and the lowest."""
     spec, columns = scene.spec, _columns(len(axes))
     swept = spec.kind == "final" and "." in spec.x
     x_text = field_label(spec.x) if swept else axis_label(spec.x, scene.scales.size_x)[0]
+    y_text = axis_label(spec.y, scene.scales.size_y)[0]
+    if len(axes) > columns:  # labels of each row would run into each other
+        axes[0].figure.supylabel(y_text, fontsize=mpl.rcParams["axes.labelsize"])
     for i, ax in enumerate(axes):
         ax.set_xscale("log" if scene.scales.log_x else "linear")
         ax.set_yscale("log" if scene.scales.log_y else "linear")
-        if i % columns == 0:
-            ax.set_ylabel(axis_label(spec.y, scene.scales.size_y)[0])
+        if len(axes) == columns and i == 0:
+            ax.set_ylabel(y_text)
         lowest = i + columns >= len(axes)
         ax.tick_params(labelbottom=lowest)
         if lowest:

@@ -46,10 +46,12 @@ weight_decay = 0.01
 [schedule]
 name = "cosine"
 '''
-for name, more, dtype in [("dsgd", {}, "float32"), ("dsgd", {"variant": "awc"}, "float64"), ("decentlam", {}, "float32"),
+for name, more, dtype in [("dsgd", {}, "float32"), ("dsgd", {"variant": "awc"}, "float64"),
+                          ("decentlam", {}, "float32"),
                           ("pmsgd", {}, "float32"), ("extra", {}, "float32"), ("diging", {}, "float64"),
                           ("momentum-tracking", {}, "float32"), ("gossip-pga", {"every": 3}, "float32"),
-                          ("relay-sgd", {}, "float64"), ("diloco", {"every": 4}, "float32"), ("power-gossip", {}, "float64")]:
+                          ("relay-sgd", {}, "float64"), ("diloco", {"every": 4}, "float32"),
+                          ("power-gossip", {}, "float64")]:
     table = tomllib.loads(TABLE)
     table["algorithm"], table["train"]["dtype"] = {"name": name, **more}, dtype
     if name in ("power-gossip", "diloco"):
@@ -156,8 +158,9 @@ sgd = lambda m: torch.optim.SGD(m.parameters(), lr=0.5, weight_decay=0.01)
 heavy = lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
 adam = lambda m: torch.optim.Adam(m.parameters(), lr=0.02)
 adamw = lambda m: torch.optim.AdamW(m.parameters(), lr=0.02, weight_decay=0.1)
-groups = lambda m: torch.optim.SGD([{"params": m[0].parameters(), "lr": 0.1, "weight_decay": 0.2}, {"params": m[2].parameters()}], lr=0.5)
-groups_adam = lambda m: torch.optim.Adam([{"params": m[0].parameters(), "lr": 0.0}, {"params": m[2].parameters()}], lr=0.05)
+two = lambda m, **first: [{"params": m[0].parameters(), **first}, {"params": m[2].parameters()}]
+groups = lambda m: torch.optim.SGD(two(m, lr=0.1, weight_decay=0.2), lr=0.5)
+groups_adam = lambda m: torch.optim.Adam(two(m, lr=0.0), lr=0.05)
 for make in (sgd, heavy, adam, adamw, groups, groups_adam):
     for more in ({}, {"clip": 0.3}, {"awc": True}):
         torch.testing.assert_close(dropped_in(make, **more), by_hand(make, **more), rtol=1e-12, atol=1e-13)
@@ -192,7 +195,8 @@ class Model(nn.Module):
 
 model = Model().double()
 optimizer = dc.Decentralized(torch.optim.SGD(model.parameters(), lr=0.1), A.DSGD(), comm, model=model)
-seen = comm.observe(np.array([[model.frozen.weight.sum().item(), model.norm.running_mean[0].item(), model.scalar.item()]]))
+first = model.frozen.weight.sum(), model.norm.running_mean[0], model.scalar
+seen = comm.observe(np.array([[value.item() for value in first]]))
 assert np.array_equal(seen[0], seen[1]) and seen[1, 1] == 1.0, seen
 frozen, unused = model.frozen.weight.clone(), model.unused.weight.clone()
 sent = sum(p.numel() for p in model.parameters() if p.requires_grad) * 8
@@ -398,11 +402,14 @@ def ends(ranks, code, *args):
 REFUSED = {
     "another model": ("m = nn.Linear(5, 3 + rank)\nopt(m)", "ranks differ: rank 0 has 18 parameters"),
     "another method": ("opt(nn.Linear(5, 3), A.DecentLaM(0.5 + rank / 4))", "DecentLaM(momentum=0.75)"),
-    "half on one": ("m = nn.Linear(5, 3)\nm = m.half() if rank else m\nopt(m)", "torch.float16; keep them in torch.float32"),
+    "half on one": ("m = nn.Linear(5, 3)\nm = m.half() if rank else m\nopt(m)", "keep them in torch.float32"),
     "no such graph": ("dc.join('rng')", "topology 'rng' is not known; did you mean 'ring'?"),
-    "a graph of four": ("import topologies\ndc.join(topologies.ring(4))", "the graph has 4 workers but there are 2 ranks"),
+    "a graph of four": ("import topologies as t\ndc.join(t.ring(4))", "the graph has 4 workers but there are 2 ranks"),
     "different graphs": ("dc.join(['ring', 'one-peer-exponential-random'][rank])", "ranks ask for different mixing"),
-    "no push": ("comm = dc.join(np.array([[0.75, 0.25], [0.5, 0.5]]))\nopt(nn.Linear(5, 3), A.PushSum())", "PushSum needs columns"),
+    "no push": (
+        "comm = dc.join(np.array([[0.75, 0.25], [0.5, 0.5]]))\nopt(nn.Linear(5, 3), A.PushSum())",
+        "PushSum needs columns",
+    ),
     "its own matrices": ("opt(nn.Linear(5, 3), A.MATCHA())", "decentral.join(..., method=method)"),
 }  # fmt: skip
 
