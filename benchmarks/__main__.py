@@ -19,11 +19,8 @@ NAMES = (
     "dataflow",
     "compression",
     "clocks",
-<<<<<<< HEAD
     "asynchronous",
-=======
     "drop_in",
->>>>>>> dropin
 )
 
 for name in sys.argv[1:] or NAMES:

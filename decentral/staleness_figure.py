@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from decentral.timeline import title_of
 BARS = 40  # of a panel, at most
 MOST = 8  # runs in one figure
 ACROSS = 2
+LETTERS = 48  # of a title's line
 Counts = NDArray[np.int64]
 COLOUR = "#4477aa"
 
@@ -40,8 +42,8 @@ def staleness(experiment: Experiment, style: dict[str, Any]) -> Figure | None:
             axis.bar(edges[:-1], share, np.diff(edges), align="edge", color=COLOUR, edgecolor="white")
             axis.set_yscale("log")
             axis.set_ylim(0.5 / messages.sum(), 1.5)  # a single message has a bar too
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axis.set_title(title_of(experiment, run), loc="left")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axis.set_title(textwrap.fill(title_of(experiment, run), LETTERS), loc="left")
             axis.set_xlabel("staleness (steps of a worker)")
             axis.set_ylabel("share of messages")
         for axis in axes[len(found) :]:
