@@ -21,7 +21,8 @@ from decentral.results import Experiment, Run
 from decentral.words import field_label, value_label
 
 KINDS = {
-    "compute": "#4477aa", "gradient": "#4477aa", "forward": "#4477aa", "backward": "#ee6677", "update": "#ccbb44", "send": "#ee7733",
+    "compute": "#4477aa", "gradient": "#4477aa", "forward": "#4477aa", "backward": "#ee6677", "update": "#ccbb44",
+    "send": "#ee7733",
     "wait": "#e8e8e8",
 }  # fmt: skip
 OTHERS = ("#228833", "#aa3377", "#66ccee", "#999933")
