@@ -29,7 +29,7 @@ MODEL_BYTES = (400_000, 4_000_000, 40_000_000)
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of round on ``ranks`` ranks: measured median and quartiles, and foretold; arithmetic is part of that."""
+    """One kind of round on ``ranks`` ranks: measured mean and quartiles, and foretold; arithmetic is part of that."""
 
     ranks: int
     kind: str
@@ -87,6 +87,6 @@ def row(calibrated: Calibrated, ranks: int, kind: str, model_bytes: int, found: 
     seconds, arithmetic_s = predicted_s(calibrated, kind, ranks, model_bytes)
     lower, upper = found.quartiles_s
     return Row(
-        ranks, kind, model_bytes, found.median_s, lower, upper, seconds, arithmetic_s,
+        ranks, kind, model_bytes, found.mean_s, lower, upper, seconds, arithmetic_s,
         len(found.kept), 1 - float(found.disturbed.mean()),
     )  # fmt: skip

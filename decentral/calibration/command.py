@@ -119,17 +119,17 @@ def print_table(calibrated: Calibrated, out: Path | None) -> None:
     title = f"{measured.ranks} ranks on {len(measured.hosts)} host(s) with {measured.cores} cores"
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("seconds of", no_wrap=True)
-    for head in ("bytes", "median us", "quartiles us"):
+    for head in ("bytes", "mean us", "quartiles us"):
         table.add_column(head, justify="right", no_wrap=True)
     named = {"inside": "exchange in a host", "between": "exchange between hosts"}
     curves = [(words, measured.message_bytes, where, measured) for where, words in named.items()]
     named = {"gossip": "DSGD without messages", "all_reduce": "PmSGD without messages"}
     curves += [(words, compute.round_bytes, kind, compute) for kind, words in named.items()]  # type: ignore[misc]
     for words, sizes, key, of in curves:
-        for k, median in enumerate(getattr(of, f"{key}_s")):
+        for k, mean in enumerate(getattr(of, f"{key}_s")):
             size, unit = scaled_unit(sizes[k], "B")
             spread = tuple(getattr(measured, f"{key}_{end}_s")[k] for end in ("lower", "upper"))
-            table.add_row(words, f"{sizes[k] / size:.4g} {unit}", _us(median), " - ".join(map(_us, spread)))
+            table.add_row(words, f"{sizes[k] / size:.4g} {unit}", _us(mean), " - ".join(map(_us, spread)))
     spread = (measured.sample_lower_s, measured.sample_upper_s)
     table.add_row("gradient of a sample", "", _us(compute.sample_s), " - ".join(map(_us, spread)))
     console.print(table)

@@ -65,23 +65,23 @@ class Machine:
                 for name, times in _exchanges(pairs).items():
                     spread[f"{where}_{name}"] = times
                 links[where] = fit(MESSAGE_BYTES, spread[f"{where}_s"])
-        medians = {}
+        means = {}
         for kind in KINDS:
             samples = [found[kind, size] for size in ROUND_BYTES]
-            medians[f"{kind}_s"] = tuple(one.median_s for one in samples)
+            means[f"{kind}_s"] = tuple(one.mean_s for one in samples)
             spread[f"{kind}_lower_s"] = tuple(one.quartiles_s[0] for one in samples)
             spread[f"{kind}_upper_s"] = tuple(one.quartiles_s[1] for one in samples)
         batch, sample_s, lower, upper = 1, 0.0, 0.0, 0.0
         if config is not None:
             gradient = found["gradient",]
             batch = int(config.train.batch_size)
-            sample_s = gradient.median_s / batch
+            sample_s = gradient.mean_s / batch
             lower, upper = gradient.quartiles_s
         ranks = self.world.ranks
         hosts = tuple(i // self.host_ranks for i in range(ranks))
         return Calibrated(
             Cluster(ranks, hosts, "one", links.get("between"), links.get("inside")),
-            Compute(sample_s, batch, ROUND_BYTES, **medians),
+            Compute(sample_s, batch, ROUND_BYTES, **means),
             Measured(
                 date=datetime.now(UTC).isoformat(timespec="seconds"),
                 hosts=tuple(dict.fromkeys(self.names)),
@@ -108,13 +108,13 @@ def load_average() -> float:
 
 
 def _exchanges(pairs: list[tuple[Samples, Samples]]) -> dict[str, tuple[float, ...]]:
-    """Seconds of one exchange: medians, and quartiles of the walk with it less the median of the walk without."""
+    """Seconds of one exchange: means, and quartiles of the walk with it less the mean of the walk without."""
     found = {}
     for name, ends in (
-        ("s", [one.median_s for one, _ in pairs]),
+        ("s", [one.mean_s for one, _ in pairs]),
         ("lower_s", [one.quartiles_s[0] for one, _ in pairs]),
         ("upper_s", [one.quartiles_s[1] for one, _ in pairs]),
     ):
         apart = zip(ends, pairs, strict=True)
-        found[name] = tuple(max(0.0, end - without.median_s) / BLOCKS for end, (_, without) in apart)
+        found[name] = tuple(max(0.0, end - without.mean_s) / BLOCKS for end, (_, without) in apart)
     return found

@@ -1,9 +1,10 @@
 """Pieces of work, timed in turns by all ranks side by side.
 
-In turns, so that what disturbs a machine for a while disturbs all pieces alike. A sample is the mean of a few
-repetitions, a millisecond or one repetition; the slowest rank's counts. A sample in which the scheduler took a rank
-off its core for another program is *disturbed*: it says what the other program did. Quantiles are of the undisturbed
-samples, or of the five fastest where fewer are undisturbed; of all where ranks outnumber cores.
+In turns, all of them to the end, so that what slows a machine for a while slows all pieces alike: caches that other
+machines share have minutes of their own. A sample is the mean of a few repetitions, a millisecond or one repetition;
+the slowest rank's counts. A sample in which a rank was off its core for more than a twentieth of the time is
+*disturbed*: it says what another program did. Quantiles are of the undisturbed samples, or of the five fastest where
+fewer are undisturbed; of all where ranks outnumber cores.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import trim_mean
 
 K = TypeVar("K", bound=Hashable)
 Work = Callable[[], object]
 
 _SAMPLE_S = 1e-3
 _FEW, _ENOUGH = 5, 25
-"""Samples that a median needs at the least, and undisturbed ones that are enough."""
+"""Samples that a mean needs at the least, and undisturbed ones that are enough."""
 _SLICE_S, _TRIES = 5e-3, 8
 """A sample shorter than a scheduler's slice of time is worth trying again at once when it was disturbed."""
+_LOST = 0.05
+"""Share of a sample off its core from which on a rank was disturbed."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,12 @@ class Samples:
         return calm if len(calm) >= _FEW else np.sort(self.seconds)[:_FEW]
 
     @property
-    def median_s(self) -> float:
-        """The median of what is kept."""
-        return float(np.median(self.kept))
+    def mean_s(self) -> float:
+        """The mean of what is kept, without its lowest and highest tenth.
+
+        Unlike a median that of a sum is the sum, also where a machine has two speeds.
+        """
+        return float(trim_mean(self.kept, 0.1))
 
     @property
     def quartiles_s(self) -> tuple[float, float]:
@@ -70,9 +77,9 @@ def sample(
     times: dict[K, list[float]] = {key: [] for key in works}
     lost: dict[K, list[bool]] = {key: [] for key in works}
     began, turns = time.perf_counter(), 0
-    wanted = list(works)
-    while wanted:
-        for key in wanted:
+    wanting = True
+    while wanting:
+        for key in works:
             for _ in range(_TRIES):
                 world.agree(None)  # all begin together
                 ranks = world.agree(_timed(works[key], repeats[key]))
@@ -83,7 +90,7 @@ def sample(
         turns += 1
         calm = {key: len(lost[key]) if crowded else lost[key].count(False) for key in works}
         spent = world.agree(time.perf_counter() - began)[0] / seconds
-        wanted = [key for key in works if turns < _FEW or (spent < 1 and calm[key] < _ENOUGH)]
+        wanting = turns < _FEW or (spent < 1 and min(calm.values()) < _ENOUGH)
         progress(min(1.0, max(spent, sum(min(n, _ENOUGH) for n in calm.values()) / len(calm) / _ENOUGH)))
     return {key: Samples(np.array(times[key]), np.array(lost[key]), crowded) for key in works}
 
@@ -112,20 +119,13 @@ def _repeats(world: Any, work: Work) -> int:
 
 
 def _timed(work: Work, repeats: int) -> tuple[float, bool]:
-    """Seconds of one repetition after one that is not timed, and whether this process lost its core in any of them."""
-    before = _lost_cores()
+    """Seconds of one repetition after one that is not timed, and whether this process was kept from its core meanwhile.
+
+    It computes or polls all the time, so seconds that are not seconds of a processor were another program's.
+    """
     work()  # fills caches, and a rank that is late here keeps its partner waiting in the next
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     for _ in range(repeats):
         work()
-    elapsed_s = (time.perf_counter() - began) / repeats
-    return elapsed_s, _lost_cores() != before
-
-
-def _lost_cores() -> int:
-    """How often the scheduler has taken this process off a core; 0 where the system does not count it."""
-    try:
-        import resource
-    except ImportError:
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    elapsed_s, worked_s = time.perf_counter() - began, time.process_time() - worked
+    return elapsed_s / repeats, worked_s < (1 - _LOST) * elapsed_s

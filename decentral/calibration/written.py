@@ -33,7 +33,7 @@ def text_of(calibrated: Calibrated) -> str:
     """The file's text: a comment that says what it is, and the tables."""
     lines = [
         "Measured by `decentral calibrate`, all ranks at once. [links], [hosts]: the nearest latency and bandwidth of",
-        "exchanges both ways; [compute]: a worker's own arithmetic; [measured]: where, when, medians and quartiles.",
+        "exchanges both ways; [compute]: a worker's own arithmetic; [measured]: where, when, means and quartiles.",
         "ports: each rank copies its own messages, one after the other.",
     ]
     if calibrated.cluster.between is None:

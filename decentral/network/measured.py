@@ -54,7 +54,7 @@ class Compute:
 class Measured:
     """``[measured]``: where, when and how surely; of each time the quartiles, ``..._lower_s`` and ``..._upper_s``.
 
-    ``inside_s`` and ``between_s``: medians of exchanges of ``message_bytes`` both ways, inside a host and between two;
+    ``inside_s``, ``between_s``: trimmed means of exchanges of ``message_bytes`` both ways, inside a host, between two;
     empty where there is none. ``repetitions``: the fewest samples of a time. ``load_average``: of one minute, before.
     ``undisturbed``: the share of samples in which no rank had to give up its core to another program.
     """
