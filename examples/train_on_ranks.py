@@ -33,7 +33,7 @@ sgd = torch.optim.SGD(model.parameters(), lr=0.1)
 optimizer = dc.Decentralized(sgd, method=dc.algorithms.DecentLaM(0.9), comm=comm, model=model)
 scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
 
-kept = Path(sys.argv[1] if len(sys.argv) > 1 else ".") / f"digits-{comm.rank}.pt"  # each rank has its own
+kept = Path(sys.argv[1] if len(sys.argv) > 1 else ".") / f"digits-{comm.rank}-of-{comm.n}.pt"
 first = 0
 if kept.exists():
     state = torch.load(kept)
