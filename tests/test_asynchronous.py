@@ -465,6 +465,8 @@ def test_a_run_that_diverges_says_so(tmp_path):
         ({"topology": {"name": "exponential", "workers": 5}}, "symmetric"),
         ({"topology": {"name": "one-peer-exponential", "workers": 4}}, "every round"),
         ({"compression": {"name": "qsgd"}}, "compression"),
+        ({"faults": {"loss": 0.1}}, "[faults]"),
+        ({"network": {"overlap": True}}, "network.overlap"),
         ({"train": {"compile": True}}, "compile"),
         ({"train": {"oracle": "batched"}}, "oracle"),
         ({"algorithm": {"name": "async-local-sgd", "every": 0}}, "every = 0"),

@@ -49,6 +49,11 @@ def check(config: RunConfig, world: Any) -> None:
         )
     mixing = config.topology.mixing()
     refuse_unmet(config.algorithm, mixing)
+    if config.faults is not None:
+        raise UserError(
+            f"[faults] are of rounds of workers, and {name} has none; remove the section (a slow worker is "
+            'network.compute.name = "one-slow-worker")'
+        )
     if config.network.overlap:
         raise UserError(
             f"network.overlap = true is for rounds of workers; messages of {name} travel while workers compute "
