@@ -12,7 +12,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
 
@@ -26,6 +25,7 @@ from decentral.comm.departures import Departures
 from decentral.comm.launch import check_launch, cuda_aware, yield_when_oversubscribed
 from decentral.comm.links import Sent
 from decentral.comm.plan import MixingPlan
+from decentral.comm.routes import Routes
 
 yield_when_oversubscribed()
 import mpi4py  # noqa: E402
@@ -50,7 +50,7 @@ class MPIComm(Communicator):
         self.mpi = MPI.COMM_WORLD if world is None else world
         check_launch(self.mpi.size)
         super().__init__(mixing, self.mpi.rank, self.mpi.size)
-        self._routes: dict[int, _Routes] = {}
+        self._routes: dict[int, Routes] = {}
         self._halos: defaultdict[Any, list[_Halo]] = defaultdict(list)  # not in use, by size
         self.departures: Departures | None = None
 
@@ -192,13 +192,13 @@ class MPIComm(Communicator):
         self.ledger.mpi_bytes += size * (self.h * (columns - mine) + mine * (ranks - 1))
         return _from_wire(total, x)
 
-    def _routes_of(self, plan: Any) -> _Routes:
+    def _routes_of(self, plan: Any) -> Routes:
         key = id(plan)
         if key not in self._routes:
             if len(self._routes) > 64:  # a schedule without a period makes a new plan every round
                 self._routes.clear()
                 self._halos.clear()  # which may be of many sizes
-            self._routes[key] = _Routes.of(plan, self.h, self.rank)
+            self._routes[key] = Routes.of(plan, self.h, self.rank)
         return self._routes[key]
 
 
@@ -208,58 +208,6 @@ class _Halo:
     def __init__(self, x: Tensor, rows: int) -> None:
         self.rows = _wire_like(x, rows)
         self.wire = _array(self.rows)
-
-
-@dataclass(frozen=True)
-class _Routes:
-    """Which rows and which edges go to, and come from, which rank."""
-
-    plan: Any  # keeps the plan alive, so that its id stays its own
-    halo_from: list[tuple[int, int, int]]
-    rows_to: list[tuple[int, slice | list[int] | None]]  # None: all
-    rows_sent: int
-    sends_all: bool
-    edges_from: list[tuple[int, int, int]]
-    edges_to: list[tuple[int, list[int]]]
-    edge_order: list[int]
-
-    @classmethod
-    def of(cls, plan: Any, h: int, rank: int) -> _Routes:
-        senders, receivers = plan.out_edges[:, 0], plan.out_edges[:, 1]
-        rows_to, rows_sent = [], 0
-        for other in np.unique(receivers // h).tolist():
-            if other != rank:
-                rows = np.unique(senders[receivers // h == other]) - plan.lo
-                rows_to.append((other, _picked(rows, h)))
-                rows_sent += len(rows)
-        edges_to = [
-            (r, np.flatnonzero(receivers // h == r).tolist()) for r in np.unique(receivers // h).tolist()
-        ]
-        origin = plan.in_edges[:, 0] // h
-        arrival = np.lexsort((plan.in_edges[:, 1], plan.in_edges[:, 0]))  # as senders packed them
-        return cls(
-            plan=plan,
-            halo_from=_segments(plan.halo // h),
-            rows_to=rows_to,
-            rows_sent=rows_sent,
-            sends_all=any(rows is None for _, rows in rows_to),
-            edges_from=_segments(origin[arrival]),
-            edges_to=edges_to,
-            edge_order=np.argsort(arrival).tolist(),
-        )
-
-
-def _segments(owners: NDArray[np.int64]) -> list[tuple[int, int, int]]:
-    """(rank, start, stop) of each stretch of the ascending array ``owners``."""
-    ranks, starts, counts = np.unique(owners, return_index=True, return_counts=True)
-    return [(int(r), int(a), int(a + c)) for r, a, c in zip(ranks, starts, counts, strict=True)]
-
-
-def _picked(rows: NDArray[np.int64], h: int) -> slice | list[int] | None:
-    """These of h rows, in the form that costs least; None for all."""
-    if rows[-1] - rows[0] + 1 == len(rows):
-        return None if len(rows) == h else slice(int(rows[0]), int(rows[-1]) + 1)
-    return [int(row) for row in rows]
 
 
 def _to_wire(x: Tensor) -> Tensor:
