@@ -24,6 +24,7 @@ class Routes:
 
     @classmethod
     def of(cls, plan: Any, h: int, rank: int) -> Routes:
+        """Of ``plan`` on ``rank``, with h workers a rank."""
         senders, receivers = plan.out_edges[:, 0], plan.out_edges[:, 1]
         rows_to, rows_sent = [], 0
         for other in np.unique(receivers // h).tolist():
