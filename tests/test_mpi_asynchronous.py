@@ -3,6 +3,8 @@
 import pytest
 from ranks import run_ranks
 
+pytestmark = pytest.mark.mpi
+
 BEGIN = """
 import sys
 sys.path.insert(0, "tests")
