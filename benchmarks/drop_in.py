@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -39,10 +40,10 @@ def steps(widths: str, optimizer: str, backward: str) -> dict[str, float]:
             layers += [nn.Linear(a, b), nn.ReLU()]
         return nn.Sequential(*layers[:-1])
 
-    def inner(module: nn.Module) -> torch.optim.Optimizer:
+    def inner(module: nn.Module, momentum: float = 0.0) -> torch.optim.Optimizer:
         if optimizer == "adam":
             return torch.optim.Adam(module.parameters(), lr=1e-6)
-        return torch.optim.SGD(module.parameters(), lr=1e-6)
+        return torch.optim.SGD(module.parameters(), lr=1e-6, momentum=momentum)
 
     def gradients(module: nn.Module) -> None:
         module.zero_grad()
@@ -58,24 +59,56 @@ def steps(widths: str, optimizer: str, backward: str) -> dict[str, float]:
 
         return work
 
-    bare_model = model()
-    parameters = list(bare_model.parameters())
-    flat = torch.empty(sum(p.numel() for p in parameters))
-    halo, at = torch.empty_like(flat), 0
-    for p in parameters:
-        view = flat[at : at + p.numel()].view_as(p)
-        view.copy_(p.data)
-        p.data, at = view, at + p.numel()
-    bare_inner = inner(bare_model)
+    def flattened(module: nn.Module) -> torch.Tensor:
+        """Its parameters, which become views of it."""
+        parameters = list(module.parameters())
+        flat, at = torch.empty(sum(p.numel() for p in parameters)), 0
+        for p in parameters:
+            view = flat[at : at + p.numel()].view_as(p)
+            view.copy_(p.data)
+            p.data, at = view, at + p.numel()
+        return flat
 
-    @torch.no_grad()
-    def bare() -> None:
-        bare_inner.step()
-        requests = [world.Irecv(halo.numpy(), source=other), world.Isend(flat.numpy(), dest=other)]
+    def bare(module: nn.Module, momentum: float = 0.0) -> Callable[[], None]:
+        flat, own = flattened(module), inner(module, momentum)
+        halo = torch.empty_like(flat)
+
+        @torch.no_grad()
+        def step() -> None:
+            own.step()
+            swap(flat, halo)
+            flat.mul_(0.5).add_(halo, alpha=0.5)
+
+        return step
+
+    def swap(mine: torch.Tensor, theirs: torch.Tensor) -> None:
+        requests = [world.Irecv(theirs.numpy(), source=other), world.Isend(mine.numpy(), dest=other)]
         MPI.Request.Waitall(requests)
-        flat.mul_(0.5).add_(halo, alpha=0.5)
 
-    works = {"bare": timed(bare_model, bare)}
+    def by_hand(module: nn.Module) -> Callable[[], None]:
+        """DecentLaM with beta = 0.9, of whole vectors."""
+        parameters, flat = list(module.parameters()), flattened(module)
+        u, z, halo = torch.zeros_like(flat), torch.empty_like(flat), torch.empty_like(flat)
+        z_views = [z[p.storage_offset() : p.storage_offset() + p.numel()].view_as(p) for p in parameters]
+
+        @torch.no_grad()
+        def step() -> None:
+            z.copy_(flat)
+            torch._foreach_add_(z_views, [p.grad for p in parameters], alpha=-1e-6)
+            swap(z, halo)
+            z.mul_(0.5).add_(halo, alpha=0.5)
+            torch.add(flat, u, alpha=0.9, out=u).sub_(z)
+            flat.sub_(u)
+
+        return step
+
+    works: dict[str, Callable[[], None]] = {}
+    contenders = {"bare": bare}
+    if optimizer == "sgd":
+        contenders |= {"bare with momentum": partial(bare, momentum=0.9), "by hand": by_hand}
+    for name, make in contenders.items():
+        module = model()
+        works[name] = timed(module, make(module))
     comm = dc.join("ring")
     for name, method in {
         "dsgd": dc.algorithms.DSGD(), "awc": dc.algorithms.DSGD("awc"), "decentlam": dc.algorithms.DecentLaM(0.9)
@@ -96,7 +129,9 @@ def measure() -> list[Line]:
                 for method in ("dsgd", "awc", "decentlam"):
                     what = f"2 ranks, {size} parameters, {optimizer}, {method}: "
                     what += "training step" if backward == "yes" else "step"
-                    lines.append(at_most(what + ", ours / bare", times[method], times["bare"], 1.1))
+                    own = "bare with momentum" if method == "decentlam" and optimizer == "sgd" else "bare"
+                    for other in (own, "by hand") if own != "bare" else (own,):
+                        lines.append(at_most(f"{what}, ours / {other}", times[method], times[other], 1.1))
     return lines
 
 

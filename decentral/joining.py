@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import topologies
+from decentral.allocator import keep_freed_memory
 from decentral.comm.launch import find_world
 from decentral.errors import UserError, nearest
 
@@ -44,7 +45,7 @@ def join(mixing: Any, weights: str | None = None, method: Any = None, **paramete
     (push-sum's "push", MATCHA's matrices), else "metropolis".
 
     Without MPI there is one worker and nothing is sent; standard error says so. Under MPI a rank computes with
-    OMP_NUM_THREADS threads, 1 if that is not set, for ranks share cores.
+    OMP_NUM_THREADS threads, 1 if that is not set, for ranks share cores; and it keeps freed memory for itself.
     Raises UserError, on every rank, for an unknown name, parameters or weights that do not fit, another number of
     workers than ranks, or where ranks ask for different mixing. Left alone, it ends the script with one line on
     standard error and exit code 2; any other error of a rank ends all ranks.
@@ -66,6 +67,8 @@ def join(mixing: Any, weights: str | None = None, method: Any = None, **paramete
 
         from decentral.comm.departures import departures_of
 
+        # a method's large temporary vectors would else be given back to the system, and cost page faults every step
+        keep_freed_memory()
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         comm.departures = departures_of(comm.mpi)
     else:

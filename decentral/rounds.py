@@ -10,8 +10,9 @@ round, and what the last block leaves is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ from decentral.algorithms.state import map_state, tensors_of, with_tensors
 from decentral.blocks import block_width, column_blocks
 from decentral.comm import Communicator
 from decentral.compiled import CompiledMethod
+from decentral.posting import PostingComm, in_turns
+
+_AHEAD = 4  # blocks whose messages are under way at once: what they hold is memory
 
 
 def advance(
@@ -37,6 +41,7 @@ def advance(
     """Round t of ``method`` from x (h, d), which is consumed. ``gradient`` comes in blocks of columns of (h, d).
 
     They are cut further into blocks of at most ``width`` columns; by default :func:`block_width` says of how many.
+    On ranks the messages of up to four blocks travel together.
 
     Weight decay joins the gradient here, before the method, and so before any communication.
     """
@@ -45,27 +50,45 @@ def advance(
     apart = comm.links is not None or comm.faults is not None
     if isinstance(method, CompiledMethod) or apart or getattr(method, "whole", False):
         width, gradient = x.shape[1], _joined(list(gradient))
-    opening = True
     rest, wide = state, [s.shape[1] > 1 for s in tensors_of(state)]
-    for columns, g in gradient:
-        # one block is the whole round: nothing to cut or to put back
-        if g.shape == x.shape and x.shape[1] <= width:
-            g = g.add(x, alpha=weight_decay) if weight_decay else g
-            return method.step(x, state, g, comm.at(t), lr)  # type: ignore[no-any-return]
-        for block in column_blocks(columns, width):
-            here = slice(block.start - columns.start, block.stop - columns.start)
-            part, g_part = x[:, block], g[:, here]
-            if weight_decay:
-                g_part = g_part.add(part, alpha=weight_decay)
-            state_part = map_state(partial(_columns, block), state)
-            part_after, rest = method.step(part, state_part, g_part, comm.at(t, opening), lr)
-            opening = False
-            _write(part, part_after)
-            for is_cut, target, source in zip(wide, tensors_of(state_part), tensors_of(rest), strict=True):
-                if is_cut:
-                    _write(target, source)
+
+    def one_block(block: slice, g: Tensor, rounds: Any) -> None:
+        nonlocal rest
+        part = x[:, block]
+        if weight_decay:
+            g = g.add(part, alpha=weight_decay)
+        state_part = map_state(partial(_columns, block), state)
+        part_after, rest = method.step(part, state_part, g, rounds, lr)
+        _write(part, part_after)
+        for is_cut, target, source in zip(wide, tensors_of(state_part), tensors_of(rest), strict=True):
+            if is_cut:
+                _write(target, source)
+
+    parts = _cut(gradient, width)
+    first, g = next(parts)
+    # one block is the whole round: nothing to cut or to put back
+    if g.shape == x.shape:
+        g = g.add(x, alpha=weight_decay) if weight_decay else g
+        return method.step(x, state, g, comm.at(t), lr)  # type: ignore[no-any-return]
+    rounds = PostingComm(comm) if comm.ranks > 1 else comm
+    works = chain(
+        [partial(one_block, first, g, rounds.at(t))],
+        (partial(one_block, block, g, rounds.at(t, False)) for block, g in parts),
+    )
+    if comm.ranks > 1:
+        in_turns(works, _AHEAD)
+    else:
+        for work in works:
+            work()
     ends = zip(wide, tensors_of(state), tensors_of(rest), strict=True)
     return x, with_tensors(rest, [whole if is_cut else number for is_cut, whole, number in ends])
+
+
+def _cut(gradient: Iterable[tuple[slice, Tensor]], width: int) -> Iterator[tuple[slice, Tensor]]:
+    """The gradient's blocks of columns in blocks of at most ``width`` columns."""
+    for columns, g in gradient:
+        for block in column_blocks(columns, width):
+            yield block, g[:, block.start - columns.start : block.stop - columns.start]
 
 
 def _columns(block: slice, s: Tensor) -> Tensor:
