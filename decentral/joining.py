@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import topologies
-from decentral.allocator import keep_freed_memory
 from decentral.comm.launch import find_world
 from decentral.errors import UserError, nearest
 
@@ -67,8 +66,6 @@ def join(mixing: Any, weights: str | None = None, method: Any = None, **paramete
 
         from decentral.comm.departures import departures_of
 
-        # a method's large temporary vectors would else be given back to the system, and cost page faults every step
-        keep_freed_memory()
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         comm.departures = departures_of(comm.mpi)
     else:
