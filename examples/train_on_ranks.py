@@ -1,8 +1,4 @@
-"""Decentralized training in a script of one's own, on scikit-learn's digits.
-
-python examples/train_on_ranks.py                    one worker
-mpirun -n 4 python examples/train_on_ranks.py        four, each with its part of the data
-"""
+"""Decentralized training in a script of one's own, on scikit-learn's digits: alone, or under mpirun -n RANKS."""
 
 import sys
 from pathlib import Path
@@ -20,13 +16,12 @@ comm = dc.join("ring")
 digits = load_digits()
 x = torch.tensor(digits.data, dtype=torch.float32) / 16
 y = torch.tensor(digits.target)
-train, test = slice(0, 1400), slice(1400, None)
+test = slice(1400, None)
 size = 1400 // comm.n  # as many samples for each, so that all make as many steps
 mine = slice(comm.rank * size, (comm.rank + 1) * size)
 shuffle = torch.Generator().manual_seed(comm.rank)
-loader = DataLoader(
-    TensorDataset(x[mine], y[mine]), batch_size=20, shuffle=True, drop_last=True, generator=shuffle
-)
+samples = TensorDataset(x[mine], y[mine])
+loader = DataLoader(samples, batch_size=20, shuffle=True, drop_last=True, generator=shuffle)
 
 model = nn.Sequential(nn.Linear(64, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 10))
 sgd = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -58,6 +53,5 @@ for epoch in range(first, EPOCHS):
     with optimizer.averaged(), torch.no_grad():  # the mean of all workers' models
         accuracy = (model(x[test]).argmax(1) == y[test]).float().mean()
     if comm.rank == 0:
-        print(
-            f"epoch {epoch + 1}: accuracy {accuracy:.3f}, {comm.ledger.bytes_sent[0] / 1e6:.2f} MB sent by a worker"
-        )
+        sent_mb = comm.ledger.bytes_sent[0] / 1e6
+        print(f"epoch {epoch + 1}: accuracy {accuracy:.3f}, {sent_mb:.2f} MB sent by a worker")
