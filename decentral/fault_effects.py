@@ -43,7 +43,7 @@ def refuse_faults(
             f"{name} keeps at its neighbours what it has sent, which one lost or missed message breaks for good; "
             f"use a method that forgets, such as dsgd or push-sum, {_ALONE}"
         )
-    averages, gossips = _traffic(method, schedule)
+    averages, gossips = averages_and_gossips(method, schedule)
     if averages and faults.absent_workers:
         raise UserError(
             f"{name} averages exactly, and an all-reduce waits for faults.absent_workers = "
@@ -61,7 +61,7 @@ def refuse_faults(
         )
 
 
-def _traffic(method: Any, schedule: topologies.Schedule) -> tuple[bool, bool]:
+def averages_and_gossips(method: Any, schedule: topologies.Schedule) -> tuple[bool, bool]:
     """Whether the method averages exactly, and whether it gossips: by its ledger, after a round of either kind."""
     comm, averages, gossips = LocalComm(schedule), False, False
     x = torch.zeros(schedule.n, 1, dtype=torch.float64)
@@ -78,7 +78,7 @@ def fault_notes(method: Any, schedule: topologies.Schedule, faults: Faults) -> l
     """What the method loses, in words."""
     if not faults.of_links:
         return []
-    found, averages = [], _traffic(method, schedule)[0]
+    found, averages = [], averages_and_gossips(method, schedule)[0]
     if faults.loss or faults.late:
         found.append(f"faults: {_loss_in_words(method, faults)}")
     if faults.absent_workers:

@@ -18,9 +18,9 @@ from decentral.compiled import CompiledMethod
 from decentral.compression import Layout
 from decentral.config import RunConfig, Train
 from decentral.errors import UserError
-from decentral.fault_effects import fault_counts, fault_notes, links_with, refuse_faults
+from decentral.fault_effects import averages_and_gossips, fault_counts, fault_notes, links_with, refuse_faults
 from decentral.metrics import finite, first_divergence, measure, norms, traffic
-from decentral.network import Gossip
+from decentral.network import Gossip, all_reduce_s
 from decentral.network_config import PerSample
 from decentral.overlap import early_messages
 from decentral.problems.objective import Linear, Objective, Place
@@ -98,8 +98,11 @@ def check(config: RunConfig, world: Any) -> None:
 
 
 def _check_network(config: RunConfig, mixing: topologies.Schedule) -> None:
+    cluster = config.network.cluster
     try:
-        Gossip(mixing, config.network.cluster)
+        Gossip(mixing, cluster)
+        if cluster.between is None and averages_and_gossips(config.algorithm, mixing)[0]:
+            all_reduce_s(config.network.all_reduce, cluster, 0.0)
     except UserError as error:
         raise UserError(f"[network] {error}") from None
     if isinstance(config.network.compute, PerSample):

@@ -211,6 +211,11 @@ def test_a_cluster_whose_graph_has_not_the_links_is_refused(tmp_path):
         refusal = decentral("run", file)
         assert refusal.code == 2
         assert message in refusal.err
+    along = {"topology": {"name": "path", "workers": 4}, "network": {"cluster": "path.graphml"}}
+    for algorithm in ({"name": "pmsgd"}, {"name": "gossip-pga", "every": 3}):
+        refusal = decentral("run", write(tmp_path / "x.toml", algorithm=algorithm, **along))
+        assert refusal.code == 2
+        assert "an all-reduce needs a link between any two workers" in refusal.err
     path = write(
         tmp_path / "x.toml", topology={"name": "path", "workers": 4}, network={"cluster": "path.graphml"}
     )
