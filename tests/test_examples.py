@@ -63,4 +63,4 @@ def test_a_script_of_ones_own_trains_on_ranks(tmp_path):
     assert len(lines) == 10
     assert accuracy(lines[-1]) > 0.9
     assert lines[-1].endswith(f"{4 * d * steps / 1e6:.2f} MB sent by a worker")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits-0.pt", "digits-1.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits-0-of-2.pt", "digits-1-of-2.pt"]
