@@ -279,6 +279,7 @@ def test_one_process_is_refused_with_the_remedy(arguments, said):
 
 
 @pytest.mark.mpi
+@pytest.mark.alone
 def test_two_ranks_calibrate_and_advise_takes_the_file(tmp_path):
     path = tmp_path / "here.toml"
     done = decentral("calibrate", "--out", path, "--seconds", "0.5", ranks=2)
@@ -312,6 +313,7 @@ def test_two_ranks_calibrate_and_advise_takes_the_file(tmp_path):
 
 
 @pytest.mark.mpi
+@pytest.mark.alone
 def test_mistakes_on_two_ranks_are_one_line_each_time(tmp_path):
     (tmp_path / "c.toml").write_text("workers = 2\n[links]\nlatency_s = 0\nbandwidth_bytes_s = 1e9\n")
     for arguments, said in (

@@ -3,7 +3,7 @@
 import pytest
 from ranks import run_ranks
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.alone]
 
 BEGIN = """
 import sys

@@ -97,6 +97,7 @@ for program in (BackProp(), GPipe(4), OneForwardOneBackward(4)):
 
 
 @pytest.mark.mpi
+@pytest.mark.alone
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_back_propagation_has_the_bits_and_the_bytes_of_the_virtual_clock(ranks):
     succeed(ranks, PARITY)
@@ -249,6 +250,7 @@ for host in ([0, 0], [0, 2]):
 
 
 @pytest.mark.mpi
+@pytest.mark.alone
 def test_every_kind_of_message_and_request_over_two_ranks():
     succeed(2, MESSAGES)
 
@@ -327,6 +329,7 @@ drive([long, takes(c)], [0, 1])
 
 
 @pytest.mark.mpi
+@pytest.mark.alone
 def test_a_deadlock_is_told_from_a_long_computation_and_measuring_from_work():
     succeed(3, ENDS)
 
@@ -350,6 +353,7 @@ except StageError as error:
 
 
 @pytest.mark.mpi
+@pytest.mark.alone
 def test_a_failing_stage_ends_all_ranks_with_its_message():
     done = run_ranks(2, "-c", BEGIN + FAILS, timeout=60)
     assert done.returncode != 0

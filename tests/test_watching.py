@@ -210,6 +210,7 @@ def test_the_rounds_to_watch_are_in_the_middle():
 
 
 @pytest.mark.mpi
+@pytest.mark.alone
 def test_a_run_on_two_ranks_leaves_a_timeline_of_its_middle_rounds(tmp_path):
     methods = [{"name": "dsgd"}, {"name": "pmsgd"}, {"name": "diging"}]
     table = experiment(sweep={"algorithm": methods}, train={"rounds": 30, "record_every": 7})
@@ -250,6 +251,7 @@ training.run(lambda t, row: None)
 
 
 @pytest.mark.mpi
+@pytest.mark.alone
 @pytest.mark.parametrize("compression", [{}, {"compression": {"name": "qsgd"}}], ids=["vectors", "packets"])
 def test_what_a_slow_rank_computes_the_other_waits(tmp_path, compression):
     slow_s = 0.15
