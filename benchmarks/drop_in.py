@@ -30,7 +30,7 @@ def steps(widths: str, optimizer: str, backward: str) -> dict[str, float]:
     import decentral as dc
 
     torch.set_num_threads(1)
-    comm = dc.join("ring")  # first, so that all contenders have the memory allocator that it sets
+    comm = dc.join("ring")
     world, other = MPI.COMM_WORLD, 1 - MPI.COMM_WORLD.rank
     inputs, labels = torch.randn(16, 784), torch.randint(10, (16,))
 
@@ -115,7 +115,7 @@ def steps(widths: str, optimizer: str, backward: str) -> dict[str, float]:
     }.items():  # fmt: skip
         module = model()
         works[name] = timed(module, dc.Decentralized(inner(module), method=method, comm=comm).step)
-    return alternate(world, works, rounds=10, turns=11)
+    return alternate(world, works, rounds=10, turns=51 if widths == "1 M" else 11)
 
 
 def measure() -> list[Line]:

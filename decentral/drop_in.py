@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 
 from decentral.algorithms.state import numbers_of, tensors_of, with_numbers
 from decentral.checks_of_script import (
@@ -23,7 +23,9 @@ from decentral.checks_of_script import (
 from decentral.comm import Communicator
 from decentral.early import EarlyComm
 from decentral.errors import UserError
+from decentral.inner_optimizer import InnerOptimizer
 from decentral.joining import AgreedError, refuse_together, say, tell
+from decentral.outer_step import outer_step
 from decentral.overlap import sends_model_first
 from decentral.parameter_row import ParameterRow
 from decentral.rounds import advance
@@ -40,7 +42,8 @@ class Decentralized(Optimizer):
 
         g = (x - x') / lr                       (where lr = 0: g = x - x')
 
-    so DSGD(variant "atc") mixes x', and a method with momentum adds its own to the optimizer's.
+    so DSGD(variant "atc") mixes x', and a method with momentum adds its own to the optimizer's. Where a method does
+    no more with g than x - lr g, first or last in its round, ``optimizer`` itself steps there, in place.
     lr is the largest of the groups' learning rates; a group with another, lr_k, has its gradient times lr_k / lr. A
     learning rate that changes acts as the method says; it should change by the same factor in all groups.
 
@@ -53,7 +56,8 @@ class Decentralized(Optimizer):
     ``overlap``: where the method's first message is x itself (DSGD and DmSGD in form awc, EXTRA, DIGing, momentum
     tracking), it is sent after a step and received in the next one, while the gradient is computed. Parameters must
     then not be written to between steps but by this optimizer.
-    Memory: x, the method's state, and gathered small gradients; with other optimizers than plain SGD two more x.
+    Memory: x and the method's state; unless ``optimizer`` steps in place, gathered small gradients too, and two more x
+    with other optimizers than plain SGD.
     Raises UserError, on all ranks, for what cannot work: float16 and bfloat16 parameters, mixed devices or types of
     numbers, ranks with different models, optimizers that evaluate the loss several times, a graph that the method
     cannot have.
@@ -93,7 +97,9 @@ class Decentralized(Optimizer):
         self.frozen = [p for p in given if not p.requires_grad]
         self._share_root(given)
         whole = bool(getattr(method, "whole", False)) or comm.links is not None
-        self.row = ParameterRow(trained, whole)
+        place = outer_step(method)
+        self.row = ParameterRow(trained, whole, gathers=place is None)
+        self._inner_steps = InnerOptimizer(optimizer, self.row, place)
         if whole:
             comm.layout = self.row.layout()
         self.t = 0
@@ -102,10 +108,6 @@ class Decentralized(Optimizer):
         self._posted: list[Any] = []
         self._posted_bytes = 0
         self._versions = self.row.versions()
-        self._groups_of = [
-            k for k, group in enumerate(self.param_groups) for p in group["params"] if p in set(trained)
-        ]
-        self._before: torch.Tensor | None = None
         self._departures = getattr(comm, "departures", None)
         if self._departures is not None:
             self._departures.under_way.append(self._posted)
@@ -120,21 +122,15 @@ class Decentralized(Optimizer):
                 loss = closure()
         self._check_unmoved()
         row, comm = self.row, self.comm
-        lr, scales, decays = self._rates()
-        if self._is_plain():
-            if min(scales) == 1 and min(decays) == max(decays):
-                decay, gradient = decays[0], row.gradients()
-            else:
-                kind = self._groups_of
-                decay, gradient = 0.0, row.gradients([scales[k] for k in kind], [decays[k] for k in kind])
-        else:
-            decay, gradient = 0.0, self._directions(lr)
+        given = self._inner_steps.begin()
         rounds: Any = EarlyComm(comm, self._posted) if self._posted else comm
+        gradient, lr, decay, _ = given
         x, self.method_state = advance(
             self.method, row.x, self.method_state, gradient, rounds, self.t, lr, decay, row.width
         )
         if x.data_ptr() != row.x.data_ptr():
             row.x.copy_(x)
+        self._inner_steps.end(given)
         row.written()
         self.t += 1
         self.inner._opt_called = True  # type: ignore[attr-defined]  # a scheduler may have been made for that one
@@ -225,32 +221,6 @@ class Decentralized(Optimizer):
     def _share(self) -> None:
         """The groups and the state of the inner optimizer are this one's: the same objects."""
         self.param_groups, self.state = self.inner.param_groups, self.inner.state
-
-    def _rates(self) -> tuple[float, list[float], list[float]]:
-        """lr; each group's learning rate over it; and its weight decay."""
-        rates = [float(group["lr"]) for group in self.param_groups]
-        lr = max(rates)
-        decays = [float(group.get("weight_decay", 0.0)) for group in self.param_groups]
-        return lr, [rate / lr if lr else 1.0 for rate in rates], decays
-
-    def _is_plain(self) -> bool:
-        """Whether the inner optimizer's direction is the gradient and its weight decay."""
-        return type(self.inner) is SGD and not any(g["momentum"] or g["maximize"] for g in self.param_groups)
-
-    def _directions(self, lr: float) -> Iterator[tuple[slice, torch.Tensor]]:
-        """(x - x') / lr, block by block, where x' is what the inner optimizer makes of x; x is put back."""
-        x = self.row.x
-        if self._before is None:
-            self._before = torch.empty_like(x)
-        before = self._before.copy_(x)
-        self.inner.step()
-        for number, block in enumerate(self.row.blocks):
-            old, new, g = before[:, block.columns], x[:, block.columns], self.row.room(number)
-            torch.sub(old, new, out=g)
-            if lr:
-                g.div_(lr)
-            new.copy_(old)
-            yield block.columns, g
 
     def _check_unmoved(self) -> None:
         self.row.check()

@@ -7,6 +7,8 @@ communicator that records what it is asked to send. What comes out alike both ti
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
@@ -18,7 +20,7 @@ from decentral.algorithms.state import map_state
 from decentral.comm import LocalComm
 
 _WIDTH = 3  # columns: methods act alike on every one
-_LR = 1e-3
+TRIAL_LR = 1e-3
 _AT_LEAST = 6  # rounds that are looked at of any method
 _AT_MOST = 2_000  # and of one that acts every k-th round; its k is one of its settings
 
@@ -38,10 +40,10 @@ def early_messages(method: Any, n: int = 4) -> tuple[bool, ...]:
         early_messages(MomentumTracking())   (True, False)   W x, then W v with the gradient in v
     """
     found: list[bool] = []
-    for sent, sent_otherwise, _ in _rounds(method, n):
+    for trial in trials(method, n):
+        sent, otherwise = trial.messages(method, trial.g), trial.messages(method, trial.g.neg() + 1)
         alike = [
-            a is not None and b is not None and torch.equal(a, b)
-            for a, b in zip_longest(sent, sent_otherwise)
+            a is not None and b is not None and torch.equal(a, b) for a, b in zip_longest(sent, otherwise)
         ]
         found = [a and b for a, b in zip_longest(found, alike, fillvalue=True)]
     return tuple(found)
@@ -50,13 +52,35 @@ def early_messages(method: Any, n: int = 4) -> tuple[bool, ...]:
 def sends_model_first(method: Any, n: int = 4) -> bool:
     """Whether the first message of every round is the models as the last round left them: it may leave at once."""
     return all(
-        bool(sent) and bool(otherwise) and torch.equal(sent[0], x) and torch.equal(otherwise[0], x)
-        for sent, otherwise, x in _rounds(method, n)
+        bool(sent) and torch.equal(sent[0], trial.x)
+        for trial in trials(method, n)
+        for sent in (trial.messages(method, trial.g), trial.messages(method, trial.g.neg() + 1))
     )
 
 
-def _rounds(method: Any, n: int) -> list[tuple[list[Tensor], list[Tensor], Tensor]]:
-    """Of each round that is tried: what it sends with one gradient and with another, and the models before it."""
+@dataclass(frozen=True)
+class Trial:
+    """One round to try a method in: ``comm`` in that round, models x, the method's state before it, a gradient."""
+
+    comm: RecordingComm
+    x: Tensor
+    state: Any
+    g: Tensor
+
+    def step(self, method: Any, x: Tensor, g: Tensor | None) -> tuple[Tensor, Any]:
+        """The models and the state after the round from x with g; nothing given is written to."""
+        self.comm.sent.clear()
+        after, state = method.step(x.clone(), map_state(Tensor.clone, self.state), g, self.comm, TRIAL_LR)
+        return after, state
+
+    def messages(self, method: Any, g: Tensor) -> list[Tensor]:
+        """What the round sends with the gradient g."""
+        self.step(method, self.x, g)
+        return list(self.comm.sent)
+
+
+def trials(method: Any, n: int) -> Iterator[Trial]:
+    """Successive rounds of ``method`` on a path of n workers, with random models and gradients."""
     comm = RecordingComm(topologies.mixing_matrix(topologies.path(n)))
     draw = torch.Generator().manual_seed(0)
 
@@ -64,16 +88,11 @@ def _rounds(method: Any, n: int) -> list[tuple[list[Tensor], list[Tensor], Tenso
         return torch.randn(n, _WIDTH, generator=draw, dtype=torch.float64)
 
     x = random()
-    state, found = method.init(x.clone(), comm), []
+    state = method.init(x.clone(), comm)
     for t in range(_rounds_to_try(method)):
-        g, other = random(), random()
-        comm.sent.clear()
-        method.step(x.clone(), map_state(Tensor.clone, state), other, comm.at(t), _LR)
-        otherwise, before = list(comm.sent), x.clone()
-        comm.sent.clear()
-        x, state = method.step(x, state, g, comm.at(t), _LR)
-        found.append((list(comm.sent), otherwise, before))
-    return found
+        trial = Trial(comm.at(t), x, state, random())
+        yield trial
+        x, state = trial.step(method, x, trial.g)
 
 
 def _rounds_to_try(method: Any) -> int:

@@ -19,7 +19,7 @@ from decentral.compression.layout import Layout, Span
 from decentral.errors import UserError
 
 _WIDTH = 1 << 20  # columns of a block: few, so that few messages are waited for, but they still fit a cache
-_LARGE = 2  # a parameter of a block's width over this, or more, has blocks of its own
+_LARGE = _WIDTH // 2  # a parameter with more numbers has blocks of its own, where gradients are gathered
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,19 @@ class Block:
 class ParameterRow:
     """``parameters``, whose data become views of ``x`` (1, d); ``blocks`` cut x into columns, in order.
 
-    With ``whole`` there is one block. Up to a block's width columns are in the order of the parameters; beyond it
-    large parameters come first, so that small ones share blocks, and so messages.
+    Large parameters come first and have blocks of their own, so that small ones share blocks, and so messages. With
+    ``gathers`` False, for who will seldom ask for gradients, only those have that are wider than a block. With
+    ``whole`` there is one block.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], whole: bool) -> None:
+    def __init__(self, parameters: Sequence[Parameter], whole: bool, gathers: bool = True) -> None:
         self.parameters = list(parameters)
         sizes = [p.numel() for p in self.parameters]
         d = sum(sizes)
         self.width = width = d if whole else min(d, _WIDTH)
-        order = sorted(range(len(sizes)), key=lambda k: d > width and sizes[k] * _LARGE < width)
-        self.blocks = _blocks(order, sizes, width)
+        large = _LARGE if gathers and not whole else width
+        order = sorted(range(len(sizes)), key=lambda k: sizes[k] <= large)
+        self.blocks = _blocks(order, sizes, width, large)
         like = self.parameters[0]
         self.x = torch.empty((1, d), dtype=like.dtype, device=like.device)
         self._gathered: dict[int, Tensor] = {}
@@ -160,8 +162,8 @@ class ParameterRow:
         return self._gathered[number]
 
 
-def _blocks(order: list[int], sizes: list[int], width: int) -> list[Block]:
-    """Parameters in this order in blocks of at most ``width`` columns."""
+def _blocks(order: list[int], sizes: list[int], width: int, large: int) -> list[Block]:
+    """Parameters in this order in blocks of at most ``width`` columns; one with more than ``large`` in its own."""
     blocks: list[Block] = []
     open_pieces: list[Piece] = []
     begin = end = 0
@@ -177,7 +179,7 @@ def _blocks(order: list[int], sizes: list[int], width: int) -> list[Block]:
         size = sizes[k]
         if end - begin + size > width:
             close()
-        if size > width or (sum(sizes) > width and size * _LARGE >= width):
+        if size > min(width, large):
             close()
             for cut in column_blocks(slice(0, size), width):
                 end += cut.stop - cut.start

@@ -31,7 +31,7 @@ def advance(
     method: Any,
     x: Tensor,
     state: Any,
-    gradient: Iterable[tuple[slice, Tensor]],
+    gradient: Iterable[tuple[slice, Tensor | None]],
     comm: Communicator,
     t: int,
     lr: float,
@@ -41,7 +41,8 @@ def advance(
     """Round t of ``method`` from x (h, d), which is consumed. ``gradient`` comes in blocks of columns of (h, d).
 
     They are cut further into blocks of at most ``width`` columns; by default :func:`block_width` says of how many.
-    On ranks the messages of up to four blocks travel together.
+    On ranks the messages of up to four blocks travel together. A block may come without a gradient, for a method whose
+    gradient step the caller makes (:mod:`decentral.outer_step`); then all must, and there is no weight decay.
 
     Weight decay joins the gradient here, before the method, and so before any communication.
     """
@@ -52,10 +53,10 @@ def advance(
         width, gradient = x.shape[1], _joined(list(gradient))
     rest, wide = state, [s.shape[1] > 1 for s in tensors_of(state)]
 
-    def one_block(block: slice, g: Tensor, rounds: Any) -> None:
+    def one_block(block: slice, g: Tensor | None, rounds: Any) -> None:
         nonlocal rest
         part = x[:, block]
-        if weight_decay:
+        if weight_decay and g is not None:
             g = g.add(part, alpha=weight_decay)
         state_part = map_state(partial(_columns, block), state)
         part_after, rest = method.step(part, state_part, g, rounds, lr)
@@ -67,8 +68,8 @@ def advance(
     parts = _cut(gradient, width)
     first, g = next(parts)
     # one block is the whole round: nothing to cut or to put back
-    if g.shape == x.shape:
-        g = g.add(x, alpha=weight_decay) if weight_decay else g
+    if first.stop - first.start == x.shape[1]:
+        g = g.add(x, alpha=weight_decay) if weight_decay and g is not None else g
         return method.step(x, state, g, comm.at(t), lr)  # type: ignore[no-any-return]
     rounds = PostingComm(comm) if comm.ranks > 1 else comm
     works = chain(
@@ -84,23 +85,26 @@ def advance(
     return x, with_tensors(rest, [whole if is_cut else number for is_cut, whole, number in ends])
 
 
-def _cut(gradient: Iterable[tuple[slice, Tensor]], width: int) -> Iterator[tuple[slice, Tensor]]:
+def _cut(
+    gradient: Iterable[tuple[slice, Tensor | None]], width: int
+) -> Iterator[tuple[slice, Tensor | None]]:
     """The gradient's blocks of columns in blocks of at most ``width`` columns."""
     for columns, g in gradient:
         for block in column_blocks(columns, width):
-            yield block, g[:, block.start - columns.start : block.stop - columns.start]
+            part = slice(block.start - columns.start, block.stop - columns.start)
+            yield block, None if g is None else g[:, part]
 
 
 def _columns(block: slice, s: Tensor) -> Tensor:
     return s[:, block] if s.shape[1] > 1 else s.clone()
 
 
-def _joined(blocks: list[tuple[slice, Tensor]]) -> list[tuple[slice, Tensor]]:
+def _joined(blocks: list[tuple[slice, Tensor | None]]) -> list[tuple[slice, Tensor | None]]:
     """Blocks of columns as one block."""
     if len(blocks) == 1:
         return blocks
-    whole = torch.cat([g for _, g in blocks], dim=1)
-    return [(slice(0, whole.shape[1]), whole)]
+    there = [g for _, g in blocks if g is not None]
+    return [(slice(0, blocks[-1][0].stop), torch.cat(there, dim=1) if there else None)]
 
 
 def _write(target: Tensor, source: Tensor) -> None:

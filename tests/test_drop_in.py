@@ -51,11 +51,12 @@ for name, more, dtype in [("dsgd", {}, "float32"), ("dsgd", {"variant": "awc"}, 
                           ("pmsgd", {}, "float32"), ("extra", {}, "float32"), ("diging", {}, "float64"),
                           ("momentum-tracking", {}, "float32"), ("gossip-pga", {"every": 3}, "float32"),
                           ("relay-sgd", {}, "float64"), ("diloco", {"every": 4}, "float32"),
-                          ("power-gossip", {}, "float64")]:
+                          ("power-gossip", {}, "float64"), ("d2", {}, "float32"), ("choco", {}, "float64"),
+                          ("dsgd", {"variant": "awc", "decay": 0.0}, "float32")]:
     table = tomllib.loads(TABLE)
+    decay = more.pop("decay", 0.0 if name in ("power-gossip", "diloco") else 0.01)
     table["algorithm"], table["train"]["dtype"] = {"name": name, **more}, dtype
-    if name in ("power-gossip", "diloco"):
-        table["train"]["weight_decay"] = 0.0
+    table["train"]["weight_decay"] = decay
     config = RunConfig.from_table(table)
     toml = Training(config, MPIWorld(), torch.device("cpu"), None)
     toml.run(lambda t, row: None)
@@ -222,6 +223,15 @@ with optimizer.averaged():
     assert int(model.norm.num_batches_tracked) == 5
 assert np.array_equal(flat(model).numpy(), whole[rank]) and np.array_equal(model.norm.running_mean.numpy(), local[rank])
 assert comm.ledger.bytes_sent[0] == 5 * sent
+
+# weight decay acts on a parameter without a gradient, whoever makes the method's step
+for method in (A.DSGD(), A.DecentLaM(0.0), A.DSGD("awc")):
+    model = Model().double()
+    optimizer = dc.Decentralized(torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.5), method, comm)
+    unused = model.unused.weight.clone()
+    backward(model, 0)
+    optimizer.step()
+    torch.testing.assert_close(model.unused.weight, unused * 0.95)
 
 # a closure is called with gradients, and its loss is handed back; a scheduler of the inner optimizer acts as well
 inner = torch.optim.SGD(net().parameters(), lr=0.1)

@@ -7,6 +7,7 @@ import pytest
 
 from decentral.advise import EVERY_ROUND, METHODS, NOW_AND_THEN
 from decentral.algorithms import ALGORITHMS, DSGD, EXTRA, DiLoCo, DmSGD, LocalSGD, RelaySGD, SlowMo
+from decentral.outer_step import outer_step
 from decentral.overlap import early_messages, sends_model_first
 
 TABLE = (*METHODS, EVERY_ROUND, *NOW_AND_THEN)
@@ -76,3 +77,30 @@ def test_what_is_early_may_be_something_else_than_the_models():
 
 def test_the_number_of_workers_does_not_matter():
     assert {early_messages(ALGORITHMS["diging"](), n) for n in (2, 3, 4, 9)} == {(True, False)}
+
+
+def test_methods_whose_gradient_step_an_optimizer_can_make():
+    found = {name: outer_step(method()) for name, method in ALGORITHMS.items()}
+    first = {"dsgd", "d2", "exact-diffusion", "relay-sgd", "choco", "power-gossip"}
+    assert {name for name, place in found.items() if place == "first"} == first
+    assert {name for name, place in found.items() if place is None} == found.keys() - first
+    assert outer_step(DSGD("awc")) == "last"
+    assert outer_step(RelaySGD(form="gradient")) is None
+    assert outer_step(Turns()) is None
+
+
+@dataclass(frozen=True)
+class Hidden(DSGD):
+    """Takes None for a gradient, but uses the gradient in the ninth round otherwise than DSGD."""
+
+    every: int = 9
+
+    def step(self, x, state, g, comm, lr):
+        if g is not None and comm.t == self.every - 1:
+            g = g * 2
+        return super().step(x, state, g, comm, lr)
+
+
+def test_an_outer_step_must_be_the_same_in_every_round():
+    assert outer_step(Hidden()) is None
+    assert outer_step(Hidden(every=10**9)) is not None

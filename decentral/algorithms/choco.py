@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from decentral.algorithms.descent import descend
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -51,10 +53,10 @@ class CHOCO:
         return Public(x.new_zeros(x.shape), x.new_zeros(x.shape))
 
     def step(
-        self, x: Tensor, state: Public, g: Tensor, comm: Communicator, lr: float
+        self, x: Tensor, state: Public, g: Tensor | None, comm: Communicator, lr: float
     ) -> tuple[Tensor, Public]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
-        y = x.sub_(g, alpha=lr)
+        y = descend(x, g, lr)
         q, mixed = comm.mix_sent(y.sub(state.xh))
         xh, s = state.xh.add_(q), state.s.add_(mixed)
         return y.add_(s, alpha=self.gamma).sub_(xh, alpha=self.gamma), Public(xh, s)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from decentral.algorithms.descent import descend
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -42,10 +44,10 @@ class D2:
         return Correction(x.new_zeros(x.shape), 0.0)
 
     def step(
-        self, x: Tensor, state: Correction, g: Tensor, comm: Communicator, lr: float
+        self, x: Tensor, state: Correction, g: Tensor | None, comm: Communicator, lr: float
     ) -> tuple[Tensor, Correction]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
-        psi = x.sub_(g, alpha=lr)
+        psi = descend(x, g, lr)
         corrected = state.c.mul_(lr / state.lr if state.lr else 0.0).add_(psi)
         after = self.gossip(corrected, comm)
         return after, Correction(corrected.copy_(after).sub_(psi), lr)

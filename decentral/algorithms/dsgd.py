@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from decentral.algorithms.descent import descend
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -37,9 +39,9 @@ class DSGD:
         return ()
 
     def step(
-        self, x: Tensor, state: tuple[()], g: Tensor, comm: Communicator, lr: float
+        self, x: Tensor, state: tuple[()], g: Tensor | None, comm: Communicator, lr: float
     ) -> tuple[Tensor, tuple[()]]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         if self.variant == "atc":
-            return comm.mix_(x.sub_(g, alpha=lr)), state
-        return comm.mix_(x).sub_(g, alpha=lr), state
+            return comm.mix_(descend(x, g, lr)), state
+        return descend(comm.mix_(x), g, lr), state

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from decentral.algorithms.descent import descend
 from topologies.streams import stream
 
 if TYPE_CHECKING:
@@ -76,10 +77,10 @@ class PowerGossip:
         return factors
 
     def step(
-        self, x: Tensor, state: Factors, g: Tensor, comm: Communicator, lr: float
+        self, x: Tensor, state: Factors, g: Tensor | None, comm: Communicator, lr: float
     ) -> tuple[Tensor, Factors]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
-        y = x.sub_(g, alpha=lr)
+        y = descend(x, g, lr)
         matrices, vectors = self._parts(y.shape[1], comm)
         forward, first, edges = comm.t % 2 == 0, comm.rows.start, comm.edges_in.tolist()
         sizes = [part.stop - part.start for part in vectors]

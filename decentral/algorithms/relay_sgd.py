@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
+from decentral.algorithms.descent import descend
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -63,14 +65,14 @@ class RelaySGD:
         return Relay(m, x.new_zeros((edges, 1)), x.clone())
 
     def step(
-        self, x: Tensor, state: Relay | GradientRelay, g: Tensor, comm: Communicator, lr: float
+        self, x: Tensor, state: Relay | GradientRelay, g: Tensor | None, comm: Communicator, lr: float
     ) -> tuple[Tensor, Relay | GradientRelay]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         if isinstance(state, GradientRelay):
-            own = g.mul(lr)
+            own = g.mul(lr)  # type: ignore[union-attr]  # in this form it never comes without
             m = _relayed(own, state.m, comm)
             return x.sub_(own.add_(comm.arrived(m)), alpha=1 / comm.n), GradientRelay(m)
-        y = x.sub_(g, alpha=lr)
+        y = descend(x, g, lr)
         m = _relayed(y, state.m, comm)
         c = _relayed(y.new_ones((y.shape[0], 1)), state.c, comm.along)
         missing = comm.arrived(c).add_(1).neg_().add_(comm.n)
