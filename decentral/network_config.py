@@ -65,9 +65,10 @@ class Network:
         name = "flops"                # or per-sample, constant, shifted-exponential, lognormal, stalls, trace, ...
         flops_per_s = 1e10
 
-    ``cluster = "FILE"`` instead of links, ports and hosts names a cluster file, which may say the seconds of a sample,
-    too. ``said``: whether there was such a
-    section at all. ``links``: the keys that describe the cluster.
+    ``cluster = "FILE"`` instead of links, ports and hosts names a cluster file. If ``decentral calibrate`` has written
+    it, compute "per-sample" without ``sample_s`` takes the seconds of a sample from there: those of the problem that it
+    was calibrated with. ``said``: whether there was such a section at all. ``links``: the keys that describe the
+    cluster.
     """
 
     cluster: Cluster
@@ -85,11 +86,10 @@ class Network:
         rest = from_table(_Keys, table, "network")
         links = {key: table[key] for key in ("cluster", *_FILE_ONLY) if key in table}
         calibrated = _calibrated(links, workers)
-        compute = rest.compute or {}
-        if rest.compute is None and calibrated.compute is not None and calibrated.compute.sample_s:
-            compute = {"name": "per-sample", "sample_s": calibrated.compute.sample_s}
-        compute = {"name": "flops", **compute}
+        compute = {"name": "flops", **(rest.compute or {})}
         name = pop_name(compute, "network.compute", COMPUTE)
+        if name == "per-sample" and "sample_s" not in compute:
+            compute["sample_s"] = _measured_sample_s(calibrated)
         network = cls(
             cluster=calibrated.cluster,
             compute=_compute(name, compute, workers),
@@ -140,6 +140,15 @@ def _compute(name: str, table: Mapping[str, Any], workers: int) -> Any:
     except UserError as error:
         text = str(error)
         raise UserError(text if "network.compute" in text else f"network.compute.{text}") from None
+
+
+def _measured_sample_s(calibrated: Calibrated) -> float:
+    if calibrated.compute is None or not calibrated.compute.sample_s:
+        raise UserError(
+            'network.compute.name = "per-sample" needs sample_s, the seconds of one sample\'s gradient; set it, or '
+            "let network.cluster name a file that `decentral calibrate` wrote with a problem"
+        )
+    return calibrated.compute.sample_s
 
 
 def _calibrated(links: Mapping[str, Any], workers: int) -> Calibrated:

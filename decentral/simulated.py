@@ -7,7 +7,6 @@ depends on measured time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,6 @@ class SimulatedTime:
         self.gossip = Gossip(comm.schedule, network.cluster, sent) if comm.rank == 0 else None
         self.spans: list[tuple[int, str, NDArray[np.float64], NDArray[np.float64]]] = []
         self._noted: list[Traffic] = []
-        self._round = 0
 
     def note(self) -> None:
         """A round is over."""
@@ -56,15 +54,12 @@ class SimulatedTime:
             noted = self._of_all_workers(noted)
         if self.clocks is None:
             return 0.0
-        for traffic in noted:
-            phases = self._phases(self._round, traffic)
-            if self._round in self.traced:
-                self.clocks.spans = []
-            away = self.fates.away(self._round) if self.fates is not None else ()
-            self.clocks.advance(self._round, phases[self.early :], phases[: self.early], away)
-            self.spans += [(self._round, *span) for span in self.clocks.spans or ()]
-            self.clocks.spans = None
-            self._round += 1
+        for t, traffic in enumerate(noted, self.clocks.round):
+            phases = self._phases(t, traffic)
+            self.clocks.spans = [] if t in self.traced else None
+            away = self.fates.away(t) if self.fates is not None else ()
+            self.clocks.advance(t, phases[self.early :], phases[: self.early], away)
+            self.spans += [(t, *span) for span in self.clocks.spans or ()]
         return float(self.clocks.time_s.max())
 
     def trace(self) -> Trace:
@@ -82,17 +77,14 @@ class SimulatedTime:
 
     def state(self) -> list[Any]:
         """What a checkpoint keeps, after :meth:`catch_up`: on rank 0 only."""
-        clocks = self.clocks
-        return (
-            []
-            if clocks is None
-            else [clocks.time_s.tolist(), clocks.compute_s.tolist(), clocks.wait_s.tolist()]
-        )
+        if self.clocks is None:
+            return []
+        return [times.tolist() for times in (self.clocks.time_s, self.clocks.compute_s, self.clocks.wait_s)]
 
     def restore(self, kept: Sequence[Any], t: int) -> None:
         """Go on after round t - 1 from what :meth:`state` gave."""
-        self._round = t
         if self.clocks is not None:
+            self.clocks.round = t
             self.clocks.time_s, self.clocks.compute_s, self.clocks.wait_s = map(np.array, kept)
 
     def _phases(self, t: int, traffic: Traffic) -> list[Phase]:
@@ -143,7 +135,6 @@ def compute_time(network: Network, problem: Any, place: Place) -> ComputeTime:
     return COMPUTE_TIMES["constant"](compute_s=flops / network.compute.flops_per_s)
 
 
-@lru_cache(maxsize=16)
 def _gradient_flops(problem: Any, place: Place) -> float:
     """As torch's counter sees them: matrix products and convolutions; or, where it sees none, 2 d."""
     from torch.utils.flop_counter import FlopCounterMode  # here: it takes time to import

@@ -227,7 +227,8 @@ def test_a_calibrated_cluster_says_the_seconds_of_a_sample(tmp_path):
         'workers = 4\n[links]\nlatency_s = "1 ms"\nbandwidth_bytes_s = 1e4\n'
         "[compute]\nsample_s = 0.01\nbatch_size = 8\nround_bytes = [1.0]\ngossip_s = [0.0]\nall_reduce_s = [0.0]\n"
     )
-    network, problem = {"cluster": "cluster.toml"}, {"name": "mlp", "hidden": [4]}
+    network = {"cluster": "cluster.toml", "compute": {"name": "per-sample"}}
+    problem = {"name": "mlp", "hidden": [4]}
     train = {"batch_size": 5, "rounds": 2, "dtype": "float32"}
     file = write(tmp_path / "x.toml", network=network, problem=problem, train=train)
     assert decentral("run", file, "--out", "out").code == 0
@@ -238,6 +239,22 @@ def test_a_calibrated_cluster_says_the_seconds_of_a_sample(tmp_path):
     refusal = decentral("run", file, "--set", "train.batch_size=full", "--out", "full")
     assert refusal.code == 2
     assert 'needs batches of one size, and train.batch_size = "full"' in refusal.err
+    # another problem's seconds are not taken unasked
+    for compute, name in (({"name": "flops", "flops_per_s": 1e6}, "said"), (None, "unsaid")):
+        table = {"cluster": "cluster.toml", **({"compute": compute} if compute else {})}
+        file = write(tmp_path / "x.toml", network=table, problem=problem, train=train)
+        assert decentral("run", file, "--out", name).code == 0
+        ((_, rows),) = metrics(tmp_path / name).items()
+        gradient_s = float(rows[-1]["simulated_s"]) / 2 - 2 * (ALPHA + 4 * d / RATE)
+        matrix_products = 2 * 5 * (2 * (64 * 4 + 4 * 10) + 4 * 10)  # backward has none for the inputs
+        assert gradient_s == pytest.approx(matrix_products / (1e6 if compute else 1e10), rel=1e-6)
+    (tmp_path / "cluster.toml").write_text(
+        'workers = 4\n[links]\nlatency_s = "1 ms"\nbandwidth_bytes_s = 1e4\n'
+    )
+    file = write(tmp_path / "x.toml", network=network, problem=problem, train=train)
+    refusal = decentral("run", file, "--out", "none")
+    assert refusal.code == 2
+    assert 'network.compute.name = "per-sample" needs sample_s' in refusal.err
 
 
 def test_nobody_waits_for_messages_that_do_not_come_or_for_workers_who_are_away(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from decentral.errors import UserError, nearest
@@ -40,6 +41,7 @@ def all_gather_s(cluster: Cluster, packet_bytes: float) -> float:
     return (cluster.n - 1) * (link.latency_s + packet_bytes / link.bandwidth_bytes_s)
 
 
+@lru_cache(maxsize=16)
 def host_size(cluster: Cluster) -> int:
     """Workers of a host; 1 where hosts are of unequal sizes, or are not of consecutive workers."""
     size = cluster.hosts.count(cluster.hosts[0])
@@ -49,6 +51,7 @@ def host_size(cluster: Cluster) -> int:
     return size if equal and len(set(cluster.hosts)) == cluster.n // size else 1
 
 
+@lru_cache(maxsize=16)
 def slowest_link(cluster: Cluster) -> Link:
     """The latency and the bandwidth of the worst links. Raises UserError if two workers may have no link."""
     links = [link for link in (cluster.between, cluster.inside) if link is not None]
