@@ -11,7 +11,7 @@ from decentral.errors import UserError
 from decentral.optimizers import OPTIMIZERS
 from decentral.problems import PROBLEMS
 from decentral.schedule import SCHEDULES, Schedule
-from decentral.stage_config import Network
+from decentral.stage_config import Links, links_of
 from decentral.tables import fields_of, from_table, named, section
 
 SECTIONS: tuple[str, ...] = ("problem", "dataflow", "optimizer", "train", "schedule", "network")
@@ -92,7 +92,7 @@ class DataflowConfig:
     optimizer: Any
     train: Train
     schedule: Schedule
-    network: Network
+    network: Links
     table: Mapping[str, Any]
 
     @classmethod
@@ -118,7 +118,7 @@ class DataflowConfig:
             optimizer=named(parts["optimizer"], "optimizer", OPTIMIZERS),
             train=from_table(Train, parts["train"], "train"),
             schedule=named(parts["schedule"], "schedule", SCHEDULES),
-            network=from_table(Network, parts["network"], "network"),
+            network=from_table(links_of, parts["network"], "network"),
             table=table,
         )
 

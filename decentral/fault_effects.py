@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.sparse.csgraph import connected_components
+from torch import Tensor
 
 import topologies
-from decentral.algorithms.state import map_state
-from decentral.comm import Communicator, LocalComm
+from decentral.comm import Communicator
 from decentral.comm.faults import Faults as FaultyLinks
 from decentral.errors import UserError
 from decentral.fault_config import Faults
 from decentral.metrics import norms
+from decentral.overlap import averages_and_gossips
 
 _ALONE = "or leave nothing but slow_workers in [faults]"
 
@@ -59,19 +59,6 @@ def refuse_faults(
             "faults.symmetric = true is for a symmetric W, and this mixing has other weights back; set it to false, or "
             "use an undirected graph with topology.weights = metropolis"
         )
-
-
-def averages_and_gossips(method: Any, schedule: topologies.Schedule) -> tuple[bool, bool]:
-    """Whether the method averages exactly, and whether it gossips: by its ledger, after a round of either kind."""
-    comm, averages, gossips = LocalComm(schedule), False, False
-    x = torch.zeros(schedule.n, 1, dtype=torch.float64)
-    state = method.init(x, comm)
-    for t in sorted({0, getattr(method, "every", 1) - 1}):
-        _, state = method.step(x.clone(), map_state(torch.clone, state), x.clone(), comm.at(t), 1.0)
-        ledger = comm.ledger.state()
-        averages = bool(ledger["reduced_bytes"])
-        gossips = bool(comm.ledger.bytes_sent.any()) and ledger["gossip_bytes"].any()  # type: ignore[attr-defined]
-    return averages, gossips
 
 
 def fault_notes(method: Any, schedule: topologies.Schedule, faults: Faults) -> list[str]:
@@ -124,7 +111,7 @@ def _loss_in_words(method: Any, faults: Faults) -> str:
 
 
 def links_with(
-    faults: Faults | None, method: Any, comm: Communicator, x: torch.Tensor, seed: int
+    faults: Faults | None, method: Any, comm: Communicator, x: Tensor, seed: int
 ) -> FaultyLinks | None:
     """The links' faults, for models x (h, d); None where they have none."""
     if faults is None or not faults.of_links:

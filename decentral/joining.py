@@ -7,7 +7,6 @@ job: its neighbours would wait for it for ever.
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import topologies
-from decentral.comm.launch import find_world
+from decentral.comm.launch import find_world, use_threads
 from decentral.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def join(mixing: Any, weights: str | None = None, method: Any = None, **paramete
     (push-sum's "push", MATCHA's matrices), else "metropolis".
 
     Without MPI there is one worker and nothing is sent; standard error says so. Under MPI a rank computes with
-    OMP_NUM_THREADS threads, 1 if that is not set, for ranks share cores; and it keeps freed memory for itself.
+    OMP_NUM_THREADS threads, 1 if that is not set, for ranks share cores.
     Raises UserError, on every rank, for an unknown name, parameters or weights that do not fit, another number of
     workers than ranks, or where ranks ask for different mixing. Left alone, it ends the script with one line on
     standard error and exit code 2; any other error of a rank ends all ranks.
@@ -62,11 +61,9 @@ def join(mixing: Any, weights: str | None = None, method: Any = None, **paramete
         raise AgreedError("ranks ask for different mixing; call join with the same arguments on every rank")
     comm: Any = world.communicator(schedule)
     if world.ranks > 1:
-        import torch
-
         from decentral.comm.departures import departures_of
 
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        use_threads()
         comm.departures = departures_of(comm.mpi)
     else:
         say(

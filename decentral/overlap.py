@@ -1,4 +1,4 @@
-"""Which messages of a round can travel while the gradient is computed: those that do not depend on it.
+"""What a method sends in a round, and what of it can travel while the gradient is computed: what does not depend on it.
 
 Told by running the method's own ``step`` twice from the same models and state, with two different gradients, on a small
 communicator that records what it is asked to send. What comes out alike both times is ready before the gradient.
@@ -56,6 +56,19 @@ def sends_model_first(method: Any, n: int = 4) -> bool:
         for trial in trials(method, n)
         for sent in (trial.messages(method, trial.g), trial.messages(method, trial.g.neg() + 1))
     )
+
+
+def averages_and_gossips(method: Any, schedule: topologies.Schedule) -> tuple[bool, bool]:
+    """Whether the method averages exactly, and whether it gossips: by its ledger, after a round of either kind."""
+    comm, averages, gossips = LocalComm(schedule), False, False
+    x = torch.zeros(schedule.n, 1, dtype=torch.float64)
+    state = method.init(x, comm)
+    for t in sorted({0, getattr(method, "every", 1) - 1}):
+        _, state = method.step(x.clone(), map_state(Tensor.clone, state), x.clone(), comm.at(t), 1.0)
+        ledger = comm.ledger.state()
+        averages = bool(ledger["reduced_bytes"])
+        gossips = bool(comm.ledger.bytes_sent.any()) and ledger["gossip_bytes"].any()  # type: ignore[attr-defined]
+    return averages, gossips
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from typing import Any
 
 import tomli_w
 
-from decentral.comm.launch import find_world, local_rank
+from decentral.agreement import on_root, together
+from decentral.comm.launch import find_world, local_rank, use_threads
 from decentral.errors import UserError
 from decentral.event_files import EventFiles, need_tensorboard
 from decentral.experiment import Config, Experiment, PlannedRun, load
@@ -33,12 +34,7 @@ def run(
     ``tensorboard``: records are written as TensorBoard's event files too.
     """
     world = find_world()
-    try:
-        experiment, folder, done = prepare(world, file, overrides, out, resume, tensorboard)
-    except RefusedError as refusal:
-        if world.rank == 0:
-            raise UserError(str(refusal)) from None
-        return _USER
+    experiment, folder, done = prepare(world, file, overrides, out, resume, tensorboard)
     try:
         return _run_all(world, experiment, folder, done, tensorboard)
     except KeyboardInterrupt:
@@ -60,10 +56,6 @@ def run(
         return _end(world, f"{type(error).__name__}: {error}", 1)
 
 
-class RefusedError(Exception):
-    """A rank found a mistake of the user; all ranks know of it."""
-
-
 def _end(world: Any, text: str, code: int) -> int:
     """End this process, or all ranks, with a line on standard error."""
     if world.ranks > 1:
@@ -83,39 +75,29 @@ def prepare(
     """The experiment, its folder, the runs that have ended; all checks, before anything is written.
 
     Rank 0 reads the file for all; each rank looks for its device and its data.
-    Raises RefusedError on every rank if any found a mistake.
+    If any finds a mistake, rank 0 raises UserError and the others end.
     """
-    mistake, planned = world.from_root(lambda: _plan(world, file, overrides, out, resume, tensorboard))
-    if not mistake:
-        try:
-            _check_rank(world, planned[0], planned[2])
-        except UserError as error:
-            mistake = str(error)
-    mistakes = [text for text in world.agree(mistake) if text]
-    if mistakes:
-        raise RefusedError(mistakes[0])
-    return planned  # type: ignore[no-any-return]
+    planned = on_root(world, lambda: _plan(world, file, overrides, out, resume, tensorboard))
+    together(world, lambda: _check_rank(planned[0], planned[2]))
+    return planned
 
 
 def _plan(
     world: Any, file: Path, overrides: Sequence[str], out: Path | None, resume: bool, tensorboard: bool
-) -> tuple[str, tuple[Experiment, Path, dict[str, dict[str, Any]]] | None]:
-    """Rank 0's part: the mistake found, or else the experiment, its folder and the runs that have ended."""
-    try:
-        if tensorboard:
-            need_tensorboard()
-        experiment = load(file, overrides)
-        folder = out or Path("results") / experiment.name
-        done = _check_folder(experiment, folder, resume)
-        configs = [planned.config for planned in experiment.runs if planned.id not in done]
-        for config in {repr(dataclasses.replace(c, table={})): c for c in configs}.values():
-            _training(config).check(config, world)
-        return "", (experiment, folder, done)
-    except UserError as error:
-        return str(error), None
+) -> tuple[Experiment, Path, dict[str, dict[str, Any]]]:
+    """Rank 0's part: the experiment, its folder and the runs that have ended."""
+    if tensorboard:
+        need_tensorboard()
+    experiment = load(file, overrides)
+    folder = out or Path("results") / experiment.name
+    done = _check_folder(experiment, folder, resume)
+    configs = [planned.config for planned in experiment.runs if planned.id not in done]
+    for config in {repr(dataclasses.replace(c, table={})): c for c in configs}.values():
+        _training(config).check(config, world)
+    return experiment, folder, done
 
 
-def _check_rank(world: Any, experiment: Experiment, done: dict[str, Any]) -> None:
+def _check_rank(experiment: Experiment, done: dict[str, Any]) -> None:
     """Each rank's part: its device and its data."""
     from decentral.training import device_of
 
@@ -167,12 +149,10 @@ def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[st
 def _run_all(
     world: Any, experiment: Experiment, folder: Path, done: dict[str, dict[str, Any]], tensorboard: bool
 ) -> int:
-    import torch
-
     from decentral.provenance import command_line
 
     if world.ranks > 1:
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        use_threads()
     root = world.rank == 0
     if root:
         write_whole(folder / "experiment.toml", tomli_w.dumps(dict(experiment.table)))

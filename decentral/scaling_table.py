@@ -7,12 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from decentral.agreement import on_root, together
 from decentral.calibration.arithmetic import KINDS, ring_matrix, rounds
-from decentral.calibration.command import check_ranks, check_seconds, use_threads
+from decentral.calibration.command import check_ranks, check_seconds
 from decentral.calibration.machine import Machine, load_average
+from decentral.calibration.progress import progress
 from decentral.calibration.sampling import sample, undisturbed
-from decentral.calibration.together import on_root, progress, together
-from decentral.comm.launch import LocalWorld, find_world
+from decentral.comm.launch import LocalWorld, find_world, use_threads
 from decentral.errors import UserError
 from decentral.network.cluster_file import read_calibrated
 from decentral.network.measured import Calibrated

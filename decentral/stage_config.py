@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Literal
 from decentral.algorithms import ALGORITHMS
 from decentral.config import Topology, Train, file_name
 from decentral.errors import UserError
+from decentral.network.cluster import Link
+from decentral.network.units import BYTES_S, SECONDS, quantity
 from decentral.optimizers import OPTIMIZERS
 from decentral.problems import PROBLEMS
 from decentral.schedule import SCHEDULES, Schedule
@@ -55,22 +57,23 @@ class Stages:
 
 
 @dataclass(frozen=True)
-class Network:
-    """The links of the virtual clock; ``[network]`` in TOML. A message takes latency_s + bytes / bandwidth_bytes_s."""
+class Links(Link):
+    """The links of the virtual clock: a message takes latency_s + bytes / bandwidth_bytes_s."""
 
-    latency_s: float = 0.0
-    bandwidth_bytes_s: float = float("inf")
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.latency_s < float("inf"):
-            raise UserError(f"network.latency_s = {self.latency_s} must be finite and not negative")
-        if not self.bandwidth_bytes_s > 0:
-            raise UserError(f"network.bandwidth_bytes_s = {self.bandwidth_bytes_s} must be positive")
-
-    def link(self, channel: object, size: int) -> tuple[float, float]:
+    def carry(self, channel: object, size: int) -> tuple[float, float]:
         """Seconds that a message of ``size`` bytes occupies its channel, and seconds more until it arrives."""
         del channel
         return size / self.bandwidth_bytes_s, self.latency_s
+
+
+def links_of(latency_s: float | str = 0.0, bandwidth_bytes_s: float | str = float("inf")) -> Links:
+    """``[network]`` of stages and nodes: numbers, or texts with units such as "50 us" and "10 Gb/s"."""
+    seconds = quantity(latency_s, "network.latency_s", SECONDS)
+    rate = quantity(bandwidth_bytes_s, "network.bandwidth_bytes_s", BYTES_S)
+    try:
+        return Links(seconds, rate)
+    except UserError as error:
+        raise UserError(f"network.{error}") from None
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class StageConfig:
     optimizer: Any
     train: Train
     schedule: Schedule
-    network: Network
+    network: Links
     table: Mapping[str, Any]
 
     @classmethod
@@ -145,7 +148,7 @@ class StageConfig:
             optimizer=None if gossips else named(parts["optimizer"], "optimizer", OPTIMIZERS),
             train=from_table(Train, parts["train"], "train"),
             schedule=named(parts["schedule"], "schedule", SCHEDULES),
-            network=from_table(Network, parts["network"], "network"),
+            network=from_table(links_of, parts["network"], "network"),
             table=table,
         )
 

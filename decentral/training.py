@@ -18,11 +18,11 @@ from decentral.compiled import CompiledMethod
 from decentral.compression import Layout
 from decentral.config import RunConfig, Train
 from decentral.errors import UserError
-from decentral.fault_effects import averages_and_gossips, fault_counts, fault_notes, links_with, refuse_faults
+from decentral.fault_effects import fault_counts, fault_notes, links_with, refuse_faults
 from decentral.metrics import finite, first_divergence, measure, norms, traffic
 from decentral.network import Gossip, all_reduce_s
 from decentral.network_config import PerSample
-from decentral.overlap import early_messages
+from decentral.overlap import averages_and_gossips, early_messages
 from decentral.problems.objective import Linear, Objective, Place
 from decentral.recorder import RunFolder
 from decentral.requirements import refuse_unmet

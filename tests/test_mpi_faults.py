@@ -1,15 +1,8 @@
-"""Faults over MPI: the same bits, bytes and losses on 1, 2 and 4 ranks, wherever a run goes on.
+"""Faults over MPI: the same bits, bytes and losses on 1, 2 and 4 ranks, wherever a run goes on."""
 
-Ranks are started three times: each time they do all experiments, and then go on with copies that were cut short on
-another number of ranks.
-"""
-
-import networkx as nx
 import pytest
-from command import write
+from cut_short import run_all
 from ranks import run_ranks
-from test_methods_directed import digraph
-from test_mpi_links import SCRIPT
 from test_mpi_parity import compare, metrics
 
 pytestmark = pytest.mark.mpi
@@ -68,15 +61,8 @@ EXPERIMENTS = {
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """The folder with those of 1, 2 and 4 ranks, and "cut": rounds up to 4 on 1 rank, up to 8 on 4, the last on 2."""
-    home = tmp_path_factory.mktemp("faults")
-    nx.write_edgelist(digraph(8, 8), home / "g.edgelist", data=False)
-    for name, changes in EXPERIMENTS.items():
-        write(home / f"{name}.toml", **changes)
-    for ranks, until in ((1, 4), (4, 8), (2, 12)):
-        said = run_ranks(ranks, "-c", SCRIPT, home, str(ranks), str(until))
-        assert said.stdout.count("done") == ranks, said.stderr
-    return home
+    """The folder of their runs: see cut_short."""
+    return run_all(tmp_path_factory.mktemp("faults"), EXPERIMENTS)
 
 
 @pytest.mark.parametrize("ranks", ["2", "4"])

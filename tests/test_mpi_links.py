@@ -1,14 +1,8 @@
-"""State on edges, pushed weights and compressed links: the same bits on 1, 2 and 4 ranks, wherever a run goes on.
+"""State on edges, pushed weights and compressed links: the same bits on 1, 2 and 4 ranks, wherever a run goes on."""
 
-Ranks are started three times: each time they do all experiments, and then go on with copies that were cut short on
-another number of ranks.
-"""
-
-import networkx as nx
 import pytest
-from command import write
+from cut_short import run_all
 from ranks import run_ranks
-from test_methods_directed import digraph
 from test_mpi_parity import compare, metrics
 
 pytestmark = pytest.mark.mpi
@@ -88,54 +82,11 @@ EXPERIMENTS = {
     },
 }  # fmt: skip
 
-# all experiments from the start; then those under "cut" go on, each run up to its checkpoint of round `until`
-SCRIPT = """
-import sys
-from pathlib import Path
-import decentral.run as command
-from decentral import checkpoint
-
-class Stopped(BaseException):
-    pass
-
-home, whole, until = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-command._show = lambda folder: None
-save, one = checkpoint.save, command._one
-
-def all_of(folder, resume):
-    for file in sorted(home.glob("*.toml")):
-        code = command.run(file, (), home / folder / file.stem, resume)
-        assert code == (3 if file.stem == "diverging" else 0), (file, code)
-
-def stopping(*args, **more):
-    save(*args, **more)
-    if more["t"] == until:
-        raise Stopped
-
-def cut(*args):
-    try:
-        return one(*args)
-    except Stopped:
-        return {"status": "stopped", "message": "", "final": {}}
-
-all_of(whole, False)
-checkpoint.save, command._one = stopping, cut
-all_of("cut", True)
-print("done")
-"""
-
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """The folder with those of 1, 2 and 4 ranks, and "cut": rounds up to 4 on 1 rank, up to 8 on 4, the last on 2."""
-    home = tmp_path_factory.mktemp("links")
-    nx.write_edgelist(digraph(8, 8), home / "g.edgelist", data=False)
-    for name, changes in EXPERIMENTS.items():
-        write(home / f"{name}.toml", **changes)
-    for ranks, until in ((1, 4), (4, 8), (2, 12)):
-        said = run_ranks(ranks, "-c", SCRIPT, home, str(ranks), str(until))
-        assert said.stdout.count("done") == ranks, said.stderr
-    return home
+    """The folder of their runs: see cut_short."""
+    return run_all(tmp_path_factory.mktemp("links"), EXPERIMENTS)
 
 
 @pytest.mark.parametrize("ranks", ["2", "4"])

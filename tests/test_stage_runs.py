@@ -163,6 +163,10 @@ REFUSED = [
     ("train.compile=true", "train.compile has no meaning with [stages]"),
     ('algorithm.name="dsgd"', "section [algorithm] needs [topology] where there is [stages]"),
     ("network.latency_s=-1.0", "network.latency_s = -1.0 must be finite and not negative"),
+    (
+        "network.bandwidth_bytes_s=10 Gbs",
+        "network.bandwidth_bytes_s = '10 Gbs' has the unknown unit 'Gbs'; did you",
+    ),
     ("stages.flops_per_s=0.0", "stages.flops_per_s = 0.0 must be positive and finite"),
 ]
 
@@ -231,3 +235,13 @@ def test_a_module_that_fails_is_no_divergence(tmp_path):
     )
     assert done.returncode == 1
     assert "StageError: stage 0, forward 0: RuntimeError: caught fire" in done.stderr
+
+
+def test_links_may_be_said_with_units(tmp_path):
+    units = ("network.latency_s=50 us", "network.bandwidth_bytes_s=1 Mb/s")
+    numbers = ("network.latency_s=5e-5", "network.bandwidth_bytes_s=125e3")
+    for name, (latency, bandwidth) in (("units", units), ("numbers", numbers)):
+        assert decentral("run", write(), "--set", latency, "--set", bandwidth, "--out", name).code == 0
+    first, second = (rows(only_run(tmp_path / name) / "metrics.csv") for name in ("units", "numbers"))
+    assert [row["simulated_s"] for row in first] == [row["simulated_s"] for row in second]
+    assert float(first[-1]["simulated_s"]) > 0

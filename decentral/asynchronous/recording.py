@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +18,9 @@ from decentral.asynchronous.worker import Worker
 
 @dataclass
 class Snapshot:
-    """Worker ``worker`` in round ``round``: its ``model`` (1, d) and buffers (1, ...), and counts since the start."""
+    """Worker ``worker`` at one moment: its ``model`` (1, d) and buffers (1, ...), and counts since the start."""
 
     worker: int
-    round: int
     model: Tensor
     buffers: dict[str, Tensor]
     steps: int
@@ -31,11 +29,11 @@ class Snapshot:
     staleness: dict[int, int]
 
     @classmethod
-    def of(cls, worker: Worker, round: int) -> Snapshot:
+    def of(cls, worker: Worker) -> Snapshot:
         """Copies of what changes."""
         buffers = {name: value.clone() for name, value in worker.objective.buffers.items()}
         return cls(
-            worker.near.worker, round, worker.side.model().clone(), buffers, worker.t, dict(worker.sent_bytes),
+            worker.near.worker, worker.side.model().clone(), buffers, worker.t, dict(worker.sent_bytes),
             worker.messages, dict(worker.side.staleness),
         )  # fmt: skip
 
@@ -56,25 +54,6 @@ def traffic(parts: Sequence[Snapshot], host: Sequence[int]) -> dict[str, float]:
         "bytes_sent_max": float(max(sent)),
         "messages": sum(s.messages for s in parts),
         "mpi_bytes_sent": sum(between),
-    }
-
-
-def histogram(parts: Iterable[Mapping[int, int]]) -> dict[int, int]:
-    """Those of all workers as one: staleness, ascending -> messages."""
-    whole: Counter[int] = Counter()
-    for part in parts:
-        whole.update(part)
-    return dict(sorted(whole.items()))
-
-
-def staleness(counts: Mapping[int, int]) -> dict[str, float]:
-    """Columns of a histogram; NaN while no message was answered."""
-    if not counts:
-        return {"staleness_mean": float("nan"), "staleness_max": float("nan")}
-    many = sum(counts.values())
-    return {
-        "staleness_mean": sum(lag * count for lag, count in counts.items()) / many,
-        "staleness_max": max(counts),
     }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import topologies
 from decentral.asynchronous.cards import Cards
 from decentral.asynchronous.control import Controller
-from decentral.asynchronous.recording import Snapshot, csv_of, histogram, models_of, staleness, traffic
+from decentral.asynchronous.recording import Snapshot, csv_of, models_of, traffic
 from decentral.asynchronous.side import Neighbourhood
 from decentral.asynchronous.worker import Worker
 from decentral.comm.launch import workers_a_rank
@@ -24,6 +24,8 @@ from decentral.recorder import write_whole
 from decentral.requirements import refuse_unmet
 from decentral.simulated import compute_time
 from decentral.stages.clock import VirtualClock
+from decentral.stages.gathering import Gathering
+from decentral.stages.staleness import histogram, staleness_columns
 from decentral.stages.trace import Trace
 from decentral.training import Outcome, place_of, record_interval
 
@@ -128,8 +130,8 @@ class Training:
         self.facts = {"oracle": self.objective.oracle, "clock": self.clock}
         self.notes = list(self.objective.notes)
         self._moments: dict[int, dict[str, float]] = {}  # round -> columns of time
-        self._waiting: dict[int, list[Snapshot]] = {}
-        self._began = self._measuring_s = 0.0
+        self.gathering = Gathering(world, self.n, self._record)
+        self._began = 0.0
         self._progress: Callable[[int, dict[str, Any]], None] = lambda *_: None
 
     def run(self, progress: Callable[[int, dict[str, Any]], None]) -> Outcome:
@@ -163,7 +165,7 @@ class Training:
         status, message = self.world.from_root(self._end)
         if trace is not None:
             self._write(trace, counts)
-        final = {"answered": self.controller.answered, **staleness(counts)}
+        final = {"answered": self.controller.answered, **staleness_columns(counts)}
         return Outcome(status, message, self.row | final)
 
     def _lr(self, t: int) -> float:
@@ -173,7 +175,7 @@ class Training:
     def _end(self) -> tuple[str, str]:
         """Rank 0: the last copies are on their way. The status."""
         while self._moments:
-            self._collect()
+            self.gathering.collect()
         trouble = self.controller.trouble
         return ("diverged", trouble) if trouble else ("finished", "")
 
@@ -182,40 +184,25 @@ class Training:
         del self.driver.trace.spans[:-_SPANS]
         if number == self.n:
             spent_s = time.perf_counter() - self._began
-            moment = {"wall_s": round(spent_s - (self._measuring_s if self.world.ranks == 1 else 0.0), 6)}
+            moment = {
+                "wall_s": round(spent_s - (self.gathering.spent_s if self.world.ranks == 1 else 0.0), 6)
+            }
             if self.clock == "simulated":
                 moment["simulated_s"] = self.driver.now
             self._moments[mark] = moment
             return
-        snapshot = Snapshot.of(self.workers[number], mark)
-        if self.world.rank == 0:
-            self._arrived(snapshot)
-            self._collect()
-        else:
-            self.world.post(snapshot)
-
-    def _collect(self) -> None:
-        for snapshot in self.world.posted():
-            self._arrived(snapshot)
-
-    def _arrived(self, snapshot: Snapshot) -> None:
-        parts = self._waiting.setdefault(snapshot.round, [])
-        parts.append(snapshot)
-        if len(parts) == self.n:
-            began = time.perf_counter()
-            self._record(sorted(self._waiting.pop(snapshot.round), key=lambda s: s.worker))
-            self._measuring_s += time.perf_counter() - began
+        self.gathering.hand_over(mark, number, Snapshot.of(self.workers[number]))
 
     def _record_start(self) -> None:
         times = {"wall_s": 0.0, **({"simulated_s": 0.0} if self.clock == "simulated" else {})}
         self._moments[0] = times
         x = self.objective.start()[None]
         buffers = {name: value[:1] for name, value in self.objective.buffers.items()}
-        self._record([Snapshot(i, 0, x, buffers, 0, {}, 0, {}) for i in range(self.n)])
+        self._record(0, [Snapshot(i, x, buffers, 0, {}, 0, {}) for i in range(self.n)])
 
-    def _record(self, parts: list[Snapshot]) -> None:
+    def _record(self, mark: int, parts: list[Snapshot]) -> None:
         """One row of metrics, from the copies of all workers in their order."""
-        train, objective, mark = self.config.train, self.objective, parts[0].round
+        train, objective = self.config.train, self.objective
         times = self._moments.pop(mark)
         if self.controller.trouble:
             return
@@ -236,7 +223,7 @@ class Training:
             **times,
             **traffic(parts, self.host),
             **values,
-            **staleness(histogram(s.staleness for s in parts)),
+            **staleness_columns(histogram(s.staleness for s in parts)),
         }
         self.t = mark
         if self.folder is not None:

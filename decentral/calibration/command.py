@@ -7,13 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from decentral.agreement import on_root, together
 from decentral.calibration.machine import Machine
+from decentral.calibration.progress import progress
 from decentral.calibration.sampling import sample
-from decentral.calibration.together import on_root, progress, together
 from decentral.calibration.written import table_of, write
-from decentral.comm.launch import find_world
+from decentral.comm.launch import find_world, use_threads
 from decentral.config import RunConfig
 from decentral.errors import UserError
 from decentral.experiment import expand, load
@@ -49,11 +48,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     return None if value == float("inf") else value
-
-
-def use_threads() -> None:
-    """As many threads as a rank of a run takes."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 def check_ranks(ranks: int, command: str) -> None:

@@ -1,10 +1,10 @@
 """Pieces of work, timed in turns by all ranks side by side.
 
-In turns, all of them to the end, so that what slows a machine for a while slows all pieces alike: caches that other
-machines share have minutes of their own. A sample is the mean of a few repetitions, a millisecond or one repetition;
-the slowest rank's counts. A sample in which a rank was off its core for more than a twentieth of the time is
-*disturbed*: it says what another program did. Quantiles are of the undisturbed samples, or of the five fastest where
-fewer are undisturbed; of all where ranks outnumber cores.
+In turns, all of them to the end, so that what slows a machine for a while slows all pieces alike: other programs come
+and go by the minute. A sample is the mean of a few repetitions, a millisecond or one repetition; the slowest rank's
+counts. A sample in which a rank was off its core for more than a twentieth of the time is *disturbed*: it says what
+another program did. Quantiles are of the undisturbed samples, or of the five fastest where fewer are undisturbed; of
+all where ranks outnumber cores.
 """
 
 from __future__ import annotations

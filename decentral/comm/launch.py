@@ -55,6 +55,13 @@ def yield_when_oversubscribed() -> None:
         os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
 
 
+def use_threads() -> None:
+    """Compute with OMP_NUM_THREADS threads, or 1: ranks share the cores of their host."""
+    import torch  # here: most of what is in this file must not load it
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
 def cuda_aware() -> bool:
     """Whether the user vouches (DECENTRAL_CUDA_AWARE=1) that this MPI takes CUDA buffers."""
     return os.environ.get("DECENTRAL_CUDA_AWARE") == "1"

@@ -13,6 +13,7 @@ from decentral.dataflow.control import updates_of
 from decentral.dataflow.ends import Loss, Score
 from decentral.dataflow.transforms import Transform
 from decentral.dataflow.worker import Worker
+from decentral.stages.staleness import histogram, staleness_columns
 from decentral.stages.trace import Span, Trace
 
 Clock = Literal["simulated", "measured"]
@@ -21,14 +22,12 @@ _SPANS = 50_000  # kept of each worker, the latest
 
 @dataclass
 class Snapshot:
-    """A worker after phase ``phase`` = 0, 1, ...: even ones are passes to learn, odd ones evaluations.
+    """A worker after a phase 0, 1, ...: even ones are passes to learn, odd ones evaluations.
 
     ``time_s``: on the driver's clock; ``wall_s``: on the machine's, since the start. The others are sums since the
     start, but ``score`` is the phase's own.
     """
 
-    worker: int
-    phase: int
     time_s: float
     wall_s: float
     score: Score
@@ -53,7 +52,7 @@ class Recorder:
         self.busy_s = 0.0
         self.began_s = time.perf_counter()
 
-    def snapshot(self, phase: int, driver: Any) -> Snapshot:
+    def snapshot(self, driver: Any) -> Snapshot:
         """Of the worker that has just been drained."""
         self.keep_spans(driver.trace)
         score = Score()
@@ -65,7 +64,7 @@ class Recorder:
         for one in updates:
             lags += one.staleness
         return Snapshot(
-            self.worker.number, phase, driver.now, time.perf_counter() - self.began_s, score, lags,
+            driver.now, time.perf_counter() - self.began_s, score, lags,
             sum(one.count for one in updates), self.busy_s, *driver.sent_by(self.worker.number),
         )  # fmt: skip
 
@@ -85,7 +84,7 @@ class Recorder:
 def row_of(phases: Mapping[int, Sequence[Snapshot]], t: int, clock: Clock, instances: int) -> dict[str, Any]:
     """Columns of round t from the workers' snapshots; evaluations are in no time."""
     parts = phases[2 * t]
-    lags = sum((s.staleness for s in parts), Counter[int]())
+    lags = histogram(s.staleness for s in parts)
     row: dict[str, Any] = {"wall_s": round(_spent(phases, t, "wall_s"), 6)}
     if clock == "simulated":
         row["simulated_s"] = round(_spent(phases, t, "time_s"), 9)
@@ -99,8 +98,7 @@ def row_of(phases: Mapping[int, Sequence[Snapshot]], t: int, clock: Clock, insta
         "updates": sum(s.updates for s in parts),
     }
     if lags:
-        row["staleness_mean"] = sum(lag * many for lag, many in lags.items()) / lags.total()
-        row["staleness_max"] = max(lags)
+        row |= staleness_columns(lags)
     return row
 
 

@@ -18,6 +18,7 @@ from decentral.dataflow.worker import Worker
 from decentral.recorder import write_whole
 from decentral.stages.building import hosts
 from decentral.stages.clock import VirtualClock
+from decentral.stages.gathering import Gathering
 from decentral.stages.requests import NonFiniteError
 from decentral.stages.trace import Trace
 from decentral.streams import stream
@@ -53,7 +54,7 @@ class Training:
         self.notes: list[str] = []
         self.t = 0
         self.row: dict[str, Any] = {}
-        self._waiting: dict[int, list[Snapshot]] = {}
+        self.gathering = Gathering(world, len(self.host), self._all_drained)
         self._drained: dict[int, list[Snapshot]] = {}
         self._progress: Callable[[float, dict[str, Any]], None] = lambda *_: None
 
@@ -122,12 +123,12 @@ class Training:
         }
 
         def done(number: int, phase: int) -> None:
-            self._drained_here(recorders[number].snapshot(phase, driver))
+            self.gathering.hand_over(phase, number, recorders[number].snapshot(driver))
 
         driver: Any
         if self.world.ranks == 1:
             driver = VirtualClock(
-                programs, lambda w, _: self.plan.cost(self.workers[w]), self.config.network.link, done
+                programs, lambda w, _: self.plan.cost(self.workers[w]), self.config.network.carry, done
             )
         else:
             from decentral.stages.mpi import MPIDriver
@@ -146,7 +147,7 @@ class Training:
         )
         if self.world.rank == 0:
             while self.t < self.config.train.rounds:
-                self._collect()
+                self.gathering.collect()
             self._write(trace, {name: found for part in lags for name, found in part.items()})
 
     def _set_lr(self, worker: Worker, phase: int) -> None:
@@ -164,28 +165,14 @@ class Training:
         t, evaluates = divmod(phase, 2)
         self._progress(t + (1.0 if evaluates else instances / len(self.plan.model.train)), self.row)
 
-    def _drained_here(self, snapshot: Snapshot) -> None:
-        if self.world.rank == 0:
-            self._arrived(snapshot)
-            self._collect()
-        else:
-            self.world.post(snapshot)
-
-    def _collect(self) -> None:
-        for snapshot in self.world.posted():
-            self._arrived(snapshot)
-
-    def _arrived(self, snapshot: Snapshot) -> None:
-        parts = self._waiting.setdefault(snapshot.phase, [])
-        parts.append(snapshot)
-        if len(parts) == len(self.host):
-            parts.sort(key=lambda s: s.worker)
-            self._drained[snapshot.phase] = self._waiting.pop(snapshot.phase)
-            if snapshot.phase % 2:
-                t, phases = snapshot.phase // 2, self._drained
-                row = row_of(phases, t, self.clock, len(self.plan.model.train))
-                learned, judged = (Snapshot.total(phases[phase]) for phase in (2 * t, 2 * t + 1))
-                self._record(t, row, learned, judged)
+    def _all_drained(self, phase: int, parts: list[Snapshot]) -> None:
+        """On rank 0: every worker is through with ``phase``."""
+        self._drained[phase] = parts
+        if phase % 2:
+            t, phases = phase // 2, self._drained
+            row = row_of(phases, t, self.clock, len(self.plan.model.train))
+            learned, judged = (Snapshot.total(phases[phase]) for phase in (2 * t, 2 * t + 1))
+            self._record(t, row, learned, judged)
 
     def _record(self, t: int, row: dict[str, Any], learned: Any, judged: Any) -> None:
         """One row of metrics: ``learned`` is the score of the round's instances while they were learned from."""

@@ -59,9 +59,13 @@ class Plan:
             stage.lr = lambda _: 0.0
         return made
 
-    def stages(self, steps: int, numbers: Sequence[int]) -> list[Stage]:
-        """Stages that train for ``steps``, by their numbers; a worker's are of one fresh copy of the network."""
-        mixing = self.config.topology.mixing() if self.config.topology else None
+    def stages(
+        self, steps: int, numbers: Sequence[int], mixing: topologies.Schedule | None = None
+    ) -> list[Stage]:
+        """Stages that train for ``steps``, by their numbers; a worker's are of one fresh copy of the network.
+
+        ``mixing``: of the workers, where there are several.
+        """
         count = len(self.spans)
         of_worker = {
             i: [p % count for p in numbers if p // count == i] for i in {p // count: None for p in numbers}

@@ -26,13 +26,10 @@ State = dict[str, Tensor]
 class Snapshot:
     """One stage after step t: parameters and buffers; before the update of that step, parameters and gradients too.
 
-    ``stage``: its number, through all workers.
     ``time_s``: the driver's clock. ``loss``: the training loss of the step, where this stage has it.
     ``bytes_sent``, ``messages``: by this stage so far.
     """
 
-    stage: int
-    t: int
     time_s: float
     after: State
     before: State
@@ -62,7 +59,7 @@ class Observer:
         loss = self.stage.losses.get(t)
         after = {name: value.detach().clone() for name, value in _named(self.stage, buffers=True)}
         return Snapshot(
-            self.stage.number, t, time_s, after, self.before.pop(t, {}), self.gradients.pop(t, {}),
+            time_s, after, self.before.pop(t, {}), self.gradients.pop(t, {}),
             None if loss is None else float(loss), bytes_sent, messages,
         )  # fmt: skip
 
@@ -156,7 +153,6 @@ def row_of(snapshots: Sequence[Snapshot], clock: str) -> dict[str, Any]:
     sent = [s.bytes_sent for s in snapshots]
     losses = [s.loss for s in snapshots if s.loss is not None]
     row: dict[str, Any] = {
-        "round": snapshots[0].t + 1,
         "wall_s" if clock == "measured" else "simulated_s": round(max(s.time_s for s in snapshots), 9),
         "bytes_sent_mean": sum(sent) / len(sent),
         "bytes_sent_max": max(sent),

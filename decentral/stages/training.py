@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,12 @@ from decentral.recorder import write_whole
 from decentral.requirements import refuse_unmet
 from decentral.stages.building import Plan, hosts
 from decentral.stages.clock import VirtualClock
+from decentral.stages.gathering import Gathering
 from decentral.stages.local_losses import cross_entropy
 from decentral.stages.profile import cost_table, profile
 from decentral.stages.recording import Assembly, Observer, Snapshot, row_of
 from decentral.stages.requests import NonFiniteError
+from decentral.stages.staleness import histogram, staleness_columns
 from decentral.stages.trace import Trace
 from decentral.training import Outcome
 
@@ -72,7 +73,9 @@ class Training:
         self.profile = world.from_root(lambda: profile(config.program, self.plan.trial))
         self.costs = cost_table(self.profile, config.stages.costs, config.stages.flops_per_s)
         mine = [k for k, rank in enumerate(self.host) if rank == world.rank]
-        self.stages = self.plan.stages(config.train.rounds, mine)
+        topology = config.topology
+        self.mixing = None if topology is None else world.from_root(topology.mixing)
+        self.stages = self.plan.stages(config.train.rounds, mine, self.mixing)
         self.observers = {s.number: Observer(s, self._is_recorded) for s in self.stages}
         self.assembly = Assembly(self.plan.network, cross_entropy)
         self.every = record_interval(config.train, self.plan.samples, config.workers)
@@ -85,9 +88,8 @@ class Training:
             "hosts": self.host,
             "clock": self.clock,
         }
-        self._waiting: dict[int, list[Snapshot]] = {}
+        self.gathering = Gathering(world, len(self.host), self._record)
         self._steps = {stage.number: 0 for stage in self.stages}  # done by each stage of this rank
-        self._evaluating_s = 0.0
         self._progress: Callable[[float, dict[str, Any]], None] = lambda *_: None
 
     def run(self, progress: Callable[[float, dict[str, Any]], None]) -> Outcome:
@@ -99,7 +101,7 @@ class Training:
         self._write("costs.json", self._cost_rows())
         programs = {s.number: self.config.program.run(s) for s in self.stages}
         if self.world.ranks == 1:
-            self.driver: Any = VirtualClock(programs, self._cost, self.config.network.link, self._done)
+            self.driver: Any = VirtualClock(programs, self._cost, self.config.network.carry, self._done)
         else:
             from decentral.stages.mpi import MPIDriver, gathered
 
@@ -116,7 +118,7 @@ class Training:
         findings = {k: v for part in self.world.agree(self._findings()) for k, v in part.items()}
         if self.world.rank == 0:
             while self.t < self.config.train.rounds:
-                self._collect()
+                self.gathering.collect()
             self._write_trace(trace)
             self._write("staleness.json", staleness)
             if findings and self.folder is not None:
@@ -133,34 +135,18 @@ class Training:
         """A stage of this rank has finished step t."""
         if self._is_recorded(t):
             sent = self.driver.sent_by(stage)
-            snapshot = self.observers[stage].snapshot(t, self.driver.now, *sent)
-            if self.world.rank == 0:
-                self._arrived(snapshot)
-            else:
-                self.world.post(snapshot)
-        if self.world.rank == 0:
-            self._collect()
+            self.gathering.hand_over(t, stage, self.observers[stage].snapshot(t, self.driver.now, *sent))
+        elif self.world.rank == 0:
+            self.gathering.collect()
         self._steps[stage] = t + 1
         self._progress(min(self._steps.values()), self.row)
 
-    def _collect(self) -> None:
-        for snapshot in self.world.posted():
-            self._arrived(snapshot)
-
-    def _arrived(self, snapshot: Snapshot) -> None:
-        parts = self._waiting.setdefault(snapshot.t, [])
-        parts.append(snapshot)
-        if len(parts) == len(self.host):
-            began = time.perf_counter()
-            self._record(sorted(self._waiting.pop(snapshot.t), key=lambda s: s.stage))
-            self._evaluating_s += time.perf_counter() - began
-
-    def _record(self, parts: list[Snapshot]) -> None:
+    def _record(self, t: int, parts: list[Snapshot]) -> None:
         """One row of metrics, once all stages have finished the step."""
-        train, samples, t = self.config.train, self.plan.samples, parts[0].t
-        row = row_of(parts, self.clock)
+        train, samples = self.config.train, self.plan.samples
+        row = {"round": t + 1, **row_of(parts, self.clock)}
         if "wall_s" in row:  # rank 0's stages stood still while it measured
-            row["wall_s"] = max(0.0, row["wall_s"] - self._evaluating_s)
+            row["wall_s"] = max(0.0, row["wall_s"] - self.gathering.spent_s)
         n, count = self.config.workers, self.config.stages.count
         row["samples"] = (t + 1) * samples.step_samples
         row["epoch"] = row["samples"] / samples.epoch_samples
@@ -213,16 +199,10 @@ class Training:
             "activation_bytes_max": max(found.activation_bytes),
             "activation_bytes_sum": sum(found.activation_bytes),
         }
-        topology = self.config.topology
-        if topology is not None and (mixing := topology.mixing()).period == 1:
-            final["spectral_gap"] = topologies.spectral_gap(mixing.matrix(0))
-        counts = [(lag, many) for histogram in staleness.values() for lag, many in histogram.items()]
-        if counts:
-            final["staleness_mean"] = sum(lag * many for lag, many in counts) / sum(
-                many for _, many in counts
-            )
-            final["staleness_max"] = max(lag for lag, _ in counts)
-        return final
+        if self.mixing is not None and self.mixing.period == 1:
+            final["spectral_gap"] = topologies.spectral_gap(self.mixing.matrix(0))
+        counts = histogram(staleness.values())
+        return final | (staleness_columns(counts) if counts else {})
 
     def _cost_rows(self) -> list[dict[str, Any]]:
         found = self.profile

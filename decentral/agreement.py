@@ -1,10 +1,8 @@
-"""What all ranks decide or wait for together: refusals on one line, and progress on rank 0."""
+"""Mistakes of the user that all ranks learn of: rank 0 says the first one, the others end silently."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from decentral.errors import UserError
@@ -42,21 +40,3 @@ def on_root(world: Any, make: Callable[[], T]) -> T:
     if world.rank == 0:
         raise UserError(mistake)
     raise SystemExit(2)
-
-
-@contextmanager
-def progress(world: Any, what: str, seconds: float) -> Iterator[Callable[[float], None]]:
-    """A bar on standard error of rank 0, or one line where that is no terminal; takes the share that is done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if world.rank or not console.is_terminal:
-        if world.rank == 0:
-            print(f"{what}: up to {seconds:g} s", file=sys.stderr, flush=True)
-        yield lambda share: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        task = bars.add_task(what, total=1.0)
-        yield lambda share: bars.update(task, completed=share)

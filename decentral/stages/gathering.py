@@ -1,0 +1,44 @@
+"""Copies of all parts of a run, of one moment each, put together on rank 0 when the last has come.
+
+Parts do not meet to be measured: each copies its state and goes on, and copies over MPI are posted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+class Gathering:
+    """``complete(moment, copies)`` is called on rank 0 with the copies of all ``count`` parts, in the order of parts.
+
+    ``spent_s``: how long these calls have taken; the parts that rank 0 hosts stood still meanwhile.
+    """
+
+    def __init__(self, world: Any, count: int, complete: Callable[[int, list[Any]], None]) -> None:
+        self.world, self.count, self.complete = world, count, complete
+        self.spent_s = 0.0
+        self._waiting: dict[int, dict[int, Any]] = {}
+
+    def hand_over(self, moment: int, part: int, copy: Any) -> None:
+        """On any rank: this is part ``part`` at ``moment``."""
+        if self.world.rank == 0:
+            self._arrived(moment, part, copy)
+            self.collect()
+        else:
+            self.world.post((moment, part, copy))
+
+    def collect(self) -> None:
+        """On rank 0: take what has come."""
+        for moment, part, copy in self.world.posted():
+            self._arrived(moment, part, copy)
+
+    def _arrived(self, moment: int, part: int, copy: Any) -> None:
+        copies = self._waiting.setdefault(moment, {})
+        copies[part] = copy
+        if len(copies) == self.count:
+            del self._waiting[moment]
+            began = time.perf_counter()
+            self.complete(moment, [copies[part] for part in range(self.count)])
+            self.spent_s += time.perf_counter() - began
