@@ -19,7 +19,6 @@ from decentral.compression.layout import Layout, Span
 from decentral.errors import UserError
 
 _WIDTH = 1 << 20  # columns of a block: few, so that few messages are waited for, but they still fit a cache
-_LARGE = _WIDTH // 2  # a parameter with more numbers has blocks of its own, where gradients are gathered
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,9 @@ class Block:
 class ParameterRow:
     """``parameters``, whose data become views of ``x`` (1, d); ``blocks`` cut x into columns, in order.
 
-    Large parameters come first and have blocks of their own, so that small ones share blocks, and so messages. With
-    ``gathers`` False, for who will seldom ask for gradients, only those have that are wider than a block. With
-    ``whole`` there is one block.
+    Parameters of more than half a block come first and have blocks of their own, so that their gradients need not be
+    gathered; small ones share blocks, and so messages. With ``gathers`` False, for who will seldom ask for gradients,
+    only those have that are wider than a block. With ``whole`` there is one block.
     """
 
     def __init__(self, parameters: Sequence[Parameter], whole: bool, gathers: bool = True) -> None:
@@ -53,7 +52,7 @@ class ParameterRow:
         sizes = [p.numel() for p in self.parameters]
         d = sum(sizes)
         self.width = width = d if whole else min(d, _WIDTH)
-        large = _LARGE if gathers and not whole else width
+        large = _WIDTH // 2 if gathers and not whole else width
         order = sorted(range(len(sizes)), key=lambda k: sizes[k] <= large)
         self.blocks = _blocks(order, sizes, width, large)
         like = self.parameters[0]
