@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from decentral.comm import Communicator
 
 
+AHEAD = 4
+"""Blocks whose messages are under way at once in a round: what they hold is memory."""
+
+
 class PostingComm:
     """``comm``, but who waits for neighbours gives way to other blocks first: for work inside :func:`in_turns`.
 

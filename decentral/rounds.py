@@ -22,9 +22,7 @@ from decentral.algorithms.state import map_state, tensors_of, with_tensors
 from decentral.blocks import block_width, column_blocks
 from decentral.comm import Communicator
 from decentral.compiled import CompiledMethod
-from decentral.posting import PostingComm, in_turns
-
-_AHEAD = 4  # blocks whose messages are under way at once: what they hold is memory
+from decentral.posting import AHEAD, PostingComm, in_turns
 
 
 def advance(
@@ -77,7 +75,7 @@ def advance(
         (partial(one_block, block, g, rounds.at(t, False)) for block, g in parts),
     )
     if comm.ranks > 1:
-        in_turns(works, _AHEAD)
+        in_turns(works, AHEAD)
     else:
         for work in works:
             work()

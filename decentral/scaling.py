@@ -3,11 +3,13 @@
 A round of a model of M bytes goes in K blocks of columns, m = M / K each (decentral.blocks). Foretold, with the links
 as they carry messages of that size (``Calibrated.cluster_for``):
 
-    gossip:      a_gossip(M) + K g(m),       g: ``round_s`` of the ring
-    all-reduce:  a_mean(M) + K A(m),         A: 2 (n - 1) (alpha + m / (n B))
+    gossip:      a_gossip(M) + g(m) + (K - 1) p(m),    g, p: ``round_s`` of the ring
+    all-reduce:  a_mean(M) + K A(m),                   A: 2 (n - 1) (alpha + m / (n B))
 
-a(M): the round's arithmetic. An exact mean over MPI is an all-to-all of columns and an all-gather between all ranks.
-With one port a worker each is n - 1 messages of m / n one after the other, as in a ring all-reduce, whose formula is A.
+a(M): the round's arithmetic. Messages of gossip travel a few at a time, with the links as they are then (``posted``),
+p, but the first of a round, g, has nothing to travel with. An exact mean over MPI is an all-to-all of columns and an
+all-gather between all ranks, of copies (``copied``). With one port a worker each is n - 1 messages of m / n one after
+the other, as in a ring all-reduce, whose formula is A.
 """
 
 from __future__ import annotations
@@ -67,14 +69,22 @@ def predicted_s(calibrated: Calibrated, kind: str, ranks: int, model_bytes: int)
     blocks = len(column_blocks(slice(0, columns), block_width(1, columns)))
     block_bytes = model_bytes / blocks
     if kind == "gossip":
-        cluster = _first(calibrated.cluster_for(block_bytes), ranks)
-        link_s = float(round_s(ring_matrix(ranks), cluster, block_bytes).max())
+        alone, posted = (
+            float(round_s(ring_matrix(ranks), _first(cluster, ranks), block_bytes).max())
+            for cluster in (
+                calibrated.cluster_for(block_bytes),
+                calibrated.cluster_for(block_bytes, "posted"),
+            )
+        )
+        links_s = alone + (blocks - 1) * posted
     else:
-        cluster = _first(calibrated.cluster_for(block_bytes / ranks), ranks)
+        cluster = _first(calibrated.cluster_for(block_bytes / ranks, "copied"), ranks)
         others = np.nonzero(~np.eye(ranks, dtype=bool))
         latency_s = float(cluster.latency_s(*others).max())
-        link_s = ring(ranks, block_bytes, latency_s, float(cluster.bandwidth_bytes_s(*others).min()))
-    return arithmetic_s + blocks * link_s, arithmetic_s
+        links_s = blocks * ring(
+            ranks, block_bytes, latency_s, float(cluster.bandwidth_bytes_s(*others).min())
+        )
+    return arithmetic_s + links_s, arithmetic_s
 
 
 def _first(cluster: Cluster, n: int) -> Cluster:

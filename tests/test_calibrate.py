@@ -15,7 +15,7 @@ from ranks import decentral
 from decentral.advise import advise
 from decentral.calibration import sampling
 from decentral.calibration.arithmetic import ring_matrix, rounds
-from decentral.calibration.links import fit, host_size, partners
+from decentral.calibration.links import WALKS, fit, host_size, partners, walk
 from decentral.calibration.sampling import Samples, sample
 from decentral.calibration.written import table_of, write
 from decentral.comm import LocalComm
@@ -30,7 +30,7 @@ SIZES = (4_000, 64_000, 1_000_000, 4_000_000)
 ALPHA, RATE = 20e-6, 5e9
 
 
-def calibrated(ranks=4, between=None):
+def calibrated(ranks=4, between=None, **special):
     """A machine whose links and arithmetic are exactly affine: nothing that is measured."""
     seconds = tuple(ALPHA + size / RATE for size in SIZES)
     slow = tuple(10 * s for s in seconds) if between else ()
@@ -40,7 +40,7 @@ def calibrated(ranks=4, between=None):
         Compute(1e-5, 32, sizes, tuple(1e-6 + 1e-10 * s for s in sizes), tuple(3e-6 + 4e-10 * s for s in sizes)),
         Measured(
             "2026-01-02T03:04:05+00:00", ("a", "b") if between else ("a",), ranks, ranks, 0.25, 0.5, 9, "mlp on digits",
-            SIZES, seconds, seconds, seconds, slow, slow, slow, *[(1e-6,) * 3, (1e-5,) * 3] * 2, 1e-6, 2e-5,
+            SIZES, seconds, seconds, seconds, slow, slow, slow, *[(1e-6,) * 3, (1e-5,) * 3] * 2, 1e-6, 2e-5, **special,
         ),
     )  # fmt: skip
 
@@ -232,6 +232,60 @@ def test_a_round_is_its_arithmetic_and_its_messages():
             assert predicted_s(machine, "all_reduce", ranks, size)[0] == pytest.approx(expected)
 
 
+def test_messages_of_blocks_and_copies_have_times_of_their_own():
+    posted = {"posted_bytes": (1_000_000, 2_000_000), "inside_posted_s": (1e-4, 3e-4)}
+    copied = {"copied_bytes": (100_000, 1_000_000), "inside_copied_s": (5e-4, 7e-4)}
+    machine = calibrated(**posted, **copied)
+    for size, blocks in ((400_000, 1), (4_000_000, 2), (40_000_000, 20)):
+        alone_s = ALPHA + size / blocks / RATE
+        expected = 1e-6 + 1e-10 * size + alone_s + (blocks - 1) * 3e-4
+        assert predicted_s(machine, "gossip", 2, size)[0] == pytest.approx(expected)
+        copied_s = np.interp(size / blocks / 2, *copied.values())
+        expected = 3e-6 + 4e-10 * size + blocks * 2 * copied_s
+        assert predicted_s(machine, "all_reduce", 2, size)[0] == pytest.approx(expected)
+    assert machine.cluster_for(1_000_000).inside == calibrated().cluster_for(1_000_000).inside
+    with pytest.raises(
+        UserError, match=r"measured.inside_posted_s has 1 numbers for 2 of measured.posted_bytes"
+    ):
+        calibrated(posted_bytes=(1, 2), inside_posted_s=(1.0,))
+    with pytest.raises(UserError, match=r"measured.copied_bytes = \[2, 1\] must be positive"):
+        calibrated(copied_bytes=(2, 1), inside_copied_s=(1.0, 1.0))
+
+
+class Echo(LocalWorld):
+    """A partner who sends back twice what it gets, when that is waited for."""
+
+    def __init__(self):
+        self.under_way = self.most = 0
+        self.left = []
+
+    def exchange(self, outgoing, incoming, partner):
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        self.left.append(outgoing.data_ptr())
+
+        def wait():
+            self.under_way -= 1
+            incoming.copy_(2 * outgoing)
+
+        return wait
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_a_walk_has_so_many_messages_under_way_and_sends_blocks_or_copies(name):
+    way, world = replace(WALKS[name], sizes=(64,)), Echo()
+    work = walk(world, 1, 64, True, way)
+    for _ in range(2):
+        work()
+    assert (world.most, world.under_way, len(world.left)) == (way.ahead, 0, 2 * way.blocks)
+    blocks_of_one_row = set(np.diff(world.left[: way.blocks])) == {64}
+    assert blocks_of_one_row != way.copies
+    walk(Echo(), None, 64, True, way)()
+    silent = Echo()
+    walk(silent, 1, 64, False, way)()
+    assert not silent.left
+
+
 def test_links_between_hosts_slow_a_round():
     machine = calibrated(between=Link(10 * ALPHA, RATE / 10))
     fast, slow = (predicted_s(machine, "all_reduce", ranks, 400_000) for ranks in (2, 4))
@@ -293,6 +347,8 @@ def test_two_ranks_calibrate_and_advise_takes_the_file(tmp_path):
     found = read_calibrated(path)
     assert found.compute.sample_s > 0
     assert all(s > 0 for s in (*found.compute.gossip_s, *found.compute.all_reduce_s))
+    for name, way in WALKS.items():
+        assert len(getattr(found.measured, f"inside{name}_s")) == len(way.sizes)
     advice = here("advise", path, "--model-bytes", "4e6", "--compute-s", "0.01", "--json")
     assert advice.code == 0, advice.err
     assert json.loads(advice.out)["workers"] == 2

@@ -117,6 +117,11 @@ def print_table(calibrated: Calibrated, out: Path | None) -> None:
         table.add_column(head, justify="right", no_wrap=True)
     named = {"inside": "exchange in a host", "between": "exchange between hosts"}
     curves = [(words, measured.message_bytes, where, measured) for where, words in named.items()]
+    curves += [
+        (f"{words}, {kind}", getattr(measured, f"{kind}_bytes"), f"{where}_{kind}", measured)
+        for where, words in named.items()
+        for kind in ("posted", "copied")
+    ]
     named = {"gossip": "DSGD without messages", "all_reduce": "PmSGD without messages"}
     curves += [(words, compute.round_bytes, kind, compute) for kind, words in named.items()]  # type: ignore[misc]
     for words, sizes, key, of in curves:

@@ -6,26 +6,50 @@ much as to copy the same block again and again. Hence an exchange is timed withi
 
     y = y - g;  exchange y with the partner's;  y = (y + what came) / 2
 
-and the seconds of the same walk without the exchange are taken off. All pairs of ranks do it at once.
+and the seconds of the same walk without the exchange are taken off. All pairs of ranks do it at once. Two further walks
+are nearer to what else rounds do: where a model has many blocks a few messages are under way at a time
+(:mod:`decentral.posting`), and an exact mean sends copies, into memory that is taken anew.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.optimize import nnls
+from torch import Tensor
 
 from decentral.errors import UserError
 from decentral.network.cluster import Link
+from decentral.posting import AHEAD
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A walk over ``blocks`` messages of each of ``sizes`` bytes, up to ``ahead`` under way; see the module.
+
+    ``blocks`` is more than one, so that it is not all in the nearest cache. ``copies``: what leaves is a copy.
+    """
+
+    sizes: tuple[int, ...]
+    blocks: int = 4
+    ahead: int = 1
+    copies: bool = False
+
 
 MESSAGE_BYTES = (1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 19, 1 << 20, 1 << 21, 1 << 22)
 """Sizes of messages that are measured: up to twice a block of columns of one worker."""
-BLOCKS = 4
-"""Messages of a walk, so that it is not all in the nearest cache."""
+WALKS = {
+    "": Walk(MESSAGE_BYTES),
+    "_posted": Walk((1 << 20, 1 << 21), blocks=4 * AHEAD, ahead=AHEAD),
+    "_copied": Walk((1 << 14, 1 << 16, 1 << 18, 1 << 20), copies=True),
+}
+"""By what their keys in a cluster file have after "inside" or "between"."""
 
 
 def host_size(names: Sequence[str]) -> int:
@@ -60,23 +84,44 @@ def partners(ranks: int, size: int) -> dict[str, list[int | None]]:
     return found
 
 
-def walk(world: Any, partner: int | None, message_bytes: int, exchanges: bool) -> Callable[[], None]:
-    """The walk of the module over ``BLOCKS`` messages, with or without its exchanges; idle without a partner."""
-    width = message_bytes // 4
-    y, g = torch.ones(1, BLOCKS * width), torch.full((1, BLOCKS * width), 1e-9)
-    came = torch.ones(1, width)
+def walk(
+    world: Any, partner: int | None, message_bytes: int, exchanges: bool, kind: Walk
+) -> Callable[[], None]:
+    """A walk of that kind over messages of one size; without ``exchanges`` nothing is sent. Idle without a partner."""
+    width, blocks = message_bytes // 4, kind.blocks
+    y, g = torch.ones(1, blocks * width), torch.full((1, blocks * width), 1e-9)
+    rooms = [torch.ones(1, width) for _ in range(kind.ahead)]
+    under_way: deque[tuple[Tensor, Tensor, Callable[[], object]]] = deque()
+
+    def use_oldest() -> None:
+        here, came, wait = under_way.popleft()
+        wait()
+        here.mul_(0.5).add_(came, alpha=0.5)
 
     def work() -> None:
         if partner is None:
             return
-        for k in range(0, BLOCKS * width, width):
-            here, part = y[:, k : k + width], g[:, k : k + width]
-            here.sub_(part)
+        for k in range(blocks):
+            if len(under_way) == kind.ahead:
+                use_oldest()
+            here, step = (part[:, k * width : (k + 1) * width] for part in (y, g))
+            here.sub_(step)
+            leaves, came, wait = here, rooms[k % kind.ahead], _nothing
+            if kind.copies:
+                leaves = here.clone()
             if exchanges:
-                world.exchange(here, came, partner)
-            here.mul_(0.5).add_(came, alpha=0.5)
+                came = torch.empty_like(came) if kind.copies else came
+                wait = world.exchange(leaves, came, partner)
+            under_way.append((here, came, wait))
+        while under_way:
+            use_oldest()
 
     return work
+
+
+def _nothing() -> object:
+    """There is nothing to wait for."""
+    return None
 
 
 def fit(message_bytes: ArrayLike, seconds: ArrayLike) -> Link:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from decentral.calibration.arithmetic import KINDS, ROUND_BYTES, gradients, ring_matrix, rounds
-from decentral.calibration.links import BLOCKS, MESSAGE_BYTES, fit, host_size, partners, walk
+from decentral.calibration.links import MESSAGE_BYTES, WALKS, fit, host_size, partners, walk
 from decentral.calibration.sampling import Samples, core_count, undisturbed
 from decentral.config import RunConfig
 from decentral.network.cluster import Cluster
@@ -42,9 +42,12 @@ class Machine:
         world = self.world
         works: dict[Key, Callable[[], None]] = {}
         for where, others in partners(world.ranks, self.host_ranks).items():
-            for size in MESSAGE_BYTES:
-                for exchanges in (True, False):
-                    works[where, size, exchanges] = walk(world, others[world.rank], size, exchanges)
+            partner = others[world.rank]
+            for name, way in WALKS.items():
+                for size in way.sizes:
+                    for exchanges in (True, False):
+                        key = f"{where}{name}", size, exchanges
+                        works[key] = walk(world, partner, size, exchanges, way)
         comm = world.without_messages(ring_matrix(world.ranks))
         for kind in KINDS:
             for size in ROUND_BYTES:
@@ -57,14 +60,17 @@ class Machine:
         self, found: Mapping[Key, Samples], config: RunConfig | None, problem: str = ""
     ) -> Calibrated:
         """What the samples of :meth:`works` say."""
-        mine = [one for key, one in found.items() if key[0] in ("inside", "between", "gradient", *KINDS)]
+        mine = [one for key, one in found.items() if key[0] != "round"]
         links, spread = {}, {}
         for where in ("inside", "between"):
-            if (where, MESSAGE_BYTES[0], True) in found:
-                pairs = [(found[where, m, True], found[where, m, False]) for m in MESSAGE_BYTES]
-                for name, times in _exchanges(pairs).items():
-                    spread[f"{where}_{name}"] = times
-                links[where] = fit(MESSAGE_BYTES, spread[f"{where}_s"])
+            if (where, MESSAGE_BYTES[0], True) not in found:
+                continue
+            for name, way in WALKS.items():
+                key = f"{where}{name}"
+                pairs = [(found[key, m, True], found[key, m, False]) for m in way.sizes]
+                for end, times in _exchanges(pairs, way.blocks).items():
+                    spread[f"{key}_{end}"] = times
+            links[where] = fit(MESSAGE_BYTES, spread[f"{where}_s"])
         means = {}
         for kind in KINDS:
             samples = [found[kind, size] for size in ROUND_BYTES]
@@ -92,6 +98,8 @@ class Machine:
                 repetitions=min(len(one.kept) for one in mine),
                 problem=problem,
                 message_bytes=MESSAGE_BYTES,
+                posted_bytes=WALKS["_posted"].sizes if links else (),
+                copied_bytes=WALKS["_copied"].sizes if links else (),
                 **spread,
                 sample_lower_s=lower / batch,
                 sample_upper_s=upper / batch,
@@ -107,8 +115,8 @@ def load_average() -> float:
         return 0.0
 
 
-def _exchanges(pairs: list[tuple[Samples, Samples]]) -> dict[str, tuple[float, ...]]:
-    """Seconds of one exchange: means, and quartiles of the walk with it less the mean of the walk without."""
+def _exchanges(pairs: list[tuple[Samples, Samples]], blocks: int) -> dict[str, tuple[float, ...]]:
+    """Seconds of one of ``blocks`` exchanges: means, and quartiles of the walk with them less the mean without."""
     found = {}
     for name, ends in (
         ("s", [one.mean_s for one, _ in pairs]),
@@ -116,5 +124,5 @@ def _exchanges(pairs: list[tuple[Samples, Samples]]) -> dict[str, tuple[float, .
         ("upper_s", [one.quartiles_s[1] for one, _ in pairs]),
     ):
         apart = zip(ends, pairs, strict=True)
-        found[name] = tuple(max(0.0, end - without.mean_s) / BLOCKS for end, (_, without) in apart)
+        found[name] = tuple(max(0.0, end - without.mean_s) / blocks for end, (_, without) in apart)
     return found

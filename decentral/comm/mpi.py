@@ -302,13 +302,16 @@ class MPIWorld:
         """The name of every rank's host, in the order of ranks."""
         return self.agree(MPI.Get_processor_name())
 
-    def exchange(self, outgoing: Tensor, incoming: Tensor, partner: int) -> None:
-        """Swap rows with another rank as a mix does: both ways at once. ``incoming``: contiguous memory of the CPU."""
+    def exchange(self, outgoing: Tensor, incoming: Tensor, partner: int) -> Callable[[], object]:
+        """Begin to swap rows with another rank as a mix does, both ways at once; call what it gives to wait for it.
+
+        ``incoming``: contiguous memory of the CPU.
+        """
         requests = [
             self.mpi.Irecv(_buffer(incoming), source=partner, tag=_HALO),
             self.mpi.Isend(_buffer(outgoing), dest=partner, tag=_HALO),
         ]
-        MPI.Request.Waitall(requests)
+        return lambda: MPI.Request.Waitall(requests)
 
     def without_messages(self, mixing: Any) -> MPIComm:
         """An MPIComm that works as over all ranks but whose messages do not travel: what is left is arithmetic."""

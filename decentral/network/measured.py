@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -55,8 +56,10 @@ class Measured:
     """``[measured]``: where, when and how surely; of each time the quartiles, ``..._lower_s`` and ``..._upper_s``.
 
     ``inside_s``, ``between_s``: trimmed means of exchanges of ``message_bytes`` both ways, inside a host, between two;
-    empty where there is none. ``repetitions``: the fewest samples of a time. ``load_average``: of one minute, before.
-    ``undisturbed``: the share of samples in which no rank had to give up its core to another program.
+    empty where there is none. ``..._posted_s``: of ``posted_bytes``, a few under way at a time, as in a round of a
+    model of many blocks. ``..._copied_s``: of ``copied_bytes``, of copies, as exact means send them. ``repetitions``:
+    the fewest samples of a time. ``load_average``: of one minute, before. ``undisturbed``: the share of samples in
+    which no rank had to give up its core to another program.
     """
 
     date: str
@@ -80,6 +83,20 @@ class Measured:
     all_reduce_upper_s: tuple[float, ...] = ()
     sample_lower_s: float = 0.0
     sample_upper_s: float = 0.0
+    posted_bytes: tuple[float, ...] = ()
+    inside_posted_s: tuple[float, ...] = ()
+    inside_posted_lower_s: tuple[float, ...] = ()
+    inside_posted_upper_s: tuple[float, ...] = ()
+    between_posted_s: tuple[float, ...] = ()
+    between_posted_lower_s: tuple[float, ...] = ()
+    between_posted_upper_s: tuple[float, ...] = ()
+    copied_bytes: tuple[float, ...] = ()
+    inside_copied_s: tuple[float, ...] = ()
+    inside_copied_lower_s: tuple[float, ...] = ()
+    inside_copied_upper_s: tuple[float, ...] = ()
+    between_copied_s: tuple[float, ...] = ()
+    between_copied_lower_s: tuple[float, ...] = ()
+    between_copied_upper_s: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -92,11 +109,14 @@ class Measured:
             raise UserError(f"measured.undisturbed = {self.undisturbed} must be in [0, 1]")
         if not 0 <= self.load_average < float("inf"):
             raise UserError(f"measured.load_average = {self.load_average} must be finite and not negative")
-        _check_sizes("measured.message_bytes", self.message_bytes)
-        for where in ("inside", "between"):
-            for key in (f"{where}_s", f"{where}_lower_s", f"{where}_upper_s"):
+        for kind in ("message", "posted", "copied"):
+            sizes = getattr(self, f"{kind}_bytes")
+            if sizes or kind == "message":
+                _check_sizes(f"measured.{kind}_bytes", sizes)
+            part = "" if kind == "message" else f"_{kind}"
+            for key in (f"{a}{part}{b}_s" for a in ("inside", "between") for b in ("", "_lower", "_upper")):
                 if seconds := getattr(self, key):
-                    _check_seconds(f"measured.{key}", seconds, "measured.message_bytes", self.message_bytes)
+                    _check_seconds(f"measured.{key}", seconds, f"measured.{kind}_bytes", sizes)
 
 
 @dataclass(frozen=True)
@@ -107,17 +127,24 @@ class Calibrated:
     compute: Compute | None = None
     measured: Measured | None = None
 
-    def cluster_for(self, message_bytes: float) -> Cluster:
+    def cluster_for(
+        self, message_bytes: float, kind: Literal["message", "posted", "copied"] = "message"
+    ) -> Cluster:
         """The cluster whose links carry ``message_bytes`` in the measured time: its own where none was measured.
 
         Latency is that of the smallest message measured, and bandwidth what is then left: caches and the protocols of
-        an MPI library make it depend on the size.
+        an MPI library make it depend on the size. ``kind``: see :class:`Measured`; "message" where that was not
+        measured.
         """
-        links = {}
+        links, measured = {}, self.measured
         for where in ("inside", "between"):
-            seconds = getattr(self.measured, f"{where}_s", ())
-            if self.measured is not None and seconds and getattr(self.cluster, where) is not None:
-                links[where] = link_at(message_bytes, self.measured.message_bytes, seconds)
+            if measured is None or getattr(self.cluster, where) is None:
+                continue
+            sizes, seconds = measured.message_bytes, getattr(measured, f"{where}_s")
+            if kind != "message" and (special := getattr(measured, f"{where}_{kind}_s")):
+                sizes, seconds = getattr(measured, f"{kind}_bytes"), special
+            if seconds:
+                links[where] = link_at(message_bytes, sizes, seconds)
         return replace(self.cluster, **links)  # type: ignore[arg-type]
 
 
