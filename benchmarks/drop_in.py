@@ -1,8 +1,8 @@
 """The drop-in on 2 ranks: optimizer.step() against torch's own step, the raw exchange of the same bytes, averaging.
 
-Question: what does a round cost in a user's own script over what cannot be saved? Both contenders are given the
-gradients that backward left, a tensor a parameter. The bare one has its parameters in one flat buffer.
-Ranks of both take turns inside one job, so that they meet the same machine.
+Question: what does a round cost in a user's own script over what cannot be saved? All contenders are given the
+gradients that backward left, a tensor a parameter. The bare ones, and DecentLaM written by hand, have their parameters
+in one flat buffer. All take turns inside one job, so that they meet the same machine.
 """
 
 from __future__ import annotations

@@ -98,9 +98,8 @@ def metrics_of(experiment: Experiment) -> tuple[str, ...]:
     """The metrics that some finished run has, the telling ones first; none that repeats another's numbers."""
     present = [m for m in experiment.metrics if m not in PROGRESS and len(final_values(experiment.runs, m))]
     if not {"network", "stages", "program", "dataflow"} & experiment.config.keys():
-        present = [
-            m for m in present if m != "simulated_s"
-        ]  # of a network that nobody described it says little
+        # of a network that nobody described it says little
+        present = [m for m in present if m != "simulated_s"]
     ordered = [*(m for m in PRIORITY if m in present), *(m for m in present if m not in PRIORITY)]
     by_numbers = {final_values(experiment.runs, m).tobytes(): m for m in reversed(ordered)}
     return tuple(m for m in ordered if m in by_numbers.values())

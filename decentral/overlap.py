@@ -41,7 +41,7 @@ def early_messages(method: Any, n: int = 4) -> tuple[bool, ...]:
     """
     found: list[bool] = []
     for trial in trials(method, n):
-        sent, otherwise = trial.messages(method, trial.g), trial.messages(method, trial.g.neg() + 1)
+        sent, otherwise = trial.messages(method)
         alike = [
             a is not None and b is not None and torch.equal(a, b) for a, b in zip_longest(sent, otherwise)
         ]
@@ -54,7 +54,7 @@ def sends_model_first(method: Any, n: int = 4) -> bool:
     return all(
         bool(sent) and torch.equal(sent[0], trial.x)
         for trial in trials(method, n)
-        for sent in (trial.messages(method, trial.g), trial.messages(method, trial.g.neg() + 1))
+        for sent in trial.messages(method)
     )
 
 
@@ -86,10 +86,12 @@ class Trial:
         after, state = method.step(x.clone(), map_state(Tensor.clone, self.state), g, self.comm, TRIAL_LR)
         return after, state
 
-    def messages(self, method: Any, g: Tensor) -> list[Tensor]:
-        """What the round sends with the gradient g."""
-        self.step(method, self.x, g)
-        return list(self.comm.sent)
+    def messages(self, method: Any) -> tuple[list[Tensor], list[Tensor]]:
+        """What the round sends with the gradient g, and with another."""
+        self.step(method, self.x, self.g)
+        sent = list(self.comm.sent)
+        self.step(method, self.x, self.g.neg() + 1)
+        return sent, list(self.comm.sent)
 
 
 def trials(method: Any, n: int) -> Iterator[Trial]:

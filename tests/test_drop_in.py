@@ -211,6 +211,7 @@ for t in range(5):
             model.unused.weight += rank  # written to between backward and step: nothing is under way
     optimizer.step()
 assert comm.ledger.bytes_sent[0] == 5 * sent, comm.ledger.bytes_sent
+assert not optimizer.row._gathered  # torch's SGD has stepped in place: no gradient was copied
 assert torch.equal(frozen, model.frozen.weight)
 torch.testing.assert_close(model.unused.weight, unused + 0.5)
 assert model.again.weight is model.tied.weight

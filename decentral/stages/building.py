@@ -59,12 +59,10 @@ class Plan:
             stage.lr = lambda _: 0.0
         return made
 
-    def stages(
-        self, steps: int, numbers: Sequence[int], mixing: topologies.Schedule | None = None
-    ) -> list[Stage]:
+    def stages(self, steps: int, numbers: Sequence[int], mixing: topologies.Schedule | None) -> list[Stage]:
         """Stages that train for ``steps``, by their numbers; a worker's are of one fresh copy of the network.
 
-        ``mixing``: of the workers, where there are several.
+        ``mixing``: of the workers; None where there is one.
         """
         count = len(self.spans)
         of_worker = {
