@@ -20,9 +20,9 @@ def end(method: str) -> dict[str, Any]:
     """On all ranks: graph -> for each time over (seconds, steps, messages asked, answered), one worker a rank."""
     import torch
 
-    from decentral.asynchronous.training import Training
     from decentral.comm.mpi import MPIWorld
-    from decentral.experiment import expand
+    from decentral.runs.asynchronous.training import Training
+    from decentral.runs.experiment import expand
 
     torch.set_num_threads(1)
     world, found = MPIWorld(), {}

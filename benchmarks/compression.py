@@ -15,8 +15,8 @@ import torch
 
 from benchmarks.timing import Line, at_most, interleaved, print_lines
 from decentral.allocator import keep_freed_memory
-from decentral.compression import COMPRESSORS, Compressor, Layout, Span
-from decentral.streams import stream
+from decentral.comm.compression import COMPRESSORS, Compressor, Layout, Span
+from topologies.streams import stream
 
 LAYOUT = Layout(
     (

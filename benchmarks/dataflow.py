@@ -21,17 +21,17 @@ from benchmarks.timing import Line, at_least, at_most, interleaved
 from decentral.allocator import keep_freed_memory
 from decentral.dataflow.control import Controller, serve
 from decentral.dataflow.ends import Input, Loss
+from decentral.dataflow.graph import Network
 from decentral.dataflow.models.lists import ListRNN
 from decentral.dataflow.models.trees import TreeLSTM
-from decentral.dataflow.network import Network
 from decentral.dataflow.nodes import StateUpdate
 from decentral.dataflow.replicas import replicated
 from decentral.dataflow.transforms import Transform
 from decentral.dataflow.updates import Updates
 from decentral.dataflow.worker import Worker
-from decentral.problems.list_reduction import list_reduction
-from decentral.problems.sentiment_trees import Treebank, random_trees
-from decentral.stages import VirtualClock
+from decentral.problems.data.list_reduction import list_reduction
+from decentral.problems.data.sentiment_trees import Treebank, random_trees
+from decentral.runtime import VirtualClock
 
 WIDTH, LEAVES, ACTIVE = 128, 18, (8, 16, 32, 64)
 EVERY = 50  # instances an update, of nodes and of the loop
@@ -150,7 +150,7 @@ def on_two_ranks(turns: int = 3) -> dict[str, float]:
     from mpi4py import MPI
 
     from decentral.comm.mpi import MPIWorld
-    from decentral.stages.mpi import MPIDriver
+    from decentral.runtime.mpi import MPIDriver
 
     keep_freed_memory()
     world, model = MPI.COMM_WORLD, trees()

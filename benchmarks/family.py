@@ -20,8 +20,8 @@ from benchmarks.timing import Line, at_most, print_lines
 from decentral.algorithms import ALGORITHMS, DSGD
 from decentral.allocator import keep_freed_memory
 from decentral.comm import LocalComm
-from decentral.rounds import advance
-from decentral.stability import refuses
+from decentral.rounds.advance import advance
+from decentral.rounds.trials.stability import refuses
 
 N, D, ROUNDS, LIMIT = 1_024, 50_000, 12, 3.0
 

@@ -20,10 +20,10 @@ def step_s(width: int, program: Any) -> float:
     from mpi4py import MPI
     from torch import nn
 
+    from decentral.runtime.mpi import MPIDriver
     from decentral.stages.cut import cut_evenly
-    from decentral.stages.head_maker import head_maker
-    from decentral.stages.mpi import MPIDriver
-    from decentral.stages.network import network_of
+    from decentral.stages.heads.head_maker import head_maker
+    from decentral.stages.layers import network_of
     from decentral.stages.stage import Stage
 
     torch.set_num_threads(1)
@@ -49,7 +49,7 @@ def seconds(name: str) -> dict[str, float]:
     from decentral.allocator import keep_freed_memory
 
     keep_freed_memory()
-    from decentral.programs import PROGRAMS
+    from decentral.stages.programs import PROGRAMS
 
     return {str(width): step_s(width, PROGRAMS[name]()) for width in WIDTHS}
 

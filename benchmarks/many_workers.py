@@ -35,7 +35,7 @@ def one_size(n: int) -> dict[str, float]:
     from decentral.comm import LocalComm
     from decentral.problems.objective import Place
     from decentral.problems.quadratic import Quadratic
-    from decentral.rounds import advance
+    from decentral.rounds.advance import advance
 
     comm = LocalComm(topologies.mixing_matrix(topologies.torus(n)))
     assert comm.plan.runs

@@ -29,9 +29,9 @@ def training_rounds() -> dict[str, float]:
     from decentral.algorithms import DmSGD
     from decentral.comm.mpi import MPIComm
     from decentral.problems.layout import Layout
-    from decentral.problems.models import mlp
+    from decentral.problems.models.models import mlp
     from decentral.problems.oracles import LoopOracle
-    from decentral.rounds import advance
+    from decentral.rounds.advance import advance
 
     torch.set_num_threads(1)
     world = MPI.COMM_WORLD
@@ -88,7 +88,7 @@ def gossip_rounds() -> dict[str, float]:
     import topologies
     from decentral.algorithms import DecentLaM
     from decentral.comm.mpi import MPIComm
-    from decentral.rounds import advance
+    from decentral.rounds.advance import advance
 
     torch.set_num_threads(1)
     world, d = MPI.COMM_WORLD, 1_000_000

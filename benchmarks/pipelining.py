@@ -23,7 +23,7 @@ def compare() -> dict[str, Any]:
     from mpi4py import MPI
     from torch.distributed.pipelining import Schedule1F1B, ScheduleGPipe
 
-    from decentral.programs import GPipe, OneForwardOneBackward
+    from decentral.stages.programs import GPipe, OneForwardOneBackward
 
     torch.set_num_threads(1)
     world = MPI.COMM_WORLD
@@ -43,9 +43,9 @@ def _beside(world: Any, program: Any, torch_schedule: Any) -> tuple[list[float],
     from torch.distributed.pipelining import PipelineStage
     from torch.nn.functional import cross_entropy
 
+    from decentral.runtime.mpi import MPIDriver
     from decentral.stages.cut import cut_evenly
-    from decentral.stages.mpi import MPIDriver
-    from decentral.stages.network import network_of
+    from decentral.stages.layers import network_of
     from decentral.stages.stage import Stage
 
     rank, spans = world.rank, cut_evenly(LAYERS, 2)

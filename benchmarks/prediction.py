@@ -25,13 +25,13 @@ def makespans() -> dict[str, Any]:
     from mpi4py import MPI
     from torch import nn
 
-    from decentral import programs
     from decentral.comm.mpi import MPIWorld
-    from decentral.stages import VirtualClock
+    from decentral.runtime import VirtualClock
+    from decentral.runtime.mpi import MPIDriver
+    from decentral.stages import programs
     from decentral.stages.cut import cut_evenly
-    from decentral.stages.head_maker import head_maker
-    from decentral.stages.mpi import MPIDriver
-    from decentral.stages.network import network_of
+    from decentral.stages.heads.head_maker import head_maker
+    from decentral.stages.layers import network_of
     from decentral.stages.profile import profile
     from decentral.stages.stage import Stage
 

@@ -33,9 +33,9 @@ def share(name: str) -> float:
     import torch
 
     from decentral.comm.launch import find_world
-    from decentral.experiment import expand
-    from decentral.recorder import RunFolder
-    from decentral.training import Training
+    from decentral.runs.experiment import expand
+    from decentral.runs.folder import RunFolder
+    from decentral.runs.rounds.training import Training
 
     spec = RUNS[name]
     table = {

@@ -15,8 +15,8 @@ from benchmarks.timing import Line, at_most, interleaved, print_lines
 from decentral.algorithms import DecentLaM, DmSGD
 from decentral.allocator import keep_freed_memory
 from decentral.comm import LocalComm
-from decentral.compiled import CompiledMethod
-from decentral.rounds import advance
+from decentral.rounds.advance import advance
+from decentral.rounds.compiled import CompiledMethod
 
 
 def measure(compiled: bool = True) -> list[Line]:

@@ -56,8 +56,8 @@ def overhead() -> dict[str, float]:
     import torch
     from mpi4py import MPI
 
-    from decentral.stages import Channel, Compute, Program, Recv, Send
-    from decentral.stages.mpi import MPIDriver
+    from decentral.runtime import Channel, Compute, Program, Recv, Send
+    from decentral.runtime.mpi import MPIDriver
 
     world = MPI.COMM_WORLD
     work = stage_work(world)
@@ -136,7 +136,7 @@ def overhead() -> dict[str, float]:
 
 def clock_message_s(messages: int = 200_000) -> float:
     """Seconds a message of the virtual clock: two stages that send small values to and fro, no work."""
-    from decentral.stages import Channel, Program, Recv, Send, VirtualClock
+    from decentral.runtime import Channel, Program, Recv, Send, VirtualClock
 
     to, fro = Channel(0, 1, "to"), Channel(1, 0, "fro")
 

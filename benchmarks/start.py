@@ -11,7 +11,7 @@ def start(file: Path) -> None:
     run = load_run()
     world = run.find_world()
     experiment, _, _ = run.prepare(world, file, [], Path("results/never"), resume=False)
-    from decentral.training import Training, device_of
+    from decentral.runs.rounds.training import Training, device_of
 
     Training(experiment.runs[0].config, world, device_of("cpu", 0), folder=None)
 

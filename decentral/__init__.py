@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from decentral import algorithms
-    from decentral.drop_in import Decentralized
     from decentral.errors import UserError
-    from decentral.joining import join
+    from decentral.rounds.script.join import join
+    from decentral.rounds.script.optimizer import Decentralized
 
 __all__ = ["Decentralized", "UserError", "algorithms", "join"]
 
 _HOMES = {
-    "Decentralized": "decentral.drop_in",
+    "Decentralized": "decentral.rounds.script.optimizer",
     "UserError": "decentral.errors",
-    "join": "decentral.joining",
+    "join": "decentral.rounds.script.join",
 }
 
 

@@ -47,13 +47,13 @@ def run(file: Path, overrides: tuple[str, ...], out: Path | None, resume: bool, 
 
 
 def load_run() -> ModuleType:
-    """:mod:`decentral.run`, and torch with it, imported the quick way."""
+    """:mod:`decentral.runs.run`, and torch with it, imported the quick way."""
     from decentral.allocator import keep_freed_memory
 
     keep_freed_memory()  # before torch is there
     gc.disable()  # to collect garbage while torch is imported only costs time
     try:
-        run = importlib.import_module("decentral.run")
+        run = importlib.import_module("decentral.runs.run")
         gc.freeze()  # nor need later collections look at what was imported
         return run
     finally:
@@ -64,7 +64,7 @@ def load_run() -> ModuleType:
 @click.argument("what", required=False)
 def list_(what: str | None) -> None:
     """List what there is by name: algorithms, topologies, problems and so on; or their compatibility."""
-    from decentral.catalogue import print_catalogue
+    from decentral.commands.catalogue import print_catalogue
 
     print_catalogue(what)
 
@@ -86,8 +86,8 @@ def topology(
     name: str, workers: int | None, weights: str, parameters: tuple[str, ...], as_json: bool, out: Path | None
 ) -> None:
     """Describe a graph or schedule NAME (see `decentral list topologies`), or a graph file."""
-    from decentral.experiment import parse_override
-    from decentral.topology_report import report
+    from decentral.commands.topology import report
+    from decentral.runs.experiment import parse_override
 
     report(name, workers, weights, dict(map(parse_override, parameters)), as_json, out)
 
@@ -114,7 +114,7 @@ def advise(cluster: Path, model_bytes: float, compute_s: float, as_json: bool, o
         latency_s = "50 us"
         bandwidth_bytes_s = "10 Gb/s"
     """
-    from decentral.advise_table import report
+    from decentral.commands.advise_table import report
 
     report(cluster, model_bytes, compute_s, as_json, out)
 
@@ -138,7 +138,7 @@ def calibrate(file: Path | None, out: Path | None, seconds: float, as_json: bool
     FILE.toml is an experiment whose gradients are timed [an mlp on digits].
     """
     load_run()  # torch, the quick way
-    from decentral.calibration.command import calibrate as measure
+    from decentral.commands.calibration.command import calibrate as measure
 
     measure(file, out, as_json, seconds)
 
@@ -166,7 +166,7 @@ def scaling(cluster: Path | None, seconds: float, as_json: bool) -> None:
     mpirun -n 4 decentral bench scaling here.toml    predicts by a file of `decentral calibrate`
     """
     load_run()
-    from decentral.scaling_table import report
+    from decentral.commands.scaling_table import report
 
     report(cluster, as_json, seconds)
 
@@ -179,7 +179,7 @@ def scaling(cluster: Path | None, seconds: float, as_json: bool) -> None:
 )
 def network(file: Path, overrides: tuple[str, ...], out: Path | None) -> None:
     """Describe the network of nodes of an experiment with [dataflow]."""
-    from decentral.dataflow.report import report
+    from decentral.commands.network import report
 
     report(file, overrides, out)
 
@@ -188,7 +188,7 @@ def network(file: Path, overrides: tuple[str, ...], out: Path | None) -> None:
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
 def compare(folders: tuple[Path, ...]) -> None:
     """Print the results of one or several experiments side by side."""
-    from decentral.compare import compare as compare_folders
+    from decentral.report.summary import compare as compare_folders
 
     compare_folders(list(folders))
 
@@ -204,7 +204,7 @@ def compare(folders: tuple[Path, ...]) -> None:
 @click.option("--log", default=None, help="Logarithmic axes: x, y, xy, or none [by the data].")
 def plot(folders: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Draw a figure of one or several experiments."""
-    from decentral.plots import draw
+    from decentral.report.plots import draw
 
     draw(list(folders), out, **{k: v for k, v in options.items() if v is not None})
 
@@ -213,7 +213,7 @@ def plot(folders: tuple[Path, ...], out: Path, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 def doctor(as_json: bool) -> None:
     """What this machine offers: MPI, torch, devices, threads, data; and what to do about what is missing."""
-    from decentral.doctor import report
+    from decentral.commands.doctor import report
 
     sys.exit(report(as_json))
 

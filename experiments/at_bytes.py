@@ -14,10 +14,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from decentral.compare import measured
-from decentral.figures import telling_fields
-from decentral.results import MISSING, grouped, read_experiment, spread
-from decentral.words import value_label
+from decentral.report.columns import value_label
+from decentral.report.figure_spec import telling_fields
+from decentral.report.results import MISSING, grouped, read_experiment, spread
+from decentral.report.summary import measured
 
 SENT = "bytes_sent_mean"
 

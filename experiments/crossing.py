@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from decentral.results import grouped, read_experiment
+from decentral.report.results import grouped, read_experiment
 
 SHOWN = ("round", "flops", "critical_flops", "simulated_s", "wall_s")
 

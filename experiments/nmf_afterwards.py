@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from decentral.experiment import load
-from decentral.stages import VirtualClock
-from decentral.stages.building import Plan
+from decentral.runs.experiment import load
+from decentral.runs.stages.building import Plan
+from decentral.runtime import VirtualClock
 from decentral.stages.factorisation import NonNegativeFactorisation, coefficients_of
 
 FACTORS, SWEEPS = 12, 300

@@ -15,9 +15,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from decentral.figures import telling_fields
-from decentral.results import MISSING, grouped, read_experiment
-from decentral.words import value_label
+from decentral.report.columns import value_label
+from decentral.report.figure_spec import telling_fields
+from decentral.report.results import MISSING, grouped, read_experiment
 
 STAYS = 3
 

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 import topologies
-from decentral.asynchronous.cards import Cards
-from decentral.asynchronous.control import Controller
-from decentral.asynchronous.training import edges_of, neighbourhoods
-from decentral.asynchronous.worker import Worker
 from decentral.network import Cluster
-from decentral.stages import VirtualClock
+from decentral.runs.asynchronous.cards import Cards
+from decentral.runs.asynchronous.control import Controller
+from decentral.runs.asynchronous.training import edges_of, neighbourhoods
+from decentral.runs.asynchronous.worker import Worker
+from decentral.runtime import VirtualClock
 
 
 class Bowl:

@@ -11,5 +11,5 @@ import pytest
 def home(tmp_path, monkeypatch):
     """An empty folder to stand in; runs end without figures."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("decentral.run._show", lambda folder: None)
+    monkeypatch.setattr("decentral.runs.run._show", lambda folder: None)
     return tmp_path

@@ -9,8 +9,8 @@ from test_methods_directed import digraph
 _SCRIPT = """
 import sys
 from pathlib import Path
-import decentral.run as command
-from decentral import checkpoint
+import decentral.runs.run as command
+from decentral.runs.rounds import checkpoint
 
 class Stopped(BaseException):
     pass

@@ -9,12 +9,12 @@ from torch.nn.functional import cross_entropy
 
 from decentral.dataflow.control import Controller, serve
 from decentral.dataflow.ends import Input, Loss
+from decentral.dataflow.graph import Network
 from decentral.dataflow.groups import Group, Replicate, Ungroup
-from decentral.dataflow.network import Network
 from decentral.dataflow.nodes import Bcast, Concat, Cond, Phi, Split, StateUpdate
 from decentral.dataflow.transforms import Transform
 from decentral.dataflow.worker import Worker
-from decentral.stages import Trace, VirtualClock
+from decentral.runtime import Trace, VirtualClock
 
 IN, WIDTH, CLASSES = 5, 6, 3
 

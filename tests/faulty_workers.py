@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from decentral import absence
 from decentral.comm import LocalComm
-from decentral.comm.fates import Fates
-from decentral.comm.faults import Faults
-from decentral.rounds import advance
-from decentral.streams import stream
+from decentral.comm.faults.fates import Fates
+from decentral.comm.faults.links import Faults
+from decentral.rounds import absence
+from decentral.rounds.advance import advance
+from topologies.streams import stream
 
 SEED = 5
 

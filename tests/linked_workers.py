@@ -6,15 +6,15 @@ from test_compression import layers
 
 import topologies
 from decentral.comm import LocalComm
-from decentral.comm.links import Links
-from decentral.compression import (
+from decentral.comm.compression import (
     QSGD,
     LowRank,
     RandomK,
     Sign,
     TopK,
 )
-from decentral.streams import stream
+from decentral.comm.links import Links
+from topologies.streams import stream
 
 LAYOUT = layers((6, 5), (6,), (4, 3, 2), (4,))
 

@@ -9,7 +9,8 @@ import torch
 from command import decentral
 
 import topologies
-from decentral.advise import (
+from decentral.comm import LocalComm
+from decentral.commands.advise import (
     EVERY_ROUND,
     GRAPHS,
     METHODS,
@@ -21,12 +22,11 @@ from decentral.advise import (
     built,
     resized,
 )
-from decentral.advise_figure import WORKERS, sweep
-from decentral.advise_table import milliseconds, sentences
-from decentral.comm import LocalComm
+from decentral.commands.advise_figure import WORKERS, sweep
+from decentral.commands.advise_table import milliseconds, sentences
 from decentral.errors import UserError
 from decentral.network.cluster import Cluster, Link
-from decentral.theory import fixed_point
+from decentral.rounds.trials.fixed_points import fixed_point
 
 SHEET = Cluster.uniform(64, 50e-6, 1.25e9)
 EXAMPLE = "examples/cluster_10gbit.toml"

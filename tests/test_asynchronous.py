@@ -13,20 +13,20 @@ from asynchronous_workers import models, played
 from command import but_wall_time, decentral, experiment, read_csv, write
 
 import topologies
-from decentral.asynchronous import ADPSGD, AsyncLocalSGD, AsyncPushSum
-from decentral.asynchronous.cards import Cards
-from decentral.asynchronous.control import Controller
-from decentral.asynchronous.training import Training, edges_of
+from decentral.algorithms.asynchronous import ADPSGD, AsyncLocalSGD, AsyncPushSum
 from decentral.comm.launch import LocalWorld
-from decentral.experiment import expand
 from decentral.network import COMPUTE_TIMES, Clocks, Cluster, Gossip
 from decentral.network.cluster import messages
-from decentral.recorder import RunFolder
-from decentral.stages import Channel
-from decentral.staleness_figure import bars
-from decentral.streams import stream
-from decentral.training import place_of
-from decentral.words import COLUMNS
+from decentral.report.columns import COLUMNS
+from decentral.report.staleness import bars
+from decentral.runs.asynchronous.cards import Cards
+from decentral.runs.asynchronous.control import Controller
+from decentral.runs.asynchronous.training import Training, edges_of
+from decentral.runs.experiment import expand
+from decentral.runs.folder import RunFolder
+from decentral.runs.rounds.training import place_of
+from decentral.runtime import Channel
+from topologies.streams import stream
 
 METHODS = {"ad-psgd": ADPSGD(), "async-local-sgd": AsyncLocalSGD(3), "async-push-sum": AsyncPushSum(0.05, 4)}
 GRAPHS = {"ring": topologies.ring(5), "star": topologies.star(6), "complete": topologies.complete(5)}

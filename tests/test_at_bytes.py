@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ranks import ROOT
 
-from decentral.results import Run
+from decentral.report.results import Run
 
 _spec = importlib.util.spec_from_file_location("at_bytes", ROOT / "experiments" / "at_bytes.py")
 at_bytes = importlib.util.module_from_spec(_spec)

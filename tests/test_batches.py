@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from decentral.errors import UserError
-from decentral.problems.batches import EpochBatches
+from decentral.problems.data.batches import EpochBatches
 
 
 def order(batches: EpochBatches, rounds: int) -> np.ndarray:

@@ -12,19 +12,19 @@ import torch
 from command import decentral as here
 from ranks import decentral
 
-from decentral.advise import advise
-from decentral.calibration import sampling
-from decentral.calibration.arithmetic import ring_matrix, rounds
-from decentral.calibration.links import WALKS, fit, host_size, partners, walk
-from decentral.calibration.sampling import Samples, sample
-from decentral.calibration.written import table_of, write
 from decentral.comm import LocalComm
 from decentral.comm.launch import LocalWorld
+from decentral.commands.advise import advise
+from decentral.commands.calibration import sampling
+from decentral.commands.calibration.arithmetic import ring_matrix, rounds
+from decentral.commands.calibration.links import WALKS, fit, host_size, partners, walk
+from decentral.commands.calibration.sampling import Samples, sample
+from decentral.commands.calibration.written import table_of, write
+from decentral.commands.scaling import MODEL_BYTES, predicted_s, rank_counts, row
 from decentral.errors import UserError
 from decentral.network import Cluster, Link
 from decentral.network.cluster_file import read_calibrated
 from decentral.network.measured import Calibrated, Compute, Measured, curve, link_at
-from decentral.scaling import MODEL_BYTES, predicted_s, rank_counts, row
 
 SIZES = (4_000, 64_000, 1_000_000, 4_000_000)
 ALPHA, RATE = 20e-6, 5e9
@@ -382,8 +382,8 @@ def test_mistakes_on_two_ranks_are_one_line_each_time(tmp_path):
 
 
 def test_the_default_gradient_is_timed_without_mpi():
-    from decentral.calibration.command import _checked
-    from decentral.calibration.machine import Machine
+    from decentral.commands.calibration.command import _checked
+    from decentral.commands.calibration.machine import Machine
 
     class Two(LocalWorld):
         ranks = 2

@@ -12,7 +12,7 @@ from decentral.algorithms import (
     CHOCO,
     DSGD,
 )
-from decentral.compression import (
+from decentral.comm.compression import (
     QSGD,
     LowRank,
     RandomK,
@@ -20,7 +20,7 @@ from decentral.compression import (
     TopK,
 )
 from decentral.problems.quadratic import Quadratic
-from decentral.theory import fixed_point
+from decentral.rounds.trials.fixed_points import fixed_point
 
 
 def test_choco_without_compression_is_dsgd():

@@ -8,8 +8,8 @@ import pytest
 import ranks
 from command import decentral, read_csv, write
 
-from decentral.catalogue import catalogue
 from decentral.cli import cli
+from decentral.commands.catalogue import catalogue
 
 WITHOUT_TORCH = """
 import sys
@@ -35,7 +35,7 @@ def test_help_list_and_topology_answer_without_importing_what_is_slow():
 
 
 def test_refusing_a_wrong_experiment_needs_no_torch(tmp_path):
-    code = "import sys\nfrom decentral.experiment import load\nfrom decentral.errors import UserError\n"
+    code = "import sys\nfrom decentral.runs.experiment import load\nfrom decentral.errors import UserError\n"
     code += (
         "from pathlib import Path\nload(Path(sys.argv[1]))\nassert 'torch' not in sys.modules\nprint('fine')"
     )
@@ -84,8 +84,8 @@ def test_list_shows_every_name_of_a_kind_with_what_it_is(kind, monkeypatch):
 
 
 def test_list_shows_programs_and_heads_when_it_is_asked_for_them(monkeypatch):
-    from decentral.programs import PROGRAMS
-    from decentral.stages.heads import HEADS
+    from decentral.stages.heads.heads import HEADS
+    from decentral.stages.programs import PROGRAMS
 
     monkeypatch.setenv("COLUMNS", "80")
     for kind, names in (("programs", PROGRAMS), ("heads", HEADS)):
@@ -111,13 +111,13 @@ def test_list_shows_defaults_as_toml_writes_them(monkeypatch):
 def test_list_knows_all_that_a_file_may_name():
     import topologies
     from decentral.algorithms import ALGORITHMS
-    from decentral.asynchronous import ASYNCHRONOUS
+    from decentral.algorithms.asynchronous import ASYNCHRONOUS
+    from decentral.optimizers.schedules import SCHEDULES
     from decentral.problems import PROBLEMS
-    from decentral.problems.babi import DEDUCTIONS
-    from decentral.problems.datasets import DATASETS
-    from decentral.problems.sentiment_trees import TREEBANKS
-    from decentral.problems.text import TEXTS
-    from decentral.schedule import SCHEDULES
+    from decentral.problems.data.babi import DEDUCTIONS
+    from decentral.problems.data.datasets import DATASETS
+    from decentral.problems.data.sentiment_trees import TREEBANKS
+    from decentral.problems.data.text import TEXTS
 
     kinds = catalogue()
     assert kinds["algorithms"].keys() == {**ALGORITHMS, **ASYNCHRONOUS}.keys()

@@ -8,7 +8,7 @@ import torch
 import topologies
 from decentral.algorithms import DSGD, DecentLaM, DmSGD, PmSGD
 from decentral.comm import LocalComm
-from decentral.rounds import advance
+from decentral.rounds.advance import advance
 
 TOPOLOGIES = sorted(topologies.TOPOLOGIES)
 
@@ -126,7 +126,7 @@ def test_directed_gossip_is_billed_by_the_out_degree_of_each_round():
 @pytest.mark.parametrize("width", [1, 3, 10])
 @pytest.mark.parametrize("method", [PmSGD(), DSGD(), DmSGD(0.9, "doubly-averaged"), DecentLaM()], ids=str)
 def test_a_round_in_blocks_of_columns_has_the_bits_and_the_bill_of_a_whole_one(method, width, monkeypatch):
-    monkeypatch.setattr("decentral.rounds.block_width", lambda h, d: width)
+    monkeypatch.setattr("decentral.rounds.advance.block_width", lambda h, d: width)
     w = topologies.mixing_matrix(topologies.ring(6))
     whole, blocks = LocalComm(w), LocalComm(w)
     x, y = rows(6, 10), rows(6, 10)

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 from synthetic_experiment import Made, build, small
 
-from decentral.compare import compare, measured, metrics_of, summarise, summary_table
 from decentral.errors import UserError
-from decentral.results import Spread, read_experiment
+from decentral.report.results import Spread, read_experiment
+from decentral.report.summary import compare, measured, metrics_of, summarise, summary_table
 
 
 def printed(folder: Path, width: int = 80) -> list[str]:

@@ -8,9 +8,9 @@ import pytest
 from command import decentral
 
 import topologies
-from decentral import compatibility as page
-from decentral.compatibility import WORKERS as N
-from decentral.compatibility import compatibility, markdown, print_compatibility
+from decentral.commands import compatibility as page
+from decentral.commands.compatibility import WORKERS as N
+from decentral.commands.compatibility import compatibility, markdown, print_compatibility
 
 ROOT = Path(__file__).resolve().parent.parent
 BETA = 0.9

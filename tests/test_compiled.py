@@ -9,9 +9,9 @@ import torch
 import topologies
 from decentral.algorithms import DecentLaM, DmSGD, PmSGD
 from decentral.comm import LocalComm
-from decentral.compiled import CompiledMethod
 from decentral.errors import UserError
-from decentral.rounds import advance
+from decentral.rounds.advance import advance
+from decentral.rounds.compiled import CompiledMethod
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 

@@ -23,7 +23,7 @@ from decentral.algorithms import (
     PmSGD,
     SlowMo,
 )
-from decentral.compression import (
+from decentral.comm.compression import (
     QSGD,
     AdaComp,
     ErrorFeedback,
@@ -31,9 +31,9 @@ from decentral.compression import (
     RandomK,
     TopK,
 )
-from decentral.link_config import Compression
-from decentral.requirements import unmet
-from decentral.rounds import advance
+from decentral.rounds.advance import advance
+from decentral.rounds.trials.needs import unmet
+from decentral.runs.sections.compression import Compression
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -245,7 +245,7 @@ def test_numbers_that_are_not_finite_are_a_divergence_as_without_compression(hom
 
 @pytest.mark.parametrize("base", ["push-sum", "relay-sgd", "choco", "power-gossip"])
 def test_slowmo_is_as_particular_as_its_base_method(base, monkeypatch):
-    monkeypatch.setattr("decentral.rounds.block_width", lambda h, d: 7)
+    monkeypatch.setattr("decentral.rounds.advance.block_width", lambda h, d: 7)
     method, inner = SlowMo(base, every=3), ALGORITHMS[base]()
     directed = topologies.constant(topologies.mixing_matrix(digraph(6, 6), "uniform"))
     assert unmet(method, directed) == unmet(inner, directed) is not None

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from decentral.compression import (
+from decentral.comm.compression import (
     COMPRESSORS,
     QSGD,
     AdaComp,
@@ -24,12 +24,12 @@ from decentral.compression import (
     Span,
     TopK,
 )
-from decentral.compression.bits import code_type, pack, packed_bytes, unpack
-from decentral.compression.marks import positions_of
-from decentral.compression.noise import Noise
-from decentral.compression.positions import pack_positions, position_bytes, take_positions
+from decentral.comm.compression.bits import code_type, pack, packed_bytes, unpack
+from decentral.comm.compression.marks import positions_of
+from decentral.comm.compression.noise import Noise
+from decentral.comm.compression.positions import pack_positions, position_bytes, take_positions
 from decentral.errors import UserError
-from decentral.streams import stream
+from topologies.streams import stream
 
 ALL = [
     TopK(), TopK(0.4), RandomK(), RandomK(0.4), RandomK(0.4, unbiased=True), QSGD(), QSGD(1, 7), QSGD(300, 1000),

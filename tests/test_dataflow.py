@@ -23,14 +23,14 @@ from dataflow_networks import (
 
 from decentral.dataflow.edges import InvariantError
 from decentral.dataflow.ends import Input, Loss
+from decentral.dataflow.graph import Network
 from decentral.dataflow.groups import Group
-from decentral.dataflow.network import Network
 from decentral.dataflow.replicas import add_replicated
 from decentral.dataflow.transforms import Linear
 from decentral.dataflow.updates import Updates
 from decentral.dataflow.worker import Worker
 from decentral.errors import UserError
-from decentral.stages import DeadlockError
+from decentral.runtime import DeadlockError
 
 
 def sgd(lr=0.1, momentum=0.0, **settings):

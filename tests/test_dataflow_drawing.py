@@ -4,8 +4,8 @@ import pytest
 from dataflow_networks import CASES, Graphs, Lists, Trees, built
 from test_imports import closure, imports, reached
 
+from decentral.commands.network_drawing import STEERING, draw, family, lay_out
 from decentral.dataflow import groups, nodes
-from decentral.dataflow.drawing import STEERING, draw, family, lay_out
 from decentral.dataflow.nodes import Cond, Node, Phi
 from decentral.errors import UserError
 
@@ -89,5 +89,5 @@ def test_a_name_that_is_no_picture_is_refused(tmp_path):
 
 
 def test_it_imports_no_torch():
-    for path in closure("decentral.dataflow.drawing"):
+    for path in closure("decentral.commands.network_drawing"):
         assert not reached(imports(path), "torch"), path

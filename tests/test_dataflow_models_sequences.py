@@ -18,9 +18,9 @@ from decentral.dataflow.transforms import Transform
 from decentral.dataflow.updates import Updates
 from decentral.dataflow.worker import Worker
 from decentral.errors import UserError
-from decentral.problems.datasets import load
-from decentral.problems.list_reduction import list_reduction
-from decentral.stages import VirtualClock
+from decentral.problems.data.datasets import load
+from decentral.problems.data.list_reduction import list_reduction
+from decentral.runtime import VirtualClock
 
 LISTS = list_reduction(400, 40)
 PIXELS = load("digits")

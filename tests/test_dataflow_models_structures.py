@@ -17,8 +17,8 @@ from decentral.dataflow.transforms import Transform
 from decentral.dataflow.updates import Updates
 from decentral.dataflow.worker import Worker
 from decentral.errors import UserError
-from decentral.problems.babi import Deduction, Deductions, generated
-from decentral.problems.sentiment_trees import (
+from decentral.problems.data.babi import Deduction, Deductions, generated
+from decentral.problems.data.sentiment_trees import (
     NO_LABEL,
     SIGNED_WORDS,
     UNKNOWN,
@@ -26,7 +26,7 @@ from decentral.problems.sentiment_trees import (
     parse_tree,
     random_trees,
 )
-from decentral.stages import VirtualClock
+from decentral.runtime import VirtualClock
 
 BATCHED, ALONE = 1 << 30, 1
 

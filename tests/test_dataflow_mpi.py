@@ -12,7 +12,7 @@ from dataflow_networks import CASES, built, distance, play, same_bits, scattered
 from decentral.dataflow.control import Controller, serve
 from decentral.dataflow.updates import Updates
 from decentral.dataflow.worker import Worker
-from decentral.stages.mpi import MPIDriver, gathered
+from decentral.runtime.mpi import MPIDriver, gathered
 torch.set_num_threads(1)
 world = MPI.COMM_WORLD
 rank, ranks = world.rank, world.size

@@ -12,15 +12,15 @@ from torch import nn
 from decentral.dataflow.control import Controller
 from decentral.dataflow.edges import InvariantError
 from decentral.dataflow.ends import Input, Loss
+from decentral.dataflow.graph import Network
 from decentral.dataflow.groups import Group, Replicate, Ungroup
-from decentral.dataflow.network import Network
 from decentral.dataflow.nodes import Bcast, Concat, Cond, Node, Phi, Split, StateUpdate
 from decentral.dataflow.payloads import cut, cut_like, joined
 from decentral.dataflow.transforms import Embedding, Linear, Transform
 from decentral.dataflow.updates import Updates
 from decentral.dataflow.worker import Worker, pack, parts_of, unpack
 from decentral.errors import UserError
-from decentral.stages import VirtualClock
+from decentral.runtime import VirtualClock
 
 DOUBLE = torch.float64
 

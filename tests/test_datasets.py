@@ -13,8 +13,8 @@ import torch
 from sklearn.datasets import load_digits, load_svmlight_file
 
 from decentral.errors import UserError
-from decentral.problems.datasets import CIFAR10_MEAN, CIFAR10_STD, DATASETS, Dataset, load
-from decentral.problems.file_formats import read_cifar10, read_idx, read_libsvm
+from decentral.problems.data.datasets import CIFAR10_MEAN, CIFAR10_STD, DATASETS, Dataset, load
+from decentral.problems.data.file_formats import read_cifar10, read_idx, read_libsvm
 
 ROOT = os.environ.get("DECENTRAL_DATA", "")
 needs_files = [pytest.mark.data, pytest.mark.skipif(not ROOT, reason="DECENTRAL_DATA is not set")]
@@ -68,7 +68,7 @@ def test_the_split_of_digits_is_always_the_same() -> None:
 
 def test_digits_load_without_importing_scikit_learn() -> None:
     code = (
-        "import sys; from decentral.problems.datasets import load; load('digits'); "
+        "import sys; from decentral.problems.data.datasets import load; load('digits'); "
         "assert 'sklearn' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

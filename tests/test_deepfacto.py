@@ -11,16 +11,16 @@ from scipy.optimize import nnls
 from synthetic_experiment import Made, build
 from torch import nn
 
-from decentral.parts import parts, read_parts
-from decentral.plots import RC, draw_experiment
-from decentral.programs.block_admm import BlockADMM
-from decentral.report import write_report
-from decentral.results import read_experiment
-from decentral.stages import VirtualClock
+from decentral.report.html import write_report
+from decentral.report.parts import parts, read_parts
+from decentral.report.plots import RC, draw_experiment
+from decentral.report.results import read_experiment
+from decentral.runtime import VirtualClock
 from decentral.stages.cut import cut_evenly
 from decentral.stages.factorisation import NonNegativeFactorisation
-from decentral.stages.network import network_of
+from decentral.stages.layers import network_of
 from decentral.stages.part_statistics import PartStatistics
+from decentral.stages.programs.block_admm import BlockADMM
 from decentral.stages.stage import Stage
 
 CLASSES = 3

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from decentral import doctor
-from decentral.doctor import Finding
+from decentral.commands import doctor
+from decentral.commands.doctor import Finding
 
 
 @pytest.fixture(autouse=True)

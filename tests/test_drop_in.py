@@ -20,11 +20,11 @@ import numpy as np, torch, tomllib
 from torch.nn.functional import cross_entropy
 import decentral as dc
 from decentral.comm.mpi import MPIWorld
-from decentral.config import RunConfig
-from decentral.problems.batches import EpochBatches
-from decentral.problems.datasets import load
-from decentral.problems.network import deal
-from decentral.training import Training
+from decentral.runs.rounds.config import RunConfig
+from decentral.problems.data.batches import EpochBatches
+from decentral.problems.data.datasets import load
+from decentral.problems.model_objective import deal
+from decentral.runs.rounds.training import Training
 
 TABLE = '''
 name = "same"
@@ -379,7 +379,7 @@ LARGE = (
     SETUP
     + """
 # several blocks of columns, large and small: the same numbers as one block
-import decentral.parameter_row as rows
+import decentral.rounds.script.parameter_row as rows
 def trained(method, width):
     rows._WIDTH = width
     model = net()

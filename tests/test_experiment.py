@@ -7,9 +7,9 @@ import pytest
 import tomli_w
 from command import experiment, write
 
-from decentral.config import RunConfig
 from decentral.errors import UserError
-from decentral.experiment import expand, load, parse_override
+from decentral.runs.experiment import expand, load, parse_override
+from decentral.runs.rounds.config import RunConfig
 
 LINKED = {
     "algorithm": [{"name": "dmsgd", "momentum": 0.5}, {"name": "dmsgd", "momentum": 0.9}, {"name": "pmsgd"}]

@@ -8,8 +8,8 @@ from command import decentral, metrics, read_csv, write
 from test_refusals import refused
 
 from decentral.errors import UserError
-from decentral.fault_config import Faults
 from decentral.network.compute import Constant, Lognormal, Slowed
+from decentral.runs.sections.faults import Faults
 
 pytestmark = pytest.mark.usefixtures("home")
 

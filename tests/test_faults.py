@@ -20,9 +20,9 @@ from decentral.algorithms import (
     SlowMo,
 )
 from decentral.comm import LocalComm
-from decentral.comm.fates import Fates
-from decentral.comm.faults import Faults
-from decentral.rounds import advance
+from decentral.comm.faults.fates import Fates
+from decentral.comm.faults.links import Faults
+from decentral.rounds.advance import advance
 
 N, D, ROUNDS, LR = 8, 3, 16, 0.1
 UNDIRECTED = topologies.mixing_matrix(topologies.erdos_renyi(N, p=0.4, seed=2))
@@ -293,7 +293,7 @@ def test_the_round_loop_hands_links_with_faults_whole_vectors(method, monkeypatc
     g, x, late = gradients(N, 12, 6), gradients(N, 12, 1)[0], {"late": 0.5, "late_rounds": 2}
     whole, comm = (faulty(UNDIRECTED, x, isinstance(method, PushSum), **late) for _ in "ab")
     expected, _ = go(method, whole, g, LR, x)
-    monkeypatch.setattr("decentral.rounds.block_width", lambda h, d: 5)
+    monkeypatch.setattr("decentral.rounds.advance.block_width", lambda h, d: 5)
     found, state = x.clone(), method.init(x, comm)
     for t, g_t in enumerate(g):
         parts = [(slice(a, b), g_t[:, a:b].clone()) for a, b in ((0, 4), (4, 12))]

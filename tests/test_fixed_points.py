@@ -95,7 +95,7 @@ def test_the_momentum_bias_is_there_and_decentlam_has_none_of_it():
 
 
 def test_the_closed_forms_that_runs_report_are_these():
-    from decentral.theory import fixed_point
+    from decentral.rounds.trials.fixed_points import fixed_point
 
     w = topologies.mixing_matrix(topologies.ring(8), "metropolis")
     hessians, linear, big = dense_terms(8)

@@ -15,11 +15,11 @@ from decentral.algorithms.pmsgd import PmSGD
 from decentral.comm.local import LocalComm
 from decentral.errors import UserError
 from decentral.problems import LSTM, Transformer
+from decentral.problems.data.text import Text, load_text
+from decentral.problems.data.windows import deal_windows, windows_of
 from decentral.problems.objective import Place
 from decentral.problems.oracles import choose_oracle
-from decentral.problems.text import Text, load_text
-from decentral.problems.windows import deal_windows, windows_of
-from decentral.rounds import advance
+from decentral.rounds.advance import advance
 
 SMALL = {
     "lstm": LSTM(context=7, width=6, depth=2),

@@ -9,16 +9,16 @@ import torch
 from torch import nn
 
 from decentral.errors import UserError
-from decentral.problems.convolutional import resnet20
-from decentral.problems.language import lstm, transformer
-from decentral.problems.models import initialise
-from decentral.problems.text import TEXTS, load_text, text_batches, text_windows
-from decentral.problems.vision import resnet, vgg
-from decentral.programs.backprop import BackProp
-from decentral.stages import VirtualClock
+from decentral.problems.data.text import TEXTS, load_text, text_batches, text_windows
+from decentral.problems.models.convolutional import resnet20
+from decentral.problems.models.language import lstm, transformer
+from decentral.problems.models.models import initialise
+from decentral.problems.models.vision import resnet, vgg
+from decentral.runtime import VirtualClock
 from decentral.stages.cut import cut_evenly
-from decentral.stages.local_losses import cross_entropy
-from decentral.stages.network import network_of
+from decentral.stages.heads.local_losses import cross_entropy
+from decentral.stages.layers import network_of
+from decentral.stages.programs.backprop import BackProp
 from decentral.stages.shapes import boundary_shapes
 from decentral.stages.stage import Stage
 

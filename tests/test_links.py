@@ -19,8 +19,7 @@ from decentral.algorithms import (
     PowerGossip,
     PushSum,
 )
-from decentral.comm.links import Links
-from decentral.compression import (
+from decentral.comm.compression import (
     QSGD,
     AdaComp,
     ErrorFeedback,
@@ -30,7 +29,8 @@ from decentral.compression import (
     Sign,
     TopK,
 )
-from decentral.rounds import advance
+from decentral.comm.links import Links
+from decentral.rounds.advance import advance
 
 
 def test_links_keep_a_state_and_a_stream_for_each_vector_of_a_round():
@@ -169,7 +169,7 @@ def test_averages_of_compressed_models_are_those_of_the_packets():
 
 @pytest.mark.parametrize("compressor", [TopK(0.2), LowRank(1)], ids=str)
 def test_the_round_loop_hands_links_and_power_gossip_whole_vectors(compressor, monkeypatch):
-    monkeypatch.setattr("decentral.rounds.block_width", lambda h, d: 7)
+    monkeypatch.setattr("decentral.rounds.advance.block_width", lambda h, d: 7)
     g = gradients(6, LAYOUT.d, 5)
     for method, comm, plain in (
         (CHOCO(0.3), linked(RING, compressor), linked(RING, compressor)),
@@ -199,7 +199,7 @@ def test_what_is_not_finite_travels_as_an_empty_packet():
 PACKETS = """
 import hashlib, torch
 from decentral.comm.links import Links
-from decentral.compression import COMPRESSORS, QSGD, Layout, Span, dgc
+from decentral.comm.compression import COMPRESSORS, QSGD, Layout, Span, dgc
 x = torch.randn(1, 300_000, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
 layout = Layout((Span(0, 280_000, (700, 400), "dense"), Span(280_000, 300_000, (20_000,), "other")))
 for compressor in (*(kind() for kind in COMPRESSORS.values()), dgc(), QSGD(15, 150_000)):

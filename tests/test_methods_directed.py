@@ -13,9 +13,9 @@ from test_methods import gradients, play
 import topologies
 from decentral.algorithms import ALGORITHMS, DSGD, PushDIGing, PushSum, SlowMo
 from decentral.comm import LocalComm
-from decentral.config import RunConfig
-from decentral.requirements import unmet
-from decentral.rounds import advance
+from decentral.rounds.advance import advance
+from decentral.rounds.trials.needs import unmet
+from decentral.runs.rounds.config import RunConfig
 
 PUSH = [PushSum(), PushDIGing()]
 
@@ -205,7 +205,7 @@ def through_the_loop(method, mixing, g, width, monkeypatch):
     comm, x = LocalComm(mixing), torch.zeros(g.shape[1:], dtype=g.dtype)
     state, d = method.init(x, comm), x.shape[1]
     with monkeypatch.context() as patch:
-        patch.setattr("decentral.rounds.block_width", lambda h, d: width)
+        patch.setattr("decentral.rounds.advance.block_width", lambda h, d: width)
         for t, g_t in enumerate(g):
             cut = d // 2 if t % 2 and width < d else d
             blocks = [(slice(a, b), g_t[:, a:b].clone()) for a, b in ((0, cut), (cut, d)) if b > a]
@@ -250,7 +250,7 @@ class Slowing:
 
 
 def test_a_method_may_write_to_its_numbers_however_the_columns_are_cut(monkeypatch):
-    monkeypatch.setattr("decentral.rounds.block_width", lambda h, d: 2)
+    monkeypatch.setattr("decentral.rounds.advance.block_width", lambda h, d: 2)
     comm, x, state = LocalComm(np.full((3, 3), 1 / 3)), torch.zeros(3, 5), Slower(torch.ones(3, 1))
     for t in range(3):
         x, state = advance(Slowing(), x, state, [(slice(0, 5), torch.ones(3, 5))], comm, t, 1.0)

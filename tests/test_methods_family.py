@@ -29,9 +29,9 @@ from decentral.algorithms.state import numbers_of, tensors_of, with_numbers, wit
 from decentral.comm import LocalComm
 from decentral.errors import UserError
 from decentral.problems.quadratic import Quadratic
-from decentral.rounds import advance
-from decentral.stability import amplification, refuse_unstable
-from decentral.theory import fixed_point
+from decentral.rounds.advance import advance
+from decentral.rounds.trials.fixed_points import fixed_point
+from decentral.rounds.trials.stability import amplification, refuse_unstable
 
 GRAPHS = {
     "ring": topologies.ring(8),
@@ -359,7 +359,7 @@ def test_settings_that_cannot_be_are_refused(make, words):
 @pytest.mark.parametrize("width", [3, 10])
 def test_the_round_loop_gives_what_plain_steps_give_however_it_cuts_the_columns(name, width, monkeypatch):
     # also: no state may lie in the memory of x, which the loop goes on using
-    monkeypatch.setattr("decentral.rounds.block_width", lambda h, d: width)
+    monkeypatch.setattr("decentral.rounds.advance.block_width", lambda h, d: width)
     settings = {"every": 4} if "every" in ALGORITHMS[name].__dataclass_fields__ else {}
     method, w, g = ALGORITHMS[name](**settings), lazy("ring"), gradients(8, 10, 14)
     comm = LocalComm(w)

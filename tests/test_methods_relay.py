@@ -12,7 +12,7 @@ from test_methods_directed import iterate, through_the_loop
 import topologies
 from decentral.algorithms import DSGD, PmSGD, RelaySGD
 from decentral.comm import LocalComm
-from decentral.requirements import unmet
+from decentral.rounds.trials.needs import unmet
 
 FORMS = [RelaySGD(), RelaySGD("gradient")]
 
@@ -213,7 +213,7 @@ class Died(BaseException):
 
 def check_that_resuming_changes_nothing(home, monkeypatch, file):
     """Run an experiment, and again with each of its runs killed after its first checkpoint: the same metrics."""
-    from decentral import checkpoint
+    from decentral.runs.rounds import checkpoint
 
     assert decentral("run", file, "--out", "whole").code == 0
     save, ended, whole = checkpoint.save, [], metrics(home / "whole")

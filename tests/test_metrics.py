@@ -9,12 +9,12 @@ from torch.optim import SGD, lr_scheduler
 import topologies
 from decentral.comm import LocalComm
 from decentral.comm.launch import LocalWorld
-from decentral.experiment import expand
-from decentral.metrics import first_divergence, measure, norms, traffic
-from decentral.recorder import FINAL_ONLY, RunFolder
-from decentral.schedule import Constant, Cosine, Step
-from decentral.training import Training
-from decentral.words import COLUMNS
+from decentral.optimizers.schedules import Constant, Cosine, Step
+from decentral.report.columns import COLUMNS
+from decentral.runs.experiment import expand
+from decentral.runs.folder import FINAL_ONLY, RunFolder
+from decentral.runs.metrics import first_divergence, measure, norms, traffic
+from decentral.runs.rounds.training import Training
 
 FULL = {"problem": {"name": "linear-regression"}, "train": {"batch_size": "full"}}
 PROBLEMS = {
@@ -64,7 +64,7 @@ def test_distances_are_those_of_the_models_whatever_the_blocks_they_are_summed_i
     whole = measure(x, comm, NoObjective(), last=False)
     assert whole["consensus_sq"] == pytest.approx(float(expected.mean()), rel=1e-14)
     assert whole["bias_sq"] == pytest.approx(float(((x - x[0]) ** 2).sum(1).mean()), rel=1e-14)
-    monkeypatch.setattr("decentral.metrics._ELEMENTS", 1)  # one row at a time, as on as many ranks
+    monkeypatch.setattr("decentral.runs.metrics._ELEMENTS", 1)  # one row at a time, as on as many ranks
     assert measure(x, comm, NoObjective(), last=False) == whole
 
 
@@ -185,7 +185,7 @@ RECORDED = {
 
 @pytest.mark.parametrize("changes", [RECORDED, PROBLEMS["quadratic"]], ids=["network", "quadratic"])
 def test_recording_does_not_change_what_is_recorded(tmp_path, monkeypatch, changes):
-    monkeypatch.setattr("decentral.run._show", lambda folder: None)
+    monkeypatch.setattr("decentral.runs.run._show", lambda folder: None)
     file, results = write(tmp_path / "x.toml", **changes), {}
     for every in ("1", "auto", "4", "100"):
         out = tmp_path / every
@@ -200,7 +200,7 @@ def test_recording_does_not_change_what_is_recorded(tmp_path, monkeypatch, chang
 
 
 def test_results_are_the_last_row_of_the_metrics(tmp_path, monkeypatch):
-    monkeypatch.setattr("decentral.run._show", lambda folder: None)
+    monkeypatch.setattr("decentral.runs.run._show", lambda folder: None)
     assert decentral("run", write(tmp_path / "x.toml", seeds=[0, 1]), "--out", tmp_path / "out").code == 0
     for result in read_csv(tmp_path / "out" / "results.csv"):
         last = metrics(tmp_path / "out")[result["run"]][-1]

@@ -10,8 +10,8 @@ from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from decentral.errors import UserError
-from decentral.problems.datasets import Dataset, load
-from decentral.problems.models import MODELS, cnn, from_factory, initialise, logistic, mlp, resnet20
+from decentral.problems.data.datasets import Dataset, load
+from decentral.problems.models.models import MODELS, cnn, from_factory, initialise, logistic, mlp, resnet20
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 CASES = list(itertools.product(sorted(MODELS), SHAPES))
@@ -46,7 +46,7 @@ def test_resnet20_has_twenty_layers_with_weights() -> None:
 
 
 def test_a_residual_block_with_silent_branch_is_its_shortcut() -> None:
-    from decentral.problems.convolutional import ResidualBlock
+    from decentral.problems.models.convolutional import ResidualBlock
 
     block = ResidualBlock(2, 5)
     nn.init.zeros_(block.residual[4].weight)

@@ -11,11 +11,11 @@ sys.path.insert(0, "tests")
 import numpy as np, torch, topologies
 from mpi4py import MPI
 from asynchronous_workers import Bowl
-from decentral.asynchronous import ADPSGD, AsyncLocalSGD, AsyncPushSum
-from decentral.asynchronous.control import Controller
-from decentral.asynchronous.training import neighbourhoods
-from decentral.asynchronous.worker import Worker
-from decentral.stages.mpi import MPIDriver
+from decentral.algorithms.asynchronous import ADPSGD, AsyncLocalSGD, AsyncPushSum
+from decentral.runs.asynchronous.control import Controller
+from decentral.runs.asynchronous.training import neighbourhoods
+from decentral.runs.asynchronous.worker import Worker
+from decentral.runtime.mpi import MPIDriver
 torch.set_num_threads(1)
 world = MPI.COMM_WORLD
 rank, ranks = world.rank, world.size

@@ -83,8 +83,8 @@ def test_runs_that_were_cut_short_twice_end_in_the_same_bits_on_other_numbers_of
 WITHIN = """
 import numpy as np, torch, topologies
 from decentral.comm import LocalComm, MPIComm
-from decentral.comm.faults import Faults
-from decentral.comm.fates import Fates
+from decentral.comm.faults.links import Faults
+from decentral.comm.faults.fates import Fates
 for graph in (topologies.star(8), topologies.erdos_renyi(8, p=0.3, seed=2)):
     w = topologies.mixing_matrix(graph, "push")
     for pushes in (False, True):

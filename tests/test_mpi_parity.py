@@ -270,6 +270,8 @@ def test_another_mpis_launcher_is_noticed():
 
 
 def test_the_package_works_where_there_is_no_mpi4py():
-    code = "import sys\nsys.modules['mpi4py'] = None\nimport decentral.run, decentral.comm\nprint('fine')"
+    code = (
+        "import sys\nsys.modules['mpi4py'] = None\nimport decentral.runs.run, decentral.comm\nprint('fine')"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "fine" in done.stdout, done.stderr

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from decentral.advise import EVERY_ROUND, METHODS, NOW_AND_THEN
 from decentral.algorithms import ALGORITHMS, DSGD, EXTRA, DiLoCo, DmSGD, LocalSGD, RelaySGD, SlowMo
-from decentral.outer_step import outer_step
-from decentral.overlap import early_messages, sends_model_first
+from decentral.commands.advise import EVERY_ROUND, METHODS, NOW_AND_THEN
+from decentral.rounds.trials.gradient_step import outer_step
+from decentral.rounds.trials.messages import early_messages, sends_model_first
 
 TABLE = (*METHODS, EVERY_ROUND, *NOW_AND_THEN)
 ELSEWHERE = {"choco": (False,), "power-gossip": (False,), "matcha": (False,)}

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decentral.errors import UserError
-from decentral.problems.partitions import PARTITIONS, label_skew, partition
-from decentral.streams import stream
+from decentral.problems.data.partitions import PARTITIONS, label_skew, partition
+from topologies.streams import stream
 
 
 def draw(labels: np.ndarray, workers: int, kind: str, seed: int = 0, **options: Any) -> list[np.ndarray]:

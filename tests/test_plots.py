@@ -13,9 +13,9 @@ import pytest
 from synthetic_experiment import Made, build, small
 
 from decentral.errors import UserError
-from decentral.figures import FigureSpec, figures_of, group_fields, parse_figure, styles_of
-from decentral.plots import draw, draw_experiment, render
-from decentral.results import read_experiment
+from decentral.report.figure_spec import FigureSpec, figures_of, group_fields, parse_figure, styles_of
+from decentral.report.plots import draw, draw_experiment, render
+from decentral.report.results import read_experiment
 
 PNG, SVG, PDF = b"\x89PNG", b"<?xml", b"%PDF"
 
@@ -234,10 +234,10 @@ def test_each_swept_graph_is_drawn_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, topologies: tuple[str, ...], titles: list[str]
 ) -> None:
     drawn = []
-    report = types.ModuleType("decentral.topology_report")
+    report = types.ModuleType("decentral.commands.topology")
     report.draw_graph = lambda ax, graph: drawn.append(graph.number_of_edges())  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "decentral.topology_report", report)
-    monkeypatch.setattr("decentral.plots.find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "decentral.commands.topology", report)
+    monkeypatch.setattr("decentral.report.plots.find_spec", lambda name: name)
     runs = [
         Made(
             {"topology.name": t},
@@ -260,5 +260,5 @@ def test_two_figures_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_drawing_imports_no_torch() -> None:
-    code = "import sys, decentral.report, decentral.compare; sys.exit('torch' in sys.modules)"
+    code = "import sys, decentral.report.html, decentral.report.summary; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,7 +4,7 @@ import pytest
 from greenlet import getcurrent
 from ranks import run_ranks
 
-from decentral.posting import in_turns
+from decentral.rounds.posting import in_turns
 
 METHODS = """
 import inspect
@@ -13,7 +13,7 @@ import topologies
 import decentral.algorithms as algorithms
 from decentral.comm import LocalComm
 from decentral.comm.mpi import MPIComm
-from decentral.rounds import advance
+from decentral.rounds.advance import advance
 
 n, d = 4, 50
 w = topologies.mixing_matrix(topologies.ring(n))

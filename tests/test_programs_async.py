@@ -11,12 +11,12 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, mse_loss
 
-from decentral.programs.backprop import BackProp
-from decentral.programs.decoupled import Decoupled, Replay
-from decentral.programs.stale_pipeline import StalePipeline
-from decentral.stages import VirtualClock
+from decentral.runtime import VirtualClock
 from decentral.stages.cut import cut_evenly
-from decentral.stages.network import Network
+from decentral.stages.layers import Network
+from decentral.stages.programs.backprop import BackProp
+from decentral.stages.programs.decoupled import Decoupled, Replay
+from decentral.stages.programs.stale_pipeline import StalePipeline
 from decentral.stages.stage import Stage
 
 WIDTH, CLASSES, BATCH = 6, 4, 5

@@ -7,13 +7,13 @@ from sklearn.decomposition import NMF
 from torch import nn
 
 from decentral.errors import UserError
-from decentral.programs.backprop import BackProp
-from decentral.programs.block_admm import BlockADMM
-from decentral.programs.penalty import AugmentedLagrangian, Penalty
-from decentral.stages import Compute, Send, StageError, VirtualClock
+from decentral.runtime import Compute, Send, StageError, VirtualClock
 from decentral.stages.cut import cut_evenly
 from decentral.stages.factorisation import NonNegativeFactorisation
-from decentral.stages.network import network_of
+from decentral.stages.layers import network_of
+from decentral.stages.programs.backprop import BackProp
+from decentral.stages.programs.block_admm import BlockADMM
+from decentral.stages.programs.penalty import AugmentedLagrangian, Penalty
 from decentral.stages.stage import Stage
 
 LABELS = 3

@@ -8,15 +8,15 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from decentral.programs.backprop import BackProp
-from decentral.programs.gpipe import GPipe
-from decentral.programs.interlocking import Interlocking
-from decentral.programs.last_layers import LastLayers
-from decentral.programs.local import Local
-from decentral.programs.one_forward_one_backward import OneForwardOneBackward
-from decentral.stages import VirtualClock
+from decentral.runtime import VirtualClock
 from decentral.stages.cut import cut_evenly
-from decentral.stages.network import network_of
+from decentral.stages.layers import network_of
+from decentral.stages.programs.backprop import BackProp
+from decentral.stages.programs.gpipe import GPipe
+from decentral.stages.programs.interlocking import Interlocking
+from decentral.stages.programs.last_layers import LastLayers
+from decentral.stages.programs.local import Local
+from decentral.stages.programs.one_forward_one_backward import OneForwardOneBackward
 from decentral.stages.stage import Stage
 
 DEPTH, WIDTH, BATCH, CLASSES, INPUTS, STEPS = 4, 8, 6, 3, 5, 12

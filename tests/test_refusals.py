@@ -16,7 +16,12 @@ from decentral.algorithms import DSGD, DecentLaM, DmSGD, PmSGD
 from decentral.comm import LocalComm
 from decentral.errors import UserError
 from decentral.problems.quadratic import Quadratic
-from decentral.stability import amplification, growth_of_schedule, growth_on_quadratics, refuse_unstable
+from decentral.rounds.trials.stability import (
+    amplification,
+    growth_of_schedule,
+    growth_on_quadratics,
+    refuse_unstable,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -291,7 +296,7 @@ def test_an_optimum_that_is_not_unique_is_refused(home):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_where_there_is_none_is_refused_and_auto_takes_the_cpu(home, monkeypatch):
     assert 'train.device = "cuda" but this torch sees no GPU' in the_set(home, "train.device=cuda")
-    from decentral.training import device_of
+    from decentral.runs.rounds.training import device_of
 
     assert device_of("auto", 0) == torch.device("cpu")
 
@@ -304,7 +309,7 @@ def test_what_cannot_be_compiled_is_refused(home):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Runs end without figures, which take most of their time."""
-    monkeypatch.setattr("decentral.run._show", lambda folder: None)
+    monkeypatch.setattr("decentral.runs.run._show", lambda folder: None)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -327,7 +332,7 @@ def test_a_folder_that_is_taken_is_refused(home):
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_folder_of_another_experiment_that_was_cut_short_is_refused(home, monkeypatch):
-    monkeypatch.setattr("decentral.run._one", lambda *_: sys.exit(9))
+    monkeypatch.setattr("decentral.runs.run._one", lambda *_: sys.exit(9))
     (home / "out" / "runs" / "ring_seed-0_abc").mkdir(parents=True)
     (home / "out" / "experiment.toml").touch()
     assert "already holds another experiment (its run ring_seed-0_abc" in run(home)

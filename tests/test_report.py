@@ -13,8 +13,8 @@ import pytest
 from synthetic_experiment import Made, build, small
 
 from decentral.errors import UserError
-from decentral.plots import draw_experiment
-from decentral.report import write_report
+from decentral.report.html import write_report
+from decentral.report.plots import draw_experiment
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 TOML = """

@@ -10,7 +10,7 @@ import pytest
 from synthetic_experiment import Made, build, small
 
 from decentral.errors import UserError
-from decentral.results import (
+from decentral.report.results import (
     band,
     final_values,
     grouped,

@@ -12,7 +12,7 @@ import ranks
 import torch
 from command import but_wall_time, decentral, metrics, read_csv, write
 
-from decentral import checkpoint
+from decentral.runs.rounds import checkpoint
 
 CNN = {
     "problem": {"name": "cnn", "width": 4, "partition": "dirichlet"},
@@ -33,7 +33,7 @@ SWEEP = {
 KILLED = """
 import os, signal
 from decentral.cli import main
-from decentral.recorder import PART, RunFolder
+from decentral.runs.folder import PART, RunFolder
 append, left = RunFolder.append, [int(os.environ["ROWS"])]
 def cut(self, row):
     if left[0] == 0:
@@ -53,7 +53,7 @@ main()
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch, tmp_path):
     """Stand in an empty folder; runs in this process end without figures, which take most of their time."""
-    monkeypatch.setattr("decentral.run._show", lambda folder: None)
+    monkeypatch.setattr("decentral.runs.run._show", lambda folder: None)
     monkeypatch.chdir(tmp_path)
 
 
@@ -75,7 +75,7 @@ def dying(monkeypatch):
     """Lets the next runs die when they have recorded so many rows."""
 
     def after(rows, error=Died):
-        from decentral.recorder import RunFolder
+        from decentral.runs.folder import RunFolder
 
         append, left = RunFolder.append, [rows]
 
@@ -113,7 +113,7 @@ def cnn(tmp_path_factory):
     home = tmp_path_factory.mktemp("cnn")
     file = write(home / "x.toml", **CNN)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("decentral.run._show", lambda folder: None)
+        patch.setattr("decentral.runs.run._show", lambda folder: None)
         assert decentral("run", file, "--out", home / "whole").code == 0
     killed(file, home / "killed", rows=6)  # rounds 0, 2 .. 10; the last checkpoint is of round 9
     return file, home / "whole", home / "killed"
@@ -228,7 +228,9 @@ def test_resuming_what_has_ended_only_draws_it_again(tmp_path, monkeypatch):
     results = (tmp_path / "out" / "results.csv").read_bytes()
     (tmp_path / "out" / "report.html").unlink()
     write(file, figure=[{"name": "second", "y": "consensus_sq"}])  # figures are no part of what was run
-    monkeypatch.setattr("decentral.training.Training.run", lambda *_: pytest.fail("it trained again"))
+    monkeypatch.setattr(
+        "decentral.runs.rounds.training.Training.run", lambda *_: pytest.fail("it trained again")
+    )
     said = decentral("run", file, "--out", "out", "--resume")
     assert said.code == 0
     assert "1 of 1 runs have ended before" in said.err
@@ -326,7 +328,7 @@ def test_interrupted_before_it_began_it_writes_nothing_and_exits_130(tmp_path, m
     def interrupted(*_):
         raise KeyboardInterrupt  # no signal: a shell's background job ignores it
 
-    monkeypatch.setattr("decentral.run.load", interrupted)
+    monkeypatch.setattr("decentral.runs.run.load", interrupted)
     said = decentral("run", write(tmp_path / "x.toml"), "--out", "out")
     assert said.code == 130
     assert said.err.strip() == "decentral: interrupted before anything was written"
@@ -355,7 +357,7 @@ def test_an_unforeseen_error_shows_its_traceback_once_and_exits_1(tmp_path):
 
 
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
-    from decentral.recorder import write_whole
+    from decentral.runs.folder import write_whole
 
     write_whole(tmp_path / "a" / "b.txt", "old")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(Died))

@@ -9,11 +9,11 @@ from command import decentral, metrics, write
 
 import topologies
 from decentral.comm import LocalComm
+from decentral.comm.compression import AdaComp, Layout
 from decentral.comm.links import Links
-from decentral.compression import AdaComp, Layout
 from decentral.network import COMPUTE_TIMES, Clocks, Gossip
-from decentral.network_config import Network
-from decentral.simulated import SimulatedTime
+from decentral.runs.rounds.clock import SimulatedTime
+from decentral.runs.sections.network import Network
 
 pytestmark = pytest.mark.usefixtures("home")
 ALPHA, RATE, COMPUTE = 1e-3, 1e4, 0.25

@@ -11,11 +11,11 @@ from ranks import ROOT
 from ranks import decentral as launch
 from torch.nn.functional import cross_entropy
 
-from decentral.experiment import load
-from decentral.programs.backprop import BackProp
-from decentral.programs.local import Local
-from decentral.stages.building import Plan
+from decentral.runs.experiment import load
+from decentral.runs.stages.building import Plan
 from decentral.stages.profile import profile
+from decentral.stages.programs.backprop import BackProp
+from decentral.stages.programs.local import Local
 
 SMALL = """
 [problem]

@@ -17,14 +17,14 @@ from torch.nn.functional import cross_entropy
 import topologies
 from decentral.algorithms import DSGD, DecentLaM, DmSGD, PmSGD
 from decentral.comm import LocalComm
-from decentral.programs import PROGRAMS
-from decentral.programs.backprop import BackProp
-from decentral.programs.local import Local
-from decentral.stages import DeadlockError, Recv, VirtualClock
+from decentral.runtime import DeadlockError, Recv, VirtualClock
+from decentral.runtime.requests import StageNumber
 from decentral.stages.cut import cut_evenly
-from decentral.stages.network import network_of
+from decentral.stages.layers import network_of
 from decentral.stages.peers import Peers, PeerStage
-from decentral.stages.requests import StageNumber
+from decentral.stages.programs import PROGRAMS
+from decentral.stages.programs.backprop import BackProp
+from decentral.stages.programs.local import Local
 from decentral.stages.stage import Stage
 
 DEPTH, WIDTH, INPUTS, CLASSES, BATCH, STEPS, LR = 4, 6, 5, 3, 4, 6, 0.1
@@ -345,7 +345,7 @@ def test_refusals(tmp_path, monkeypatch, before, after, words):
 
 def test_more_ranks_than_stages_of_all_workers_are_refused():
     from decentral.errors import UserError
-    from decentral.stages.building import hosts
+    from decentral.runs.stages.building import hosts
 
     assert hosts(2, 4, 4) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert hosts(2, 4, 8) == list(range(8))

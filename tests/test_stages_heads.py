@@ -7,13 +7,13 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 from decentral.errors import UserError
-from decentral.problems.models import initialise
-from decentral.problems.vision import resnet, vgg
-from decentral.stages.auglocal import pyramidal_depth, sampled_layers
-from decentral.stages.head_maker import head_maker
-from decentral.stages.heads import HEADS, make_head
-from decentral.stages.local_losses import LOSSES, PredSim, cross_entropy, make_loss, similarity
-from decentral.stages.network import network_of
+from decentral.problems.models.models import initialise
+from decentral.problems.models.vision import resnet, vgg
+from decentral.stages.heads.auglocal import pyramidal_depth, sampled_layers
+from decentral.stages.heads.head_maker import head_maker
+from decentral.stages.heads.heads import HEADS, make_head
+from decentral.stages.heads.local_losses import LOSSES, PredSim, cross_entropy, make_loss, similarity
+from decentral.stages.layers import network_of
 from decentral.stages.shapes import boundary_shapes
 
 MAP, VECTOR, TOKENS = (6, 9, 8), (12,), (5, 12)

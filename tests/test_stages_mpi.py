@@ -6,16 +6,16 @@ import pytest
 import torch
 from ranks import run_ranks
 
-from decentral.stages import Channel, Span, Trace
-from decentral.stages.packing import flattened, pack, packed_bytes, restored
-from decentral.stages.pauses import common, cut_out
+from decentral.runtime import Channel, Span, Trace
+from decentral.runtime.packing import flattened, pack, packed_bytes, restored
+from decentral.runtime.pauses import common, cut_out
 
 BEGIN = """
 import sys, time, numpy as np, torch
 from mpi4py import MPI
 from decentral.comm.mpi import MPIWorld
-from decentral.stages import *
-from decentral.stages.mpi import MPIDriver, gathered
+from decentral.runtime import *
+from decentral.runtime.mpi import MPIDriver, gathered
 torch.set_num_threads(1)
 world = MPI.COMM_WORLD
 rank, ranks = world.rank, world.size
@@ -36,11 +36,11 @@ def succeed(ranks, text):
 
 PARITY = """
 from collections import Counter
-from decentral.programs.backprop import BackProp
-from decentral.programs.gpipe import GPipe
-from decentral.programs.one_forward_one_backward import OneForwardOneBackward
+from decentral.stages.programs.backprop import BackProp
+from decentral.stages.programs.gpipe import GPipe
+from decentral.stages.programs.one_forward_one_backward import OneForwardOneBackward
 from decentral.stages.cut import cut_evenly
-from decentral.stages.network import network_of
+from decentral.stages.layers import network_of
 from decentral.stages.stage import Stage
 torch.set_default_dtype(torch.float64)
 STEPS, BATCH, WIDTH = 6, 10, 16  # 10 samples in 4 micro-batches: of 3, 3, 2 and 2

@@ -16,9 +16,16 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from decentral.errors import UserError
-from decentral.problems.babi import HAS_FEAR, IS_A, load_deductions, parse_stories, story_lines
-from decentral.problems.list_reduction import PADDING, draw_lists, label, list_reduction
-from decentral.problems.sentiment_trees import NO_LABEL, Node, Treebank, load_trees, parse_tree, random_trees
+from decentral.problems.data.babi import HAS_FEAR, IS_A, load_deductions, parse_stories, story_lines
+from decentral.problems.data.list_reduction import PADDING, draw_lists, label, list_reduction
+from decentral.problems.data.sentiment_trees import (
+    NO_LABEL,
+    Node,
+    Treebank,
+    load_trees,
+    parse_tree,
+    random_trees,
+)
 
 ROOT = os.environ.get("DECENTRAL_DATA", "")
 needs_files = [pytest.mark.data, pytest.mark.skipif(not ROOT, reason="DECENTRAL_DATA is not set")]

@@ -11,8 +11,9 @@ import tomli_w
 from command import decentral, experiment, metrics
 
 import topologies
-from decentral.config import Topology, absolute_paths, graph_of
 from decentral.errors import UserError
+from decentral.runs.sections.paths import absolute_paths
+from decentral.runs.sections.topology import Topology, graph_of
 from topologies import from_files, mixing_matrix
 
 PAIRS = np.kron(np.eye(2), np.full((2, 2), 0.5))  # 0-1 and 2-3

@@ -13,7 +13,7 @@ import pytest
 from scipy.optimize import linprog
 
 import topologies
-from decentral.config import Topology
+from decentral.runs.sections.topology import Topology
 from topologies import is_doubly_stochastic, is_symmetric, matcha, matcha_of, matchings, mixing_matrix
 from topologies.matcha import (
     LARGEST,

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import topologies
+from decentral.commands.topology import build, describe, draw, draw_graph, print_table, report
 from decentral.errors import UserError
-from decentral.topology_layout import positions
-from decentral.topology_report import build, describe, draw, draw_graph, print_table, report
+from decentral.report.graph_layout import positions
 
 
 @pytest.mark.parametrize("name", topologies.TOPOLOGIES)
@@ -140,5 +140,5 @@ def test_a_mistake_of_the_user_is_one_line_with_a_remedy(call, message):
 
 
 def test_neither_topologies_nor_the_report_imports_torch():
-    code = "import sys, topologies, decentral.topology_report; sys.exit('torch' in sys.modules)"
+    code = "import sys, topologies, decentral.commands.topology; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,14 +15,14 @@ from ranks import decentral as launch
 from ranks import run_ranks
 from synthetic_experiment import small
 
-from decentral.experiment import expand
-from decentral.plots import RC
-from decentral.progress import Progress
-from decentral.recorder import RunFolder
-from decentral.results import read_experiment
-from decentral.round_trace import middle
-from decentral.stages.trace import Span, Trace
-from decentral.timeline import STEPS, timeline
+from decentral.report.plots import RC
+from decentral.report.results import read_experiment
+from decentral.report.timeline import STEPS, timeline
+from decentral.runs.experiment import expand
+from decentral.runs.folder import RunFolder
+from decentral.runs.progress import Progress
+from decentral.runs.rounds.timeline import middle
+from decentral.runtime.trace import Span, Trace
 
 STAGES = {
     "problem": {"name": "mlp", "hidden": [16, 16]},
@@ -46,7 +46,7 @@ def in_a_folder(tmp_path, monkeypatch):
 def clock(monkeypatch):
     """The clock of the progress display, in our hands."""
     hand = [100.0]
-    monkeypatch.setattr("decentral.progress.perf_counter", lambda: hand[0])
+    monkeypatch.setattr("decentral.runs.progress.perf_counter", lambda: hand[0])
     return hand
 
 
@@ -234,9 +234,9 @@ def test_a_run_on_two_ranks_leaves_a_timeline_of_its_middle_rounds(tmp_path):
 SLOW = """
 import sys, time, pathlib, torch
 from decentral.comm.mpi import MPIWorld
-from decentral.experiment import load
-from decentral.recorder import RunFolder
-from decentral.training import Training
+from decentral.runs.experiment import load
+from decentral.runs.folder import RunFolder
+from decentral.runs.rounds.training import Training
 world = MPIWorld()
 pathlib.Path(sys.argv[2]).mkdir(exist_ok=True)
 training = Training(load(pathlib.Path(sys.argv[1])).runs[0].config, world, torch.device("cpu"),

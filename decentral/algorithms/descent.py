@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 def descend(x: Tensor, g: Tensor | None, lr: float) -> Tensor:
     """x - lr g, giving up x; with g = None x itself: who called the method makes this step on x, before or after it.
 
-    So a torch optimizer can step in place, and the method mixes what it left (:mod:`decentral.outer_step`).
+    So a torch optimizer can step in place, and the method mixes what it left
+    (:mod:`decentral.rounds.trials.gradient_step`).
     """
     return x if g is None else x.sub_(g, alpha=lr)

@@ -24,7 +24,7 @@ from decentral.comm.plan import MixingPlan, plan_for
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm.faults import Faults
+    from decentral.comm.faults.links import Faults
     from decentral.comm.links import Links, Sent
 
 _FEW_ROWS = 16  # up to which adding one after the other costs no more
@@ -122,7 +122,7 @@ class Communicator(ABC):
         """W x: x (h, d) to a new (h, d). Each worker sends its row to each out-neighbour.
 
         On links that compress: x + (W - I) C(x), which keeps the mean where W does. On links with faults: what arrives
-        of it (:mod:`decentral.comm.faults`).
+        of it (:mod:`decentral.comm.faults.links`).
         """
         return self.finish(self.start(x))
 

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from decentral.compression import Compressor, Encoded, Layout
+from decentral.comm.compression import Compressor, Encoded, Layout
 from decentral.errors import UserError
-from decentral.streams import stream
+from topologies.streams import stream
 
 
 class Sent(NamedTuple):

@@ -20,7 +20,7 @@ from decentral.dataflow.transforms import Transform
 from decentral.dataflow.updates import Updates
 from decentral.dataflow.worker import Worker
 from decentral.errors import UserError
-from decentral.stages.requests import Channel, Compute, Done, Program, RecvAny, Send
+from decentral.runtime.requests import Channel, Compute, Done, Program, RecvAny, Send
 
 CONTROL, ACKNOWLEDGED, COPIES = "control", "acknowledged", "copies"
 DONE, DRAINED = 1, 2

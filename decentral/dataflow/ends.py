@@ -14,7 +14,7 @@ from decentral.dataflow.edges import Message, State
 from decentral.dataflow.nodes import Node
 from decentral.dataflow.payloads import joined, pieces, rows_of
 from decentral.dataflow.queues import Queued, taken
-from decentral.stages.requests import NonFiniteError
+from decentral.runtime.requests import NonFiniteError
 
 Emission = tuple[int, State, Any]
 """(output, state, payload)."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from decentral.dataflow.ends import Input
-from decentral.dataflow.network import Network
+from decentral.dataflow.graph import Network
 from decentral.dataflow.nodes import Cond, Node, Phi
 from decentral.dataflow.transforms import Transform
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from decentral.dataflow.ends import Score
-from decentral.stages.requests import NonFiniteError
+from decentral.runtime.requests import NonFiniteError
 
 _EVALUATED = 256  # instances at a time
 

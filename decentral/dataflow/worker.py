@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from decentral.dataflow.edges import Edge, Message
-from decentral.dataflow.network import Network
+from decentral.dataflow.graph import Network
 from decentral.dataflow.payloads import rows_of
 from decentral.dataflow.queues import Queued
-from decentral.stages.requests import Channel, Compute, Program, Send
+from decentral.runtime.requests import Channel, Compute, Program, Send
 
 MESSAGES = "messages"
 Mail = dict[tuple[int, bool, int, int], list[Message]]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decentral.errors import UserError
-from decentral.streams import stream
+from topologies.streams import stream
 
 
 class ComputeTime(Protocol):

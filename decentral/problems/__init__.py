@@ -3,10 +3,10 @@
 from typing import Any
 
 from decentral.problems.classification import CNN, MLP, VGG, LogisticRegression, Module, ResNet, ResNet20
+from decentral.problems.instances import BasicDeduction, ListReduction, SentimentTrees
 from decentral.problems.language_settings import LSTM, Transformer
 from decentral.problems.quadratic import Quadratic
 from decentral.problems.regression import LinearRegression
-from decentral.problems.structured import BasicDeduction, ListReduction, SentimentTrees
 
 PROBLEMS: dict[str, type[Any]] = {
     "quadratic": Quadratic,

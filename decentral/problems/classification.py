@@ -10,9 +10,9 @@ from decentral.problems.objective import Place, check_positive
 if TYPE_CHECKING:
     from torch import nn
 
-    from decentral.config import Train
-    from decentral.problems.dataset import Dataset
-    from decentral.problems.network import NetworkObjective
+    from decentral.problems.data.dataset import Dataset
+    from decentral.problems.model_objective import NetworkObjective
+    from decentral.runs.sections.train import Train
 
 Data = Literal["digits", "random-labels", "mnist", "cifar10", "a9a", "w8a"]
 
@@ -41,8 +41,8 @@ class Classification:
 
     def prepare(self, workers: int, seed: int) -> None:
         """Read the data and build the model once, so that every mistake is found before any run starts."""
-        from decentral.problems.datasets import load
-        from decentral.problems.network import deal
+        from decentral.problems.data.datasets import load
+        from decentral.problems.model_objective import deal
 
         dataset = load(self.data, self.data_root or None)
         deal(self, dataset, workers, seed)
@@ -54,7 +54,7 @@ class Classification:
 
     def build(self, place: Place) -> NetworkObjective:
         """The objective of the hosted workers."""
-        from decentral.problems.network import NetworkObjective
+        from decentral.problems.model_objective import NetworkObjective
 
         return NetworkObjective(self, place)
 
@@ -79,7 +79,7 @@ class LogisticRegression(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models import initialise, logistic
+        from decentral.problems.models.models import initialise, logistic
 
         return initialise(lambda: logistic(dataset.shape, dataset.classes), seed)
 
@@ -100,7 +100,7 @@ class MLP(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models import initialise, mlp
+        from decentral.problems.models.models import initialise, mlp
 
         return initialise(lambda: mlp(dataset.shape, dataset.classes, self.hidden), seed)
 
@@ -117,7 +117,7 @@ class CNN(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models import cnn, initialise
+        from decentral.problems.models.models import cnn, initialise
 
         return initialise(lambda: cnn(dataset.shape, dataset.classes, width=self.width), seed)
 
@@ -130,7 +130,7 @@ class ResNet20(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models import initialise, resnet20
+        from decentral.problems.models.models import initialise, resnet20
 
         return initialise(lambda: resnet20(dataset.shape, dataset.classes), seed)
 
@@ -144,8 +144,8 @@ class ResNet(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models import initialise
-        from decentral.problems.vision import resnet
+        from decentral.problems.models.models import initialise
+        from decentral.problems.models.vision import resnet
 
         return initialise(lambda: resnet(dataset.shape, dataset.classes, self.depth), seed)
 
@@ -160,8 +160,8 @@ class VGG(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models import initialise
-        from decentral.problems.vision import vgg
+        from decentral.problems.models.models import initialise
+        from decentral.problems.models.vision import vgg
 
         return initialise(lambda: vgg(dataset.shape, dataset.classes, self.width, self.hidden), seed)
 
@@ -182,6 +182,6 @@ class Module(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models import from_factory, initialise
+        from decentral.problems.models.models import from_factory, initialise
 
         return initialise(lambda: from_factory(self.factory, dataset), seed)

@@ -22,11 +22,11 @@ from torch.func import functional_call
 
 from decentral.problems.layout import Layout
 from decentral.problems.oracles import cross_entropy
-from decentral.streams import stream
+from topologies.streams import stream
 
 if TYPE_CHECKING:
     from decentral.comm import Communicator
-    from decentral.problems.dataset import Dataset
+    from decentral.problems.data.dataset import Dataset
     from decentral.problems.objective import Place
 
 _CHUNK = 1000  # samples that go through the model at once

@@ -10,11 +10,11 @@ from decentral.problems.objective import Place, check_positive
 if TYPE_CHECKING:
     from torch import nn
 
-    from decentral.config import Train
-    from decentral.problems.dataset import Dataset
-    from decentral.problems.network import ModelObjective
-    from decentral.problems.text import Text
-    from decentral.problems.windows import Parts
+    from decentral.problems.data.dataset import Dataset
+    from decentral.problems.data.text import Text
+    from decentral.problems.data.windows import Parts
+    from decentral.problems.model_objective import ModelObjective
+    from decentral.runs.sections.train import Train
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Language:
 
     def build(self, place: Place) -> ModelObjective:
         """The objective of the hosted workers."""
-        from decentral.problems.network import ModelObjective
+        from decentral.problems.model_objective import ModelObjective
 
         return ModelObjective(*self._made(place.workers, place.seed), place)
 
     def _made(self, workers: int, seed: int) -> tuple[nn.Module, Dataset, Parts]:
-        from decentral.problems.text import load_text
-        from decentral.problems.windows import deal_windows, windows_of
+        from decentral.problems.data.text import load_text
+        from decentral.problems.data.windows import deal_windows, windows_of
 
         text = load_text(self.text, self.data_root or None)
         windows = windows_of(text, self.context)
@@ -71,8 +71,8 @@ class Transformer(Language):
 
     def model(self, text: Text, seed: int) -> nn.Module:
         """See :class:`Language`."""
-        from decentral.problems.language import transformer
-        from decentral.problems.models import initialise
+        from decentral.problems.models.language import transformer
+        from decentral.problems.models.models import initialise
 
         size = len(text.characters)
         return initialise(lambda: transformer(size, self.context, self.width, self.depth, self.heads), seed)
@@ -87,7 +87,7 @@ class LSTM(Language):
 
     def model(self, text: Text, seed: int) -> nn.Module:
         """See :class:`Language`."""
-        from decentral.problems.language import lstm
-        from decentral.problems.models import initialise
+        from decentral.problems.models.language import lstm
+        from decentral.problems.models.models import initialise
 
         return initialise(lambda: lstm(len(text.characters), self.width, self.depth), seed)

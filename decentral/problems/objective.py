@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decentral.comm import Communicator
-    from decentral.config import Train
+    from decentral.runs.sections.train import Train
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 if TYPE_CHECKING:
-    from decentral.problems.dataset import Dataset
+    from decentral.problems.data.dataset import Dataset
 
 
 def logistic_optimum(dataset: Dataset, shards: list[NDArray[np.int64]], weight_decay: float) -> Tensor:

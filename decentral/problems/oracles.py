@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 
 from decentral.problems.layout import Layout
-from decentral.streams import stream_key
+from topologies.streams import stream_key
 
 _FEW_TENSORS = 8  # above it, one flat gradient costs less than a block of columns for each parameter
 _RANDOM = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)

@@ -11,14 +11,14 @@ import numpy as np
 
 from decentral.blocks import block_width, column_blocks
 from decentral.problems.objective import Place, check_positive, check_spread, one_worker
-from decentral.streams import stream
+from topologies.streams import stream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
     from decentral.comm import Communicator
-    from decentral.config import Train
+    from decentral.runs.sections.train import Train
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from decentral.problems.batches import EpochBatches
+from decentral.problems.data.batches import EpochBatches
 from decentral.problems.objective import Place, check_positive, check_spread, one_worker
-from decentral.streams import stream
+from topologies.streams import stream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
     from decentral.comm import Communicator
-    from decentral.config import Train
+    from decentral.runs.sections.train import Train
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from greenlet import getcurrent, greenlet
 
 from decentral.comm.communicator import Communicator, as_schedule, sum_rows
-from decentral.stages.requests import Channel, Compute, Program, Recv, Request, Send
+from decentral.runtime.requests import Channel, Compute, Program, Recv, Request, Send
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

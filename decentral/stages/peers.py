@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from decentral.stages.network import Network
+from decentral.runtime.requests import Program, StageNumber
+from decentral.stages.layers import Network
 from decentral.stages.peer_comm import PeerComm, interruptible
-from decentral.stages.requests import Program, StageNumber
 from decentral.stages.stage import Stage
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from decentral.errors import UserError
-from decentral.stages.network import Network
+from decentral.stages.layers import Network
 
 Shape = tuple[int, ...]
 """Of one example: (features,), (tokens, features) or (channels, height, width)."""

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decentral.stages.local_losses import cross_entropy
-from decentral.stages.network import Network
-from decentral.stages.requests import Channel, Compute, NonFiniteError, Program, StageError
+from decentral.runtime.requests import Channel, Compute, NonFiniteError, Program, StageError
+from decentral.stages.heads.local_losses import cross_entropy
+from decentral.stages.layers import Network
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Batches = Callable[[int], tuple[Tensor, Tensor]]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from decentral.dataflow_config import DataflowConfig
+    from decentral.runs.sections.dataflow import DataflowConfig
 
 
 def model_of(config: DataflowConfig, device: torch.device) -> Any:
@@ -22,7 +22,7 @@ def model_of(config: DataflowConfig, device: torch.device) -> Any:
     dtype = torch.float64 if config.train.dtype == "float64" else torch.float32
     if isinstance(problem, ListReduction):
         from decentral.dataflow.models.lists import ListRNN
-        from decentral.problems.list_reduction import list_reduction
+        from decentral.problems.data.list_reduction import list_reduction
 
         return ListRNN(
             list_reduction(problem.train, problem.validation, problem.longest),
@@ -33,7 +33,7 @@ def model_of(config: DataflowConfig, device: torch.device) -> Any:
         )
     if isinstance(problem, SentimentTrees):
         from decentral.dataflow.models.trees import TreeLSTM
-        from decentral.problems.sentiment_trees import load_trees
+        from decentral.problems.data.sentiment_trees import load_trees
 
         trees = load_trees(problem.trees, problem.data_root or None)
         return TreeLSTM(
@@ -46,13 +46,13 @@ def model_of(config: DataflowConfig, device: torch.device) -> Any:
         )
     if isinstance(problem, BasicDeduction):
         from decentral.dataflow.models.graphs import GatedGraph
-        from decentral.problems.babi import load_deductions
+        from decentral.problems.data.babi import load_deductions
 
         stories = load_deductions(problem.stories, problem.data_root or None)
         return GatedGraph(stories, problem.width, seed, dtype, device, steps=problem.steps)
     assert isinstance(problem, MLP)
     from decentral.dataflow.models import mlp
-    from decentral.problems.datasets import load
+    from decentral.problems.data.datasets import load
 
     data = load(problem.data, problem.data_root or None)
     size = config.train.batch_size

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from decentral.dataflow.ends import Emission, Input, Loss
+from decentral.dataflow.graph import Network
 from decentral.dataflow.groups import Group, Replicate, Row
-from decentral.dataflow.network import Network
 from decentral.dataflow.nodes import Bcast, Concat, Cond, Phi, StateUpdate
 from decentral.dataflow.replicas import Make, add_replicated
 from decentral.dataflow.transforms import Linear
 from decentral.errors import UserError
-from decentral.problems.babi import Deduction, Deductions
-from decentral.problems.models import initialise
+from decentral.problems.data.babi import Deduction, Deductions
+from decentral.problems.models.models import initialise
 
 # by type, then by type against the edges
 EDGE_MAPS = ("is_a", "has_fear", "is_a_back", "has_fear_back")

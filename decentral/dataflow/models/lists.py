@@ -11,14 +11,14 @@ from torch.nn.functional import cross_entropy
 
 from decentral.dataflow.edges import State
 from decentral.dataflow.ends import Emission, Input, Loss
+from decentral.dataflow.graph import Network
 from decentral.dataflow.groups import Ungroup
-from decentral.dataflow.network import Network
 from decentral.dataflow.nodes import Concat, Cond, Phi, StateUpdate
 from decentral.dataflow.replicas import Make, add_replicated
 from decentral.dataflow.transforms import Embedding, Linear
 from decentral.errors import UserError
-from decentral.problems.list_reduction import CLASSES, TOKENS, Lists
-from decentral.problems.models import initialise
+from decentral.problems.data.list_reduction import CLASSES, TOKENS, Lists
+from decentral.problems.models.models import initialise
 
 
 class Cell(nn.Linear):

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from decentral.dataflow.ends import Input, Loss
-from decentral.dataflow.network import Network
+from decentral.dataflow.graph import Network
 from decentral.dataflow.nodes import Node
 from decentral.dataflow.replicas import Make, add_replicated
 from decentral.dataflow.transforms import Linear, Transform
 from decentral.errors import UserError
-from decentral.problems.dataset import Dataset
-from decentral.problems.models import initialise, mlp
-from decentral.streams import stream
+from decentral.problems.data.dataset import Dataset
+from decentral.problems.models.models import initialise, mlp
+from topologies.streams import stream
 
 
 class MLP:
@@ -26,8 +26,8 @@ class MLP:
     "minibatches"). ``validation`` are those of the test set, as it lies. The last of either may be smaller.
     The loss of an instance is the mean cross-entropy of its rows.
 
-    ``hidden``: units of each hidden layer. ``modules``: linear0, linear1, ..., as `decentral.problems.models.mlp`
-    initialises them. A row costs about 2 FLOPs a weight forward and 4 backward.
+    ``hidden``: units of each hidden layer. ``modules``: linear0, linear1, ..., as
+    `decentral.problems.models.models.mlp` initialises them. A row costs about 2 FLOPs a weight forward and 4 backward.
     Raises UserError for a batch size or a width below one.
     """
 

@@ -11,14 +11,14 @@ from torch.nn.functional import cross_entropy
 
 from decentral.dataflow.edges import State
 from decentral.dataflow.ends import Input, Loss
+from decentral.dataflow.graph import Network
 from decentral.dataflow.groups import Replicate, Ungroup
-from decentral.dataflow.network import Network
 from decentral.dataflow.nodes import Concat, Cond, Phi
 from decentral.dataflow.replicas import Make, add_replicated
 from decentral.dataflow.transforms import Embedding, Transform
 from decentral.errors import UserError
-from decentral.problems.models import initialise
-from decentral.problems.sentiment_trees import NO_LABEL, Tree, Treebank
+from decentral.problems.data.sentiment_trees import NO_LABEL, Tree, Treebank
+from decentral.problems.models.models import initialise
 
 LEFT, RIGHT, SCORED = range(3)  # what a value is used for
 

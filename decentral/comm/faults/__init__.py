@@ -1,0 +1,1 @@
+"""What becomes of each message of a round on links that lose or delay it, and what is mixed then."""

@@ -1,0 +1,1 @@
+"""What else a person can ask for on the command line: lists, checks, advice, calibration; one answer each."""

@@ -1,0 +1,122 @@
+"""``decentral list``: everything that has a name, with the first line of what it says of itself. No torch."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import topologies
+from decentral.algorithms import ALGORITHMS
+from decentral.algorithms.asynchronous import ASYNCHRONOUS
+from decentral.errors import UserError, nearest
+from decentral.optimizers import OPTIMIZERS
+from decentral.optimizers.schedules import SCHEDULES
+from decentral.problems import PROBLEMS
+from decentral.tables import schema
+
+_DATA = {
+    "digits": "1,797 images of 8 x 8, 10 classes; embedded in scikit-learn",
+    "random-labels": "1,200 examples of 32 features of noise, 10 classes; embedded, to be learned by heart",
+    "mnist": "70,000 images of 28 x 28, 10 classes; from the data root",
+    "cifar10": "60,000 colour images of 32 x 32, 10 classes; from the data root",
+    "a9a": "48,842 examples of 123 binary features, 2 classes; LIBSVM text from the data root",
+    "w8a": "49,749 examples of 300 binary features, 2 classes; LIBSVM text from the data root",
+    "sums": "a text of additions written out, 10,000 lines; embedded",
+    "tiny-shakespeare": "a text of 1.1 million characters; from the data root",
+    "signed-words": "binary trees of words with a class at each node; embedded",
+    "sst": "Stanford Sentiment Treebank, 11,855 sentences as binary trees, 5 classes or 2; from the data root",
+    "generated": "stories of bAbI's task 15, 2,000 questions; embedded",
+    "babi15": "bAbI task 15, 1,000 questions to learn from and 1,000 to judge; from the data root",
+    "babi15-10k": "the same with 10,000 questions to learn from",
+}
+
+
+COMPATIBILITY = "compatibility"
+IMPORTING_TORCH = {
+    "compressors": "decentral.comm.compression:LINKS",
+    "programs": "decentral.stages.programs:PROGRAMS",
+    "heads": "decentral.stages.heads.heads:HEADS",
+}
+"""Further kinds, which are listed when they are asked for."""
+
+_GIVEN = {name: None for name in ("n", "shape", "classes", "layer", "shapes")}  # by the run, not by the table
+
+
+def catalogue() -> dict[str, Mapping[str, Any]]:
+    """Kind -> name -> what bears it."""
+    return {
+        "algorithms": {**ALGORITHMS, **ASYNCHRONOUS},
+        "topologies": {
+            **topologies.TOPOLOGIES,
+            **topologies.SCHEDULES,
+            "file": topologies.read_graph,
+            "files": topologies.from_files,
+        },
+        "weights": topologies.WEIGHTS,
+        "problems": PROBLEMS,
+        "optimizers": OPTIMIZERS,
+        "schedules": SCHEDULES,
+        "data": _DATA,
+    }
+
+
+def print_catalogue(what: str | None) -> None:
+    """Print one kind, or all. Raises UserError for a kind that is not there."""
+    kinds = catalogue()
+    if what == COMPATIBILITY:
+        from decentral.commands.compatibility import print_compatibility
+
+        print_compatibility()
+        return
+    if what in IMPORTING_TORCH:
+        module, _, name = IMPORTING_TORCH[what].partition(":")
+        kinds[what] = getattr(importlib.import_module(module), name)
+    if what is not None and what not in kinds:
+        raise UserError(
+            f"there is no list of {what!r}; {nearest(what, [*kinds, *IMPORTING_TORCH, COMPATIBILITY])}"
+        )
+    console = Console()
+    for kind in [what] if what else kinds:
+        table = Table(title=kind, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("name", style="bold", no_wrap=True)
+        table.add_column("what it is")
+        if kind not in ("weights", "data"):
+            table.add_column("keys = defaults", style="dim")
+        for name, thing in kinds[kind].items():
+            table.add_row(name, *map(escape, _about(kind, name, thing)))
+        console.print(table)
+        console.print()
+    if what is None:
+        console.print("for links that compress also `decentral list compressors`")
+        console.print("for layer-parallel runs also `decentral list programs` and `decentral list heads`")
+        console.print(f"which method diverges on which topology: `decentral list {COMPATIBILITY}`")
+
+
+def _about(kind: str, name: str, thing: Any) -> list[str]:
+    if isinstance(thing, str):
+        return [thing]
+    first = (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
+    if kind == "weights":
+        return [
+            first or f"(I + W) / 2 for the W of {name.removeprefix('lazy-').replace('lazy', 'metropolis')}."
+        ]
+    return [first, _keys(thing)]
+
+
+def _keys(thing: Callable[..., Any]) -> str:
+    fields = {k: v for k, v in schema(thing, _GIVEN).items()}
+    return ", ".join(
+        k if default in (..., None) else f"{k}={_toml(default)}" for k, (_, default) in fields.items()
+    )
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple) else str(value) or '""'

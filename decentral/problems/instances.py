@@ -1,0 +1,77 @@
+"""Problems whose instances differ in structure: the settings of three, for networks of nodes only ([dataflow])."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from decentral.problems.objective import check_positive
+
+
+@dataclass(frozen=True)
+class ListReduction:
+    """Lists of digits to be reduced by the operation in front; an RNN of ``width`` units (see list_reduction.py)."""
+
+    dataflow: ClassVar[bool] = True
+
+    train: int = 100_000
+    validation: int = 10_000
+    longest: int = 9
+    width: int = 128
+
+    def __post_init__(self) -> None:
+        check_positive(train=self.train, validation=self.validation, longest=self.longest, width=self.width)
+
+    def prepare(self, workers: int, seed: int) -> None:
+        """Nothing to read: lists are drawn."""
+
+
+@dataclass(frozen=True)
+class SentimentTrees:
+    """Binary trees of words with a class at the root; a tree LSTM of ``width`` cells.
+
+    ``trees``: signed-words (embedded), or sst (Stanford Sentiment Treebank), read below ``data_root`` (or the
+    environment variable DECENTRAL_DATA). ``binary``: neutral sentences are left out, and two classes remain.
+    ``every_node``: the loss is the mean over all phrases of a sentence that have a label, and not the sentence's own.
+    """
+
+    dataflow: ClassVar[bool] = True
+
+    trees: Literal["signed-words", "sst"] = "signed-words"
+    data_root: str = ""
+    binary: bool = False
+    every_node: bool = False
+    width: int = 128
+
+    def __post_init__(self) -> None:
+        check_positive(width=self.width)
+
+    def prepare(self, workers: int, seed: int) -> None:
+        """Read the trees once, so that every mistake is found before any run starts."""
+        from decentral.problems.data.sentiment_trees import load_trees
+
+        load_trees(self.trees, self.data_root or None)
+
+
+@dataclass(frozen=True)
+class BasicDeduction:
+    """bAbI task 15, stories as graphs; a gated graph network of ``width`` units and ``steps`` steps along the edges.
+
+    ``stories``: generated (embedded), babi15 or babi15-10k, read below ``data_root`` (or DECENTRAL_DATA).
+    """
+
+    dataflow: ClassVar[bool] = True
+
+    stories: Literal["generated", "babi15", "babi15-10k"] = "generated"
+    data_root: str = ""
+    width: int = 8
+    steps: int = 2
+
+    def __post_init__(self) -> None:
+        check_positive(width=self.width, steps=self.steps)
+
+    def prepare(self, workers: int, seed: int) -> None:
+        """Read the stories once, so that every mistake is found before any run starts."""
+        from decentral.problems.data.babi import load_deductions
+
+        load_deductions(self.stories, self.data_root or None)

@@ -1,0 +1,147 @@
+"""A model and the workers' samples as an objective, with the gradient oracle; that of a classification problem."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from decentral.comm.compression import Layout as Layers
+from decentral.problems.data.batches import EpochBatches
+from decentral.problems.data.datasets import load
+from decentral.problems.data.partitions import partition
+from decentral.problems.evaluation import Evaluation, placed
+from decentral.problems.layout import Layout
+from decentral.problems.objective import one_worker
+from decentral.problems.oracles import Blocks, LoopOracle, choose_oracle, stacked_buffers
+from topologies.streams import stream
+
+if TYPE_CHECKING:
+    from decentral.comm import Communicator
+    from decentral.problems.classification import Classification
+    from decentral.problems.data.dataset import Dataset
+    from decentral.problems.objective import Place
+
+
+def deal(settings: Classification, dataset: Dataset, workers: int, seed: int) -> list[NDArray[np.int64]]:
+    """The training samples of each of the n workers."""
+    return partition(
+        dataset.train_y.numpy(),
+        workers,
+        settings.partition,
+        stream(seed, "partition"),
+        alpha=settings.alpha,
+        shards_per_worker=settings.shards_per_worker,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _optimum(settings: Classification, workers: int, seed: int, weight_decay: float) -> Tensor:
+    """x* (1, d): the methods of a sweep share it."""
+    from decentral.problems.optimum import logistic_optimum
+
+    dataset = load(settings.data, settings.data_root or None)
+    return logistic_optimum(dataset, deal(settings, dataset, workers, seed), weight_decay)
+
+
+class ModelObjective:
+    """Mean cross-entropy of the hosted workers' samples; see :class:`decentral.problems.objective.Objective`.
+
+    ``shards``: the samples of the training part that each of the n workers owns. Labels are (N,), or (N, T) of tokens.
+    """
+
+    def __init__(
+        self, module: nn.Module, dataset: Dataset, shards: list[NDArray[np.int64]], place: Place
+    ) -> None:
+        self.place = place
+        self.samples = sum(map(len, shards))
+        self.shards = [shards[worker] for worker in place.rows]
+        self.train_x = placed(dataset.train_x, place)
+        self.train_y = dataset.train_y.to(place.device)
+        module = module.to(place.device, place.dtype)
+        self.layout = Layout.of(module)
+        self.layers = Layers.of(module)
+        self.d = self.layout.d
+        self._start = self.layout.flatten(module)
+        h = len(place.rows)
+        self.buffers = stacked_buffers(module, h)
+        # full batches of unequal size are padded for vmap, which would enter batch norm's statistics
+        wish = "loop" if place.batch_size == "full" and self.buffers else place.oracle
+        self._oracle, note = choose_oracle(wish, module, self.layout, self.buffers, place.rows, place.seed)
+        self.oracle = self._oracle.name
+        self.notes = [note] if note else []
+        self.losses = self._start.new_zeros(h)
+        self.evaluation = Evaluation(module, self.layout, dataset, shards, place)
+        self.batches = None
+        self._full: tuple[list[Tensor], list[Tensor]] | None = None
+        if place.batch_size == "full":
+            self._full = ([self.train_x[s] for s in self.shards], [self.train_y[s] for s in self.shards])
+        else:
+            sizes = [len(s) for s in self.shards]
+            self.batches = EpochBatches(sizes, list(place.rows), place.batch_size, place.seed)
+            self._table = torch.zeros(h, max(sizes), dtype=torch.int64)
+            for row, shard in enumerate(self.shards):
+                self._table[row, : len(shard)] = torch.from_numpy(shard)
+        self.optimum: Tensor | None = None
+
+    def start(self) -> Tensor:
+        """The model as it was initialised, (d,)."""
+        return self._start
+
+    def gradient(self, x: Tensor, t: int) -> Blocks:
+        """Gradients of the mean loss over each worker's batch of round t, or over all its samples."""
+        inputs, labels = self._full or self._batch(t)
+        self.losses, blocks = self._oracle.gradient(x, inputs, labels, t)
+        return blocks
+
+    def _batch(self, t: int) -> tuple[Tensor, Tensor]:
+        assert self.batches is not None
+        chosen = self._table.gather(1, torch.from_numpy(self.batches.at(t))).to(self.train_y.device)
+        h, batch = chosen.shape
+        inputs = self.train_x.index_select(0, chosen.reshape(-1))
+        return inputs.view(h, batch, *inputs.shape[1:]), self.train_y[chosen]
+
+    def evaluate(self, mean: Tensor, x: Tensor, comm: Communicator, last: bool) -> dict[str, float]:
+        """Losses and accuracies of the averaged model, accuracies of the workers' models."""
+        return self.evaluation.measure(mean, x, self.buffers, comm, last)
+
+    def alone(self, row: int) -> ModelObjective:
+        """See :class:`decentral.problems.objective.Objective`; always by the loop, which wins for one worker."""
+        one = copy.copy(self)
+        one.place = one_worker(self.place, row)
+        one.shards, one.losses = self.shards[row : row + 1], self.losses[row : row + 1]
+        one.buffers = {name: value[row : row + 1].clone() for name, value in self.buffers.items()}
+        one._oracle = LoopOracle(
+            self.evaluation.module, self.layout, one.buffers, one.place.rows, one.place.seed
+        )
+        if self._full is not None:
+            one._full = (self._full[0][row : row + 1], self._full[1][row : row + 1])
+        if self.batches is not None:
+            one.batches, one._table = self.batches.alone(row), self._table[row : row + 1]
+        return one
+
+    def record_cost_rounds(self) -> int:
+        """By the number of samples that go through models."""
+        batch = self.place.batch_size
+        return self.evaluation.rounds_worth(self.samples if batch == "full" else batch * self.place.workers)
+
+    def epoch(self, rounds: int) -> float:
+        """Passes over the whole training set."""
+        batch = self.place.batch_size
+        return float(rounds) if batch == "full" else rounds * batch * self.place.workers / self.samples
+
+
+class NetworkObjective(ModelObjective):
+    """The objective of a classification problem, with its optimum if the settings ask for it."""
+
+    def __init__(self, settings: Classification, place: Place) -> None:
+        dataset = load(settings.data, settings.data_root or None)
+        shards = deal(settings, dataset, place.workers, place.seed)
+        super().__init__(settings.model(dataset, place.seed), dataset, shards, place)
+        if getattr(settings, "optimum", False):
+            self.optimum = _optimum(settings, place.workers, place.seed, place.weight_decay).to(place.device)

@@ -1,0 +1,168 @@
+"""The words for columns, swept fields and methods, on axes and over tables, and the units that they are written in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from decentral.report.results import MISSING, Value
+
+
+@dataclass(frozen=True)
+class Column:
+    """The words for a column: on an axis, over a table; its unit, and which end of it is better."""
+
+    axis: str
+    short: str
+    unit: str = ""
+    better: str = ""
+
+
+COLUMNS = {
+    "round": Column("round", "round"),
+    "epoch": Column("epoch", "epoch"),
+    "spectral_gap": Column("spectral gap 1 - ρ of the mixing matrix", "gap", better="high"),
+    "samples": Column("training samples seen", "samples"),
+    "wall_s": Column("wall-clock time", "wall time", "s"),
+    "simulated_s": Column("simulated time", "simulated", "s"),
+    "bytes_sent_mean": Column("data sent per worker", "sent/worker", "B"),
+    "bytes_sent_max": Column("data sent by the busiest worker", "sent max", "B"),
+    "mpi_bytes_sent": Column("data sent between MPI ranks", "MPI sent", "B"),
+    "messages": Column("messages sent", "messages"),
+    "train_accuracy": Column("training accuracy", "train acc.", better="high"),
+    "train_loss": Column("training loss", "train loss", better="low"),
+    "test_loss": Column("test loss of the averaged model", "test loss", better="low"),
+    "test_accuracy": Column("test accuracy of the averaged model", "test acc.", better="high"),
+    "test_accuracy_worker_mean": Column("test accuracy, mean of the workers", "acc. mean", better="high"),
+    "test_accuracy_worker_min": Column("test accuracy of the worst worker", "acc. worst", better="high"),
+    "consensus_sq": Column(
+        "squared distance between the workers\n" + r"$(1/n)\,\Sigma_i\,\|x_i-\bar{x}\|^2$",
+        "consensus²",
+        better="low",
+    ),
+    "bias_sq": Column(
+        "squared distance to the optimum\n" + r"$(1/n)\,\Sigma_i\,\|x_i-x^\ast\|^2$",
+        "bias²",
+        better="low",
+    ),
+    "mean_bias_sq": Column(
+        "squared distance of the average to the optimum\n" + r"$\|\bar{x}-x^\ast\|^2$",
+        "mean bias²",
+        better="low",
+    ),
+    "mean_drift_sq": Column(
+        "squared distance that faults\nhave moved the average", "mean drift²", better="low"
+    ),
+    "lost_messages": Column("messages lost", "lost"),
+    "late_messages": Column("messages late", "late"),
+    "mass": Column("mass of push-sum, over the workers", "mass"),
+    "instances_per_s": Column("instances a second", "instances/s", better="high"),
+    "occupancy": Column("share of the time that workers work", "occupancy", better="high"),
+    "batch_loss": Column("training loss of the step's batch", "batch loss", better="low"),
+    "gradient_cosine": Column("cosine of the local and the true gradient", "cosine", better="high"),
+    "flops": Column("work in total", "work", "FLOP"),
+    "critical_flops": Column("work on the critical path", "crit. work", "FLOP"),
+    "flops_step": Column("work a step", "work/step", "FLOP", better="low"),
+    "critical_flops_step": Column("work a step on the critical path", "critical/step", "FLOP", better="low"),
+    "activation_bytes_max": Column(
+        "peak of kept activations, greediest stage", "activations", "B", better="low"
+    ),
+    "activation_bytes_sum": Column("peaks of kept activations, all stages", "act. sum", "B"),
+    "staleness_mean": Column("updates that a gradient or a message is late, mean", "staleness"),
+    "staleness_max": Column("updates that a gradient or a message is late, most", "stale max"),
+    "answered": Column("messages of asynchronous workers that had their effect", "answered"),
+    "theory_bias_sq": Column("squared bias foretold by theory", "theory bias²"),
+    "compression_ratio": Column("compression ratio since the last record", "ratio", better="high"),
+    "compression_ratio_convolution": Column(
+        "compression ratio of convolutions", "ratio conv.", better="high"
+    ),
+    "compression_ratio_dense": Column("compression ratio of dense layers", "ratio dense", better="high"),
+    "compression_ratio_recurrent": Column(
+        "compression ratio of recurrent layers", "ratio rec.", better="high"
+    ),
+    "compression_ratio_other": Column("compression ratio of other parameters", "ratio other", better="high"),
+}
+
+FIELDS = {
+    "algorithm.name": "method",
+    "algorithm.momentum": "momentum",
+    "topology.name": "topology",
+    "topology.workers": "workers",
+    "topology.weights": "weights",
+    "compression.name": "compression",
+    "faults.loss": "loss",
+    "faults.late": "late",
+    "faults.symmetric": "both directions at once:",
+    "train.lr": "learning rate",
+    "train.rounds": "rounds",
+    "train.batch_size": "batch size",
+    "train.dtype": "dtype",
+    "problem.name": "problem",
+    "program.name": "program",
+    "program.blocks": "blocks",
+    "stages.count": "stages",
+    "dataflow.runtime": "runtime",
+    "dataflow.max_active_keys": "active keys",
+    "dataflow.workers": "workers",
+}
+
+ALGORITHM_NAMES = {
+    "pmsgd": "PmSGD", "dsgd": "DSGD", "dmsgd": "DmSGD", "decentlam": "DecentLaM", "quasi-global": "QG-DSGDm",
+    "d2": "D2", "exact-diffusion": "exact diffusion", "extra": "EXTRA", "gradient-tracking": "gradient tracking",
+    "diging": "DIGing", "momentum-tracking": "momentum tracking", "local-sgd": "local SGD",
+    "gossip-pga": "Gossip-PGA", "slowmo": "SlowMo", "diloco": "DiLoCo", "relay-sgd": "RelaySGD",
+    "push-sum": "push-sum", "push-diging": "Push-DIGing", "choco": "CHOCO", "power-gossip": "PowerGossip",
+    "matcha": "MATCHA", "ad-psgd": "AD-PSGD", "async-push-sum": "async push-sum",
+    "async-local-sgd": "async local SGD",
+}  # fmt: skip
+
+
+def column_words(column: str) -> Column:
+    """The words for a column; a name that is not in the dictionary speaks for itself."""
+    plain = column.replace("_", " ")
+    return COLUMNS.get(column, Column(plain, plain))
+
+
+def field_label(field: str) -> str:
+    """``train.lr`` as ``learning rate``."""
+    return FIELDS.get(field, field.rpartition(".")[2].replace("_", " "))
+
+
+def value_label(field: str, value: Value) -> str:
+    """A swept value as people write it: ``DecentLaM``, ``0.01``, ``ring``."""
+    if field == "algorithm.name":
+        return ALGORITHM_NAMES.get(str(value), str(value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def group_label(names: Sequence[str], values: Sequence[Value]) -> str:
+    """``DecentLaM, learning rate 0.01``: names go before numbers and yes-or-no only."""
+    parts = []
+    for field, value in zip(names, values, strict=True):
+        if value == MISSING:
+            continue
+        text = value_label(field, value)
+        bare = isinstance(value, str) and value.lower() not in ("true", "false")
+        parts.append(text if bare else f"{field_label(field)} {text}")
+    return ", ".join(parts) or MISSING
+
+
+SCALED = ("B", "FLOP")
+"""Units that take decimal prefixes."""
+
+
+def scaled_unit(peak: float, unit: str) -> tuple[float, str]:
+    """The decimal multiple of the unit in which ``peak`` reads best, and its size."""
+    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if peak >= size:
+            return size, prefix + unit
+    return 1.0, unit
+
+
+def axis_label(column: str, peak: float) -> tuple[str, float]:
+    """The label of an axis with its unit, and the number that the data are divided by."""
+    words = column_words(column)
+    if words.unit not in SCALED:
+        return (f"{words.axis} ({words.unit})" if words.unit else words.axis), 1.0
+    size, unit = scaled_unit(peak, words.unit)
+    return f"{words.axis} ({unit})", size

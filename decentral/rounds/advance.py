@@ -1,0 +1,111 @@
+"""The round loop's inner step: one method, one round, in blocks of columns that stay in cache.
+
+Methods act alike on every column of (h, d), so a round may be done a few thousand columns at a time, while they are
+in the processor's cache: half the time of whole-array arithmetic. A method does not notice. Where something looks at
+whole vectors (links that compress or keep late messages, a method on the layers' matrices) a round is one block.
+
+A method's state may hold one number a worker or an edge, a tensor (h, 1): each block is given what it was before the
+round, and what the last block leaves is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decentral.algorithms.state import map_state, tensors_of, with_tensors
+from decentral.blocks import block_width, column_blocks
+from decentral.comm import Communicator
+from decentral.rounds.compiled import CompiledMethod
+from decentral.rounds.posting import AHEAD, PostingComm, in_turns
+
+
+def advance(
+    method: Any,
+    x: Tensor,
+    state: Any,
+    gradient: Iterable[tuple[slice, Tensor | None]],
+    comm: Communicator,
+    t: int,
+    lr: float,
+    weight_decay: float = 0.0,
+    width: int | None = None,
+) -> tuple[Tensor, Any]:
+    """Round t of ``method`` from x (h, d), which is consumed. ``gradient`` comes in blocks of columns of (h, d).
+
+    They are cut further into blocks of at most ``width`` columns; by default :func:`block_width` says of how many.
+    On ranks the messages of up to four blocks travel together. A block may come without a gradient, for a method whose
+    gradient step the caller makes (:mod:`decentral.rounds.trials.gradient_step`); then all must, and there is no weight
+    decay.
+
+    Weight decay joins the gradient here, before the method, and so before any communication.
+    """
+    width = width or block_width(*x.shape)
+    # a compiled method fuses the whole round by itself, and is made for one width
+    apart = comm.links is not None or comm.faults is not None
+    if isinstance(method, CompiledMethod) or apart or getattr(method, "whole", False):
+        width, gradient = x.shape[1], _joined(list(gradient))
+    rest, wide = state, [s.shape[1] > 1 for s in tensors_of(state)]
+
+    def one_block(block: slice, g: Tensor | None, rounds: Any) -> None:
+        nonlocal rest
+        part = x[:, block]
+        if weight_decay and g is not None:
+            g = g.add(part, alpha=weight_decay)
+        state_part = map_state(partial(_columns, block), state)
+        part_after, rest = method.step(part, state_part, g, rounds, lr)
+        _write(part, part_after)
+        for is_cut, target, source in zip(wide, tensors_of(state_part), tensors_of(rest), strict=True):
+            if is_cut:
+                _write(target, source)
+
+    parts = _cut(gradient, width)
+    first, g = next(parts)
+    # one block is the whole round: nothing to cut or to put back
+    if first.stop - first.start == x.shape[1]:
+        g = g.add(x, alpha=weight_decay) if weight_decay and g is not None else g
+        return method.step(x, state, g, comm.at(t), lr)  # type: ignore[no-any-return]
+    rounds = PostingComm(comm) if comm.ranks > 1 else comm
+    works = chain(
+        [partial(one_block, first, g, rounds.at(t))],
+        (partial(one_block, block, g, rounds.at(t, False)) for block, g in parts),
+    )
+    if comm.ranks > 1:
+        in_turns(works, AHEAD)
+    else:
+        for work in works:
+            work()
+    ends = zip(wide, tensors_of(state), tensors_of(rest), strict=True)
+    return x, with_tensors(rest, [whole if is_cut else number for is_cut, whole, number in ends])
+
+
+def _cut(
+    gradient: Iterable[tuple[slice, Tensor | None]], width: int
+) -> Iterator[tuple[slice, Tensor | None]]:
+    """The gradient's blocks of columns in blocks of at most ``width`` columns."""
+    for columns, g in gradient:
+        for block in column_blocks(columns, width):
+            part = slice(block.start - columns.start, block.stop - columns.start)
+            yield block, None if g is None else g[:, part]
+
+
+def _columns(block: slice, s: Tensor) -> Tensor:
+    return s[:, block] if s.shape[1] > 1 else s.clone()
+
+
+def _joined(blocks: list[tuple[slice, Tensor | None]]) -> list[tuple[slice, Tensor | None]]:
+    """Blocks of columns as one block."""
+    if len(blocks) == 1:
+        return blocks
+    there = [g for _, g in blocks if g is not None]
+    return [(slice(0, blocks[-1][0].stop), torch.cat(there, dim=1) if there else None)]
+
+
+def _write(target: Tensor, source: Tensor) -> None:
+    if source.data_ptr() != target.data_ptr():
+        target.copy_(source)

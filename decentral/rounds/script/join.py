@@ -1,0 +1,230 @@
+"""How a user's own script joins the other ranks, and how it ends when something is wrong.
+
+A mistake that is found while ranks agree is raised on all of them alike. Any other error of one rank ends the whole
+job: its neighbours would wait for it for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import topologies
+from decentral.comm.launch import find_world, use_threads
+from decentral.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from decentral.comm import Communicator
+
+_SAID = 1_000  # characters of a mistake that ranks tell each other
+
+
+class AgreedError(UserError):
+    """A mistake that all ranks know of: each ends by itself, and rank 0 says why."""
+
+
+def join(mixing: Any, weights: str | None = None, method: Any = None, **parameters: Any) -> Communicator:
+    """The communicator of this process, one worker a rank of the MPI job it was started in; called by every rank.
+
+        comm = decentral.join("one-peer-exponential")
+        comm = decentral.join("random-regular", degree=3, seed=1)
+        comm = decentral.join(topologies.torus(8), weights="lazy")
+
+    ``mixing``: the name of a topology or of a schedule (``decentral list topologies``), built for as many workers as
+    there are ranks, with further ``parameters`` of its constructor; a networkx graph with nodes 0 .. n - 1; a scipy or
+    numpy matrix (n, n), row i receives; or a :class:`topologies.Schedule`.
+    ``weights``: the rule of a graph's weights, or a matrix file; by default those of ``method``, if it has its own
+    (push-sum's "push", MATCHA's matrices), else "metropolis".
+
+    Without MPI there is one worker and nothing is sent; standard error says so. Under MPI a rank computes with
+    OMP_NUM_THREADS threads, 1 if that is not set, for ranks share cores.
+    Raises UserError, on every rank, for an unknown name, parameters or weights that do not fit, another number of
+    workers than ranks, or where ranks ask for different mixing. Left alone, it ends the script with one line on
+    standard error and exit code 2; any other error of a rank ends all ranks.
+    """
+    world = find_world()
+    sys.excepthook = _Ending(world, sys.excepthook)
+    mistake, schedule = "", None
+    try:
+        schedule = _schedule(mixing, weights, method, parameters, world.ranks)
+    except UserError as error:
+        mistake = str(error)
+    refuse_together(world.agree(mistake))
+    assert schedule is not None
+    if len(set(world.agree(_fingerprint(schedule)))) > 1:
+        raise AgreedError("ranks ask for different mixing; call join with the same arguments on every rank")
+    comm: Any = world.communicator(schedule)
+    if world.ranks > 1:
+        from decentral.comm.departures import departures_of
+
+        use_threads()
+        comm.departures = departures_of(comm.mpi)
+    else:
+        say(
+            world.rank,
+            "one process, so there is one worker and nothing is sent; start with mpirun -n RANKS for more",
+        )
+    joined: Communicator = comm
+    return joined
+
+
+def refuse_together(mistakes: list[str]) -> None:
+    """Raise AgreedError on every rank for the first of all ranks' mistakes, if there is one ("" is none)."""
+    found = [mistake for mistake in mistakes if mistake]
+    if found:
+        raise AgreedError(found[0])
+
+
+def tell(comm: Communicator, text: str) -> list[str]:
+    """The texts of all workers, cut to 1,000 bytes, on every rank."""
+    row = np.zeros((comm.h, _SAID), dtype=np.uint8)
+    said = text.encode()[:_SAID]
+    row[0, : len(said)] = list(said)
+    return [bytes(other).rstrip(b"\0").decode(errors="ignore") for other in comm.observe(row)]
+
+
+def say(rank: int, text: str) -> None:
+    """A line on standard error, of rank 0 for all."""
+    if rank == 0:
+        print(f"decentral: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+
+def _schedule(
+    mixing: Any, weights: str | None, method: Any, parameters: dict[str, Any], ranks: int
+) -> topologies.Schedule:
+    import networkx as nx
+
+    if isinstance(mixing, str):
+        return _by_name(mixing, weights, method, parameters, ranks)
+    if parameters:
+        raise UserError(
+            f"{min(parameters)} is a parameter of a named topology, and join was given {_kind(mixing)}"
+        )
+    if isinstance(mixing, nx.Graph):
+        if sorted(mixing, key=str) != sorted(range(len(mixing)), key=str):
+            raise UserError(
+                "the graph's nodes must be 0 to n - 1; use networkx.convert_node_labels_to_integers"
+            )
+        _check_size(len(mixing), "graph", ranks)
+        return _of_graph(mixing, weights, method)
+    if weights is not None:
+        raise UserError(f"weights = {weights!r}: {_kind(mixing)} has weights of its own; leave weights out")
+    if isinstance(mixing, topologies.Schedule):
+        _check_size(mixing.n, "schedule", ranks)
+        return mixing
+    if not (hasattr(mixing, "shape") and len(mixing.shape) == 2 and np.issubdtype(mixing.dtype, np.number)):
+        raise UserError(
+            f"join needs a topology's name, a networkx graph, a matrix or a Schedule, not {_kind(mixing)}"
+        )
+    _check_size(mixing.shape[0], "matrix", ranks)
+    from decentral.comm.communicator import as_schedule
+
+    return _user_values(lambda: as_schedule(mixing))
+
+
+def _by_name(
+    name: str, weights: str | None, method: Any, parameters: dict[str, Any], ranks: int
+) -> topologies.Schedule:
+    from decentral.runs.sections.topology import Topology
+
+    names = {**topologies.TOPOLOGIES, **topologies.SCHEDULES}
+    if name not in names:
+        raise UserError(f"topology {name!r} is not known; {nearest(name, names)}")
+    if "n" in parameters or "workers" in parameters:
+        raise UserError(
+            "the number of workers is the number of ranks; leave it out, and start with mpirun -n RANKS"
+        )
+    table = {
+        "name": name,
+        "workers": ranks,
+        **parameters,
+        **({} if weights is None else {"weights": weights}),
+    }
+    try:
+        try:
+            topology = Topology.from_table(table, method)
+        except UserError as error:
+            if ranks > 1 or error.__cause__ is None:
+                raise
+            return topologies.constant(np.eye(1))  # its keys are right, but it wants more workers
+        if ranks == 1 and hasattr(method, "schedule"):
+            return topologies.constant(np.eye(1))
+        return topology.mixing()
+    except UserError as error:
+        said = str(error).replace("topology.", "").replace("[topology] ", "")
+        raise UserError(f"join on {ranks} rank{'s' * (ranks > 1)}: {said}") from None
+
+
+def _of_graph(graph: Any, weights: str | None, method: Any) -> topologies.Schedule:
+    if hasattr(method, "schedule"):
+        if weights is not None:
+            raise UserError(
+                f"weights = {weights!r}: {type(method).__name__} makes its own; leave weights out"
+            )
+        return _user_values(lambda: method.schedule(graph))
+
+    def made_of_graph() -> topologies.Schedule:
+        w = topologies.mixing_matrix(graph, weights or getattr(method, "weights", "metropolis"))
+        topologies.check_mixing_matrix(w, graph, sums="either")
+        return topologies.constant(w)
+
+    return _user_values(made_of_graph)
+
+
+def _user_values(make: Callable[[], topologies.Schedule]) -> topologies.Schedule:
+    """What ``make`` gives; a ValueError is the user's mistake."""
+    try:
+        return make()
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _check_size(n: int, what: str, ranks: int) -> None:
+    if n != ranks:
+        there = "there is 1 process" if ranks == 1 else f"there are {ranks} ranks"
+        raise UserError(
+            f"the {what} has {n} workers but {there}; start with mpirun -n {n}, or give one of {ranks}"
+        )
+
+
+def _kind(value: Any) -> str:
+    return f"{value!r}" if isinstance(value, int | float | None) else f"a {type(value).__name__}"
+
+
+def _fingerprint(schedule: topologies.Schedule) -> str:
+    digest = hashlib.sha256(repr((schedule.n, schedule.period)).encode())
+    for t in schedule.rounds:
+        w = schedule.matrix(t).tocsr()
+        for part in (w.indptr, w.indices, w.data):
+            digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
+
+
+class _Ending:
+    """sys.excepthook of a script that has joined: see the module."""
+
+    def __init__(self, world: Any, before: Any) -> None:
+        self.world = world
+        self.before: Any = before.before if isinstance(before, _Ending) else before
+
+    def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        mistake, alone = isinstance(error, UserError), self.world.ranks == 1
+        if mistake and (alone or isinstance(error, AgreedError)):
+            say(self.world.rank, str(error))
+            raise SystemExit(2)
+        if alone:
+            self.before(kind, error, trace)
+            return
+        if not mistake:
+            traceback.print_exception(kind, error, trace)
+        text = str(error) if mistake else f"{kind.__name__}: {error}"
+        interrupted = issubclass(kind, KeyboardInterrupt)
+        self.world.abort(" ".join(text.split()), 2 if mistake else 130 if interrupted else 1)

@@ -1,0 +1,1 @@
+"""Runs without rounds: each worker at its own speed, and a controller that counts."""

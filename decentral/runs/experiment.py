@@ -1,0 +1,262 @@
+"""An experiment file: one TOML, made by ``[sweep]``, ``seeds`` and ``--set`` into a grid of runs."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from decentral.errors import UserError, nearest
+from decentral.report.columns import COLUMNS
+from decentral.report.figure_spec import check_figure, figures_of
+from decentral.report.results import Experiment as Results
+from decentral.report.results import Run
+from decentral.runs.folder import FINAL_ONLY
+from decentral.runs.rounds.config import SECTIONS as ROUNDS
+from decentral.runs.rounds.config import RunConfig
+from decentral.runs.sections.dataflow import SECTIONS as DATAFLOW
+from decentral.runs.sections.dataflow import DataflowConfig
+from decentral.runs.sections.paths import absolute_paths
+from decentral.runs.sections.stages import SECTIONS as STAGES
+from decentral.runs.sections.stages import StageConfig
+
+SECTIONS = tuple(dict.fromkeys((*ROUNDS, *STAGES, *DATAFLOW)))
+CASE = "case"
+"""An axis of a sweep whose values are tables of several sections: combinations that are no product."""
+
+TOP_LEVEL = ("name", "question", "seeds", *SECTIONS, "sweep", "figure")
+
+
+Config = RunConfig | StageConfig | DataflowConfig
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of the grid: its id, which names its folder; the swept fields by dotted name; its configuration."""
+
+    id: str
+    swept: Mapping[str, Any]
+    config: Config
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A whole experiment: its table as it is run, and its runs in order."""
+
+    name: str
+    table: Mapping[str, Any]
+    runs: tuple[PlannedRun, ...]
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read, override and check an experiment file. Every run of the grid is checked before any starts."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; give the path of an experiment file (*.toml)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); give an experiment file (*.toml)") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+    table = {"name": path.stem} | absolute_paths(table, path.parent)
+    return expand(table, [parse_override(text) for text in overrides])
+
+
+def expand(table: Mapping[str, Any], overrides: Sequence[tuple[str, Any]] = ()) -> Experiment:
+    """The grid: product of the sweep's axes, times the seeds; overrides come last and win."""
+    table = {"name": "experiment"} | copy.deepcopy(dict(table))
+    for key, value in overrides:
+        _override(table, key, value)
+    for key in table:
+        if key not in TOP_LEVEL:
+            raise UserError(f"unknown key {key}; {nearest(key, TOP_LEVEL)}")
+    if not isinstance(table.get("question", ""), str):
+        raise UserError(f"question = {table['question']!r} should be a text, for the report")
+    base = {k: v for k, v in table.items() if k not in ("sweep", "figure", "question")}
+    axes = list(_axes(table.get("sweep", {})))
+    runs: dict[str, PlannedRun] = {}
+    for point in itertools.product(*(values for _, values in axes)):
+        resolved = copy.deepcopy(base)
+        swept: dict[str, Any] = {}
+        for (key, _), value in zip(axes, point, strict=True):
+            for name, inner in value.items() if key == CASE else ((key, value),):
+                _put(resolved, name, inner)
+                swept |= _flat(name, inner)
+        for seed in _seeds(table):
+            resolved["seeds"] = [seed]
+            config = _config(copy.deepcopy(resolved))
+            run_id = _run_id(swept, seed, config)
+            runs[run_id] = PlannedRun(run_id, swept, config)
+    planned = tuple(_same_fields(list(runs.values())))
+    _check_figures(table, planned)
+    return Experiment(table["name"], table, planned)
+
+
+def _config(table: dict[str, Any]) -> Config:
+    """Rounds of workers; stages where there is ``[stages]`` or ``[program]``, nodes where there is ``[dataflow]``."""
+    kind: type[Config]
+    if "dataflow" in table:
+        kind, sections, there = DataflowConfig, DATAFLOW, "[dataflow]"
+    elif "stages" in table or "program" in table:
+        kind, sections, there = StageConfig, STAGES, "[stages]"
+    else:
+        kind, sections, there = RunConfig, ROUNDS, "no [stages]"
+    for key in SECTIONS:
+        if key in table and key not in sections:
+            raise UserError(f"section [{key}] has no meaning where there is {there}; remove it")
+    return kind.from_table(table)
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``KEY=VALUE``: VALUE as TOML writes it, or else a string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {text!r} should be KEY=VALUE, as in --set train.lr=0.1")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def _override(table: dict[str, Any], key: str, value: Any) -> None:
+    """Set a field; where the sweep varies that field, it does so no more."""
+    _put(table, key, value)
+    if key.split(".")[0] not in SECTIONS:
+        return
+    axes = dict(_axes(table.pop("sweep", {})))
+    for name, fixed in _flat(key, value).items():
+        axes.pop(name, None)
+        for axis, values in axes.items():
+            if axis == CASE or name.startswith(f"{axis}."):
+                axes[axis] = _fix(values, name.removeprefix(f"{axis}."), fixed)
+    for axis, values in axes.items():
+        _put(table.setdefault("sweep", {}), axis, values)
+
+
+def _fix(values: list[Any], key: str, fixed: Any) -> list[Any]:
+    """The tables of an axis with ``fixed`` where they name the dotted ``key``; of those that are then equal, one."""
+    tables = [_fixed(v, key, fixed) for v in values]
+    return [v for i, v in enumerate(tables) if v not in tables[:i]]
+
+
+def _fixed(table: Any, key: str, fixed: Any) -> Any:
+    first, _, rest = key.partition(".")
+    if not isinstance(table, Mapping) or first not in table:
+        return table
+    return {**table, first: _fixed(table[first], rest, fixed) if rest else fixed}
+
+
+def _put(table: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set ``a.b.c``; a table as value is merged into the section of that name."""
+    *parents, last = dotted.split(".")
+    for key in parents:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise UserError(f"{dotted} cannot be set: {key} = {table!r} is no table; set {key} itself")
+    if isinstance(value, dict) and isinstance(table.get(last), dict):
+        table[last] = {**table[last], **value}
+    else:
+        table[last] = value
+
+
+def _axes(sweep: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
+    if not isinstance(sweep, Mapping):
+        raise UserError(f"sweep{prefix and '.' + prefix} = {sweep!r} should be a table of lists of values")
+    for key, values in sweep.items():
+        dotted = f"{prefix}.{key}" if prefix else key
+        if dotted.split(".")[0] not in (*SECTIONS, CASE):
+            raise UserError(f"unknown key sweep.{dotted}; {nearest(dotted.split('.')[0], (*SECTIONS, CASE))}")
+        if dotted == CASE:
+            _check_cases(values)
+        if isinstance(values, Mapping):
+            yield from _axes(values, dotted)
+        elif not isinstance(values, list) or not values:
+            raise UserError(f"sweep.{dotted} = {values!r} should be a non-empty list of values to try")
+        elif len({repr(v) for v in values}) < len(values):
+            raise UserError(
+                f"sweep.{dotted} = {values!r} holds a value twice; leave one, and use seeds to repeat runs"
+            )
+        else:
+            yield dotted, values
+
+
+def _check_cases(cases: Any) -> None:
+    """Each case is a table of sections."""
+    for case in cases if isinstance(cases, list) else [None]:
+        if not isinstance(case, Mapping) or not all(isinstance(part, Mapping) for part in case.values()):
+            raise UserError(
+                f"sweep.case = {case or cases!r} should be a table of sections, "
+                'as in [[sweep.case]] and algorithm.name = "dsgd"'
+            )
+        if unknown := [key for key in case if key not in SECTIONS]:
+            raise UserError(f"unknown key sweep.case.{unknown[0]}; {nearest(unknown[0], SECTIONS)}")
+
+
+def _seeds(table: Mapping[str, Any]) -> list[int]:
+    seeds = table.get("seeds", [0])
+    whole = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) for s in seeds)
+    if not whole or not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds = {seeds!r} should be a list of different integers, as in seeds = [0, 1, 2]")
+    return list(seeds)
+
+
+def _flat(key: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {k: v for name, inner in value.items() for k, v in _flat(f"{key}.{name}", inner).items()}
+    return {key: value}
+
+
+def _check_figures(table: Mapping[str, Any], planned: Sequence[PlannedRun]) -> None:
+    """Refuse figures of columns or fields that no run will have, as drawing them would."""
+    figures = table.get("figure", [])
+    if not isinstance(figures, list) or not all(isinstance(figure, Mapping) for figure in figures):
+        raise UserError(f"figure = {figures!r} should be tables; write [[figure]] above the keys of each")
+    if not figures:
+        return
+    recorded = {column: np.empty(0) for column in COLUMNS if column not in FINAL_ONLY}
+    runs = [
+        Run(r.id, "planned", "", r.config.seed, r.swept, {}, recorded, r.config.resolved(), {})
+        for r in planned
+    ]
+    swept = tuple(planned[0].swept)
+    foreseen = Results(Path(), table["name"], "", "", table, swept, tuple(COLUMNS), tuple(runs), ())
+    for spec in figures_of(foreseen):
+        check_figure(spec, foreseen)
+
+
+def _same_fields(runs: list[PlannedRun]) -> Iterator[PlannedRun]:
+    """Give every run every swept field: one that only some tables of an axis name has its resolved value."""
+    names = list(dict.fromkeys(name for run in runs for name in run.swept))
+    for run in runs:
+        resolved = run.config.resolved()
+        yield PlannedRun(
+            run.id, {name: run.swept.get(name, _get(resolved, name)) for name in names}, run.config
+        )
+
+
+def _get(table: Mapping[str, Any], dotted: str) -> Any:
+    value: Any = table
+    for key in dotted.split("."):
+        value = value.get(key, "") if isinstance(value, Mapping) else ""
+    return value
+
+
+def _run_id(swept: Mapping[str, Any], seed: int, config: Config) -> str:
+    """Words to read, alike in whichever order the sweep was written, and a digest that nothing else shares."""
+    ordered = sorted(
+        swept.items(),
+        key=lambda kv: (SECTIONS.index(kv[0].split(".")[0]), not kv[0].endswith(".name"), kv[0]),
+    )
+    words = [str(v) if k.endswith(".name") else f"{k.split('.')[-1]}-{v}" for k, v in ordered]
+    slug = re.sub(r"[^A-Za-z0-9.+-]+", "-", "_".join(words) or config.name)[:80]
+    digest = hashlib.sha256(json.dumps(config.resolved(), sort_keys=True).encode()).hexdigest()[:8]
+    return f"{slug}_seed-{seed}_{digest}"

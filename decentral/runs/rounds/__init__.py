@@ -1,0 +1,1 @@
+"""Runs of rounds: n workers in step, recorded, kept in checkpoints and resumed."""

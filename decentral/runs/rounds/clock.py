@@ -1,0 +1,147 @@
+"""The simulated clock of a run of rounds: seconds that ``[network]`` gives to what the ledger saw.
+
+A round's gossip goes first, one message after the other where a method sends several, then its averages. Nothing here
+depends on measured time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decentral.comm import Communicator
+from decentral.comm.ledger import Traffic
+from decentral.errors import UserError
+from decentral.network import Clocks, Gossip, Phase, Together, all_gather_s, all_reduce_s
+from decentral.network.compute import COMPUTE_TIMES, ComputeTime
+from decentral.problems.objective import Place
+from decentral.runs.sections.network import Flops, Network, PerSample
+from decentral.runtime.trace import Span, Trace
+
+LANES = 64
+"""Workers whose spans are kept."""
+
+
+class SimulatedTime:
+    """The clocks of all workers, on rank 0; elsewhere the part of their traffic that is known there.
+
+    Rounds are noted as they go, and clocks follow when they are asked for, so that rounds cost nothing more.
+    ``early``: messages of a round that are sent while workers compute. ``traced``: rounds whose spans are kept.
+    """
+
+    def __init__(
+        self, network: Network, compute: ComputeTime, comm: Communicator, seed: int, early: int, traced: range
+    ) -> None:
+        self.network, self.comm, self.early, self.traced = network, comm, early, traced
+        self.clocks = Clocks(network.cluster, compute, seed) if comm.rank == 0 else None
+        self.fates = comm.faults.fates if comm.faults is not None else None
+        sent = self.fates.sent if self.fates is not None else None
+        self.gossip = Gossip(comm.schedule, network.cluster, sent) if comm.rank == 0 else None
+        self.spans: list[tuple[int, str, NDArray[np.float64], NDArray[np.float64]]] = []
+        self._noted: list[Traffic] = []
+
+    def note(self) -> None:
+        """A round is over."""
+        self._noted.append(self.comm.ledger.take_traffic())
+
+    def catch_up(self) -> float:
+        """Seconds until the last worker has finished the last noted round. Every rank calls it; rank 0 is told."""
+        noted, self._noted = self._noted, []
+        if self.comm.links is not None:
+            noted = self._of_all_workers(noted)
+        if self.clocks is None:
+            return 0.0
+        for t, traffic in enumerate(noted, self.clocks.round):
+            phases = self._phases(t, traffic)
+            self.clocks.spans = [] if t in self.traced else None
+            away = self.fates.away(t) if self.fates is not None else ()
+            self.clocks.advance(t, phases[self.early :], phases[: self.early], away)
+            self.spans += [(t, *span) for span in self.clocks.spans or ()]
+        return float(self.clocks.time_s.max())
+
+    def trace(self) -> Trace:
+        """What the first workers did in the rounds that are traced."""
+        trace = Trace("simulated", lane="worker")
+        for t, kind, begin_s, end_s in self.spans:
+            for worker, (a, b) in enumerate(
+                zip(begin_s[:LANES].tolist(), end_s[:LANES].tolist(), strict=True)
+            ):
+                if b > a:
+                    trace.spans.append(Span(worker, kind, a, b, t))
+        trace.spans.sort(key=lambda span: span.end_s)
+        trace.makespan_s = max((span.end_s for span in trace.spans), default=0.0)
+        return trace
+
+    def state(self) -> list[Any]:
+        """What a checkpoint keeps, after :meth:`catch_up`: on rank 0 only."""
+        if self.clocks is None:
+            return []
+        return [times.tolist() for times in (self.clocks.time_s, self.clocks.compute_s, self.clocks.wait_s)]
+
+    def restore(self, kept: Sequence[Any], t: int) -> None:
+        """Go on after round t - 1 from what :meth:`state` gave."""
+        if self.clocks is not None:
+            self.clocks.round = t
+            self.clocks.time_s, self.clocks.compute_s, self.clocks.wait_s = map(np.array, kept)
+
+    def _phases(self, t: int, traffic: Traffic) -> list[Phase]:
+        assert self.gossip is not None
+        cluster = self.network.cluster
+        phases: list[Phase] = []
+        if traffic.gossips:
+            phases += [self.gossip.phase(t, traffic.gossip_bytes / traffic.gossips)] * traffic.gossips
+        if traffic.reduces:
+            seconds = all_reduce_s(self.network.all_reduce, cluster, traffic.reduced_bytes / traffic.reduces)
+            phases += [Together(seconds)] * traffic.reduces
+        if traffic.gathers:
+            longest = float(np.max(traffic.gathered_bytes)) / traffic.gathers
+            phases += [Together(all_gather_s(cluster, longest))] * traffic.gathers
+        return phases
+
+    def _of_all_workers(self, noted: list[Traffic]) -> list[Traffic]:
+        """With the packets of every worker in place of those of the hosted ones."""
+        if not noted:
+            return []
+        h = self.comm.h
+        mine = np.zeros((h, len(noted), 2))
+        for k, traffic in enumerate(noted):
+            mine[:, k, 0], mine[:, k, 1] = traffic.gossip_bytes, traffic.gathered_bytes
+        everyone = self.comm.observe(mine)
+        return [
+            traffic._replace(gossip_bytes=everyone[:, k, 0].copy(), gathered_bytes=everyone[:, k, 1].copy())
+            for k, traffic in enumerate(noted)
+        ]
+
+
+def compute_time(network: Network, problem: Any, place: Place) -> ComputeTime:
+    """Seconds of a worker's gradient: those of ``[network.compute]``, or by the FLOPs of the first one at ``place``.
+
+    That should be worker 0 alone, on a CPU, by the loop, so that machines and numbers of ranks count alike. Raises
+    UserError for seconds of a sample where batches are "full", and so of different sizes.
+    """
+    if isinstance(network.compute, PerSample):
+        if place.batch_size == "full":
+            raise UserError(
+                'network.compute.name = "per-sample" needs batches of one size, and train.batch_size = "full"; '
+                'set a number, or use "flops"'
+            )
+        return COMPUTE_TIMES["constant"](compute_s=network.compute.sample_s * place.batch_size)
+    if not isinstance(network.compute, Flops):
+        return network.compute
+    flops = _gradient_flops(problem, place)
+    return COMPUTE_TIMES["constant"](compute_s=flops / network.compute.flops_per_s)
+
+
+def _gradient_flops(problem: Any, place: Place) -> float:
+    """As torch's counter sees them: matrix products and convolutions; or, where it sees none, 2 d."""
+    from torch.utils.flop_counter import FlopCounterMode  # here: it takes time to import
+
+    objective = problem.build(place)
+    x = objective.start().unsqueeze(0).clone()
+    with FlopCounterMode(display=False) as counter:
+        for _ in objective.gradient(x, 0):
+            pass
+    return float(counter.get_total_flops() or 2 * objective.d)

@@ -1,0 +1,49 @@
+"""``[train]``: how long, how fast, with which numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from decentral.errors import UserError
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long, how fast, with which numbers; ``[train]`` in TOML.
+
+    ``batch_size`` is per worker ("full": all its samples). ``record_every`` and ``checkpoint_every`` are
+    rounds; "auto" is a 20th and a 5th of the run, and records fewer where they would take more than a 20th of its
+    work. ``eval_samples`` bounds the samples of a record.
+    ``oracle``: how gradients are computed, batched over workers or one worker after the other.
+    ``compile``: rounds go through ``torch.compile``.
+    """
+
+    lr: float
+    rounds: int
+    batch_size: int | Literal["full"] = 32
+    weight_decay: float = 0.0
+    dtype: Literal["float32", "float64"] = "float32"
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    oracle: Literal["auto", "batched", "loop"] = "auto"
+    compile: bool = False
+    record_every: int | Literal["auto"] = "auto"
+    checkpoint_every: int | Literal["auto", "never"] = "auto"
+    eval_samples: int = 1_000
+
+    def __post_init__(self) -> None:
+        for key in ("lr", "rounds", "batch_size", "record_every", "checkpoint_every", "eval_samples"):
+            value = getattr(self, key)
+            if not isinstance(value, str) and not 0 < value < float("inf"):
+                raise UserError(f"train.{key} = {value} must be positive and finite")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise UserError(
+                f"train.weight_decay = {self.weight_decay} must be finite and not negative; 0 is none"
+            )
+
+    @property
+    def checkpoint_rounds(self) -> int:
+        """Rounds from one checkpoint to the next; more than there are if never."""
+        if self.checkpoint_every == "never":
+            return self.rounds + 1
+        return max(1, self.rounds // 5) if self.checkpoint_every == "auto" else self.checkpoint_every

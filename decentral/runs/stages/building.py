@@ -1,0 +1,117 @@
+"""From a configuration to stages: the data, the network, where it is cut, and each stage with its optimizer."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from scipy import sparse
+from torch import nn
+
+import topologies
+from decentral.errors import UserError
+from decentral.runs.stages.samples import Samples
+from decentral.stages.cut import cut_at, cut_by_cost, cut_evenly
+from decentral.stages.heads.head_maker import head_maker
+from decentral.stages.layers import network_of
+from decentral.stages.peers import Peers, PeerStage
+from decentral.stages.profile import layer_flops
+from decentral.stages.shapes import boundary_shapes
+from decentral.stages.stage import Stage
+
+if TYPE_CHECKING:
+    from decentral.runs.sections.stages import StageConfig
+
+
+class Plan:
+    """The network as it was initialised, its data, and its cut; ``stages`` makes fresh stages of it.
+
+    Raises UserError for a cut, a program or heads that do not fit the network.
+    """
+
+    def __init__(self, config: StageConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.samples = Samples(config, device)
+        self.network = network_of(self.samples.module)
+        self.shapes = boundary_shapes(self.network, self.samples.example)
+        self.make_head = head_maker(
+            self.shapes, self.samples.example.shape, self.samples.classes, config.seed, config.stages.heads
+        )
+        self.spans = self._cut()
+        if hasattr(config.program, "check"):
+            try:
+                config.program.check(self.spans, self.network.layers)
+            except ValueError as error:
+                raise UserError(f"[program] {error}") from error
+        if name := getattr(config.program, "head", None):
+            for layer in range(len(self.shapes) - 1):
+                self.head(name, layer)
+
+    def trial(self, steps: int) -> list[Stage]:
+        """All stages of worker 0 as if it were alone, with the learning rate 0: to find out what a program costs."""
+        made = self._stages(
+            0, range(len(self.spans)), steps, topologies.constant(sparse.eye_array(1, format="csr"))
+        )
+        for stage in made:
+            stage.lr = lambda _: 0.0
+        return made
+
+    def stages(self, steps: int, numbers: Sequence[int], mixing: topologies.Schedule | None) -> list[Stage]:
+        """Stages that train for ``steps``, by their numbers; a worker's are of one fresh copy of the network.
+
+        ``mixing``: of the workers; None where there is one.
+        """
+        count = len(self.spans)
+        of_worker = {
+            i: [p % count for p in numbers if p // count == i] for i in {p // count: None for p in numbers}
+        }
+        return [s for i, indices in of_worker.items() for s in self._stages(i, indices, steps, mixing)]
+
+    def _stages(self, worker: int, indices: Sequence[int], steps: int, mixing: Any) -> list[Stage]:
+        config, network = self.config, copy.deepcopy(self.network)
+        network.modules().train()
+        base, rounds = config.train.lr, config.train.rounds
+        shared: dict[str, Any] = {
+            "batches": functools.partial(self.samples.batch, worker),
+            "steps": steps,
+            "lr": lambda t: config.schedule.lr(t, rounds, base),
+            "make_head": self.head,
+        }
+        if config.topology is None:
+            return [Stage(k, self.spans, network, self._optimizer, **shared) for k in indices]
+        peers = Peers(mixing, config.algorithm, config.train.weight_decay)
+        return [PeerStage(worker, peers, k, self.spans, network, **shared) for k in indices]
+
+    def head(self, name: str, layer: int) -> nn.Module:
+        """A local head on the outputs of a layer, initialised from the seed and the layer."""
+        head: nn.Module = self.make_head(name, layer)
+        return head.to(self.device, next(iter(self.network.modules().parameters())).dtype)
+
+    def _optimizer(self, parameters: Any) -> torch.optim.Optimizer:
+        train = self.config.train
+        optimizer: torch.optim.Optimizer = self.config.optimizer.build(
+            parameters, train.lr, train.weight_decay
+        )
+        return optimizer
+
+    def _cut(self) -> list[range]:
+        wish, depth = self.config.stages, len(self.network.layers)
+        if isinstance(wish.cut, list):
+            return cut_at(depth, wish.cut)
+        if wish.cut == "even":
+            return cut_evenly(depth, wish.count)
+        return cut_by_cost(layer_flops(list(self.network.layers), self.samples.train[0][:2]), wish.count)
+
+
+def hosts(stages: int, workers: int, ranks: int) -> list[int]:
+    """The rank of each stage, by number: neighbouring ones share one. Raises UserError if more ranks than stages."""
+    total = stages * workers
+    if ranks > total:
+        of_all = f" of {workers} workers" if workers > 1 else ""
+        raise UserError(
+            f"stages.count = {stages}{of_all} but MPI has {ranks} ranks; launch {total} ranks at the most"
+        )
+    return [number * ranks // total for number in range(total)]
