@@ -23,6 +23,8 @@ def end(method: str) -> dict[str, Any]:
     from decentral.comm.mpi import MPIWorld
     from decentral.runs.asynchronous.training import Training
     from decentral.runs.experiment import expand
+    from decentral.runs.journal import Journal
+    from decentral.runs.place import Here
 
     torch.set_num_threads(1)
     world, found = MPIWorld(), {}
@@ -34,9 +36,9 @@ def end(method: str) -> dict[str, Any]:
         }  # fmt: skip
         found[graph] = []
         for planned in expand(table).runs:
-            training = Training(planned.config, world, torch.device("cpu"), None)  # type: ignore[arg-type]
+            training = Training(planned.config, Here(world, torch.device("cpu")), Journal())
             began = time.perf_counter()
-            training.run(lambda *_: None)
+            training.run()
             control = training.controller
             took = time.perf_counter() - began
             found[graph].append((took, control.steps, control.asked, control.answered))

@@ -35,6 +35,8 @@ def share(name: str) -> float:
     from decentral.comm.launch import find_world
     from decentral.runs.experiment import expand
     from decentral.runs.folder import RunFolder
+    from decentral.runs.journal import Journal
+    from decentral.runs.place import Here
     from decentral.runs.rounds.training import Training
 
     spec = RUNS[name]
@@ -50,9 +52,10 @@ def share(name: str) -> float:
         torch.set_num_threads(1)
     config = expand(table).runs[0].config
     with tempfile.TemporaryDirectory() as folder:
-        training = Training(config, world, torch.device("cpu"), RunFolder(Path(folder)))
+        journal = Journal(None if world.rank else RunFolder(Path(folder)))
+        training = Training(config, Here(world, torch.device("cpu")), journal)
         began = time.perf_counter()
-        training.run(lambda t, row: None)
+        training.run()
         total = time.perf_counter() - began
     return (total - training.wall_s) / total
 

@@ -11,9 +11,11 @@ def start(file: Path) -> None:
     run = load_run()
     world = run.find_world()
     experiment, _, _ = run.prepare(world, file, [], Path("results/never"), resume=False)
-    from decentral.runs.rounds.training import Training, device_of
+    from decentral.runs.journal import Journal
+    from decentral.runs.place import Here, device_of
+    from decentral.runs.rounds.training import Training
 
-    Training(experiment.runs[0].config, world, device_of("cpu", 0), folder=None)
+    Training(experiment.runs[0].config, Here(world, device_of("cpu", 0)), Journal())
 
 
 if __name__ == "__main__":

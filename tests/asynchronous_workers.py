@@ -9,7 +9,7 @@ import topologies
 from decentral.network import Cluster
 from decentral.runs.asynchronous.cards import Cards
 from decentral.runs.asynchronous.control import Controller
-from decentral.runs.asynchronous.training import edges_of, neighbourhoods
+from decentral.runs.asynchronous.neighbours import edges_of, neighbourhoods
 from decentral.runs.asynchronous.worker import Worker
 from decentral.runtime import VirtualClock
 

@@ -21,10 +21,12 @@ from decentral.report.columns import COLUMNS
 from decentral.report.staleness import bars
 from decentral.runs.asynchronous.cards import Cards
 from decentral.runs.asynchronous.control import Controller
-from decentral.runs.asynchronous.training import Training, edges_of
+from decentral.runs.asynchronous.neighbours import edges_of
+from decentral.runs.asynchronous.training import execute
 from decentral.runs.experiment import expand
 from decentral.runs.folder import RunFolder
-from decentral.runs.rounds.training import place_of
+from decentral.runs.journal import Journal
+from decentral.runs.place import Here, place_of
 from decentral.runtime import Channel
 from topologies.streams import stream
 
@@ -376,7 +378,7 @@ def trained(folder=None, seed=0, **changes):
     kept = None if folder is None else RunFolder(folder)
     if kept:
         kept.path.mkdir()
-    return Training(planned.config, LocalWorld(), torch.device("cpu"), kept).run(lambda *_: None)
+    return execute(planned.config, Here(LocalWorld(), torch.device("cpu")), Journal(kept), None)
 
 
 @pytest.mark.parametrize("name", METHODS)

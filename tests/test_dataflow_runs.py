@@ -27,7 +27,7 @@ DIGITS = {
     "train": {"lr": 0.1, "rounds": 2, "batch_size": 20},
 }
 EXACT = {"max_active_keys": 1, "unit": "instances", "batching": False, "ordered": True}
-TIMES = {"wall_s", "simulated_s", "instances_per_s", "occupancy"}
+TIMES = {"wall_s", "simulated_s", "instances_per_s", "occupancy", "mpi_bytes_sent"}
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,10 @@ import numpy as np, torch, tomllib
 from torch.nn.functional import cross_entropy
 import decentral as dc
 from decentral.comm.mpi import MPIWorld
-from decentral.runs.rounds.config import RunConfig
+from decentral.runs.journal import Journal
+from decentral.runs.kind import read
+from decentral.runs.place import Here
+from decentral.runs.rounds.config import RoundsRun
 from decentral.problems.data.batches import EpochBatches
 from decentral.problems.data.datasets import load
 from decentral.problems.model_objective import deal
@@ -57,9 +60,9 @@ for name, more, dtype in [("dsgd", {}, "float32"), ("dsgd", {"variant": "awc"}, 
     decay = more.pop("decay", 0.0 if name in ("power-gossip", "diloco") else 0.01)
     table["algorithm"], table["train"]["dtype"] = {"name": name, **more}, dtype
     table["train"]["weight_decay"] = decay
-    config = RunConfig.from_table(table)
-    toml = Training(config, MPIWorld(), torch.device("cpu"), None)
-    toml.run(lambda t, row: None)
+    config = read(RoundsRun, table)
+    toml = Training(config, Here(MPIWorld(), torch.device("cpu")), Journal())
+    toml.run()
 
     comm = dc.join("ring")
     problem, train = config.problem, config.train

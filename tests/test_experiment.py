@@ -9,7 +9,8 @@ from command import experiment, write
 
 from decentral.errors import UserError
 from decentral.runs.experiment import expand, load, parse_override
-from decentral.runs.rounds.config import RunConfig
+from decentral.runs.kind import read
+from decentral.runs.rounds.config import RoundsRun
 
 LINKED = {
     "algorithm": [{"name": "dmsgd", "momentum": 0.5}, {"name": "dmsgd", "momentum": 0.9}, {"name": "pmsgd"}]
@@ -216,7 +217,7 @@ def test_a_graph_files_workers_are_found_in_it_and_must_agree(tmp_path):
 
 
 def test_defaults_of_a_run_are_those_of_its_dataclasses():
-    config = RunConfig.from_table(experiment(seeds=[0]))
+    config = read(RoundsRun, experiment(seeds=[0]))
     assert config.train.batch_size == 32
     assert config.train.checkpoint_rounds == 1
     assert config.topology.weights == "metropolis"

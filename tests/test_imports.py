@@ -118,7 +118,7 @@ BREACHES: set[tuple[str, str]] = {
     ("algorithms.asynchronous.ad_psgd", "runs.asynchronous.training"),
     ("algorithms.asynchronous.local_sgd", "runs.asynchronous.training"),
     ("algorithms.asynchronous.push_sum", "runs.asynchronous.training"),
-    ("dataflow.models", "runs.sections.dataflow"),
+    ("dataflow.models", "runs.dataflow.config"),
     ("problems.classification", "runs.sections.train"),
     ("problems.language_settings", "runs.sections.train"),
     ("problems.objective", "runs.sections.train"),

@@ -15,7 +15,8 @@ from decentral.algorithms import ALGORITHMS, DSGD, PushDIGing, PushSum, SlowMo
 from decentral.comm import LocalComm
 from decentral.rounds.advance import advance
 from decentral.rounds.trials.needs import unmet
-from decentral.runs.rounds.config import RunConfig
+from decentral.runs.kind import read
+from decentral.runs.rounds.config import RoundsRun
 
 PUSH = [PushSum(), PushDIGing()]
 
@@ -319,7 +320,7 @@ def test_the_weights_are_push_unless_others_are_asked_for(home):
     def weights(method, **topology):
         topology = {"name": "star", "workers": 5, **topology}
         table = experiment(topology=topology, algorithm={"name": method}) | {"seeds": [0]}
-        return RunConfig.from_table(table).topology.weights
+        return read(RoundsRun, table).topology.weights
 
     assert weights("push-sum") == weights("push-diging") == "push"
     assert weights("dsgd") == "metropolis"

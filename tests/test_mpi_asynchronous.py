@@ -13,7 +13,7 @@ from mpi4py import MPI
 from asynchronous_workers import Bowl
 from decentral.algorithms.asynchronous import ADPSGD, AsyncLocalSGD, AsyncPushSum
 from decentral.runs.asynchronous.control import Controller
-from decentral.runs.asynchronous.training import neighbourhoods
+from decentral.runs.asynchronous.neighbours import neighbourhoods
 from decentral.runs.asynchronous.worker import Worker
 from decentral.runtime.mpi import MPIDriver
 torch.set_num_threads(1)

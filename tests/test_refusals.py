@@ -296,7 +296,7 @@ def test_an_optimum_that_is_not_unique_is_refused(home):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_where_there_is_none_is_refused_and_auto_takes_the_cpu(home, monkeypatch):
     assert 'train.device = "cuda" but this torch sees no GPU' in the_set(home, "train.device=cuda")
-    from decentral.runs.rounds.training import device_of
+    from decentral.runs.place import device_of
 
     assert device_of("auto", 0) == torch.device("cpu")
 

@@ -284,7 +284,8 @@ def recorded(out):
     (folder,) = (out / "runs").iterdir()
     with (folder / "metrics.csv").open(newline="") as file:
         lines = [
-            {k: v for k, v in r.items() if k not in ("wall_s", "simulated_s")} for r in csv.DictReader(file)
+            {k: v for k, v in r.items() if k not in ("wall_s", "simulated_s", "mpi_bytes_sent")}
+            for r in csv.DictReader(file)
         ]
     return lines, json.loads((folder / "boundaries.json").read_text())
 

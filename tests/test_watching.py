@@ -236,17 +236,19 @@ import sys, time, pathlib, torch
 from decentral.comm.mpi import MPIWorld
 from decentral.runs.experiment import load
 from decentral.runs.folder import RunFolder
+from decentral.runs.journal import Journal
+from decentral.runs.place import Here
 from decentral.runs.rounds.training import Training
 world = MPIWorld()
 pathlib.Path(sys.argv[2]).mkdir(exist_ok=True)
-training = Training(load(pathlib.Path(sys.argv[1])).runs[0].config, world, torch.device("cpu"),
-                    RunFolder(pathlib.Path(sys.argv[2])))
+journal = Journal(None if world.rank else RunFolder(pathlib.Path(sys.argv[2])))
+training = Training(load(pathlib.Path(sys.argv[1])).runs[0].config, Here(world, torch.device("cpu")), journal)
 gradient = training.objective.gradient
 def slow(x, t):
     time.sleep(0.15 * world.rank)
     return gradient(x, t)
 training.objective.gradient = slow
-training.run(lambda t, row: None)
+training.run()
 """
 
 
@@ -293,7 +295,7 @@ def test_a_simulated_timeline_shows_some_rounds_from_the_middle(tmp_path, worker
     found = read_experiment(small(tmp_path / "made"))
     runs = [run for run in found.runs if run.seed == found.seeds[0]]
     for run in runs:
-        simulated(workers, rounds).write_chrome(found.folder / "runs" / run.id / "trace.json")
+        (found.folder / "runs" / run.id / "trace.json").write_text(simulated(workers, rounds).chrome())
     with mpl.rc_context(RC):
         figure = timeline(found, RC)
     shown = min(workers, 32 // len(runs))

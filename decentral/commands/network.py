@@ -12,15 +12,15 @@ from rich.table import Table
 from decentral.commands.network_drawing import draw
 from decentral.errors import UserError
 from decentral.runs.dataflow.building import Plan
+from decentral.runs.dataflow.config import DataflowRun
 from decentral.runs.experiment import load
-from decentral.runs.sections.dataflow import DataflowConfig
 
 
 def report(file: Path, overrides: Sequence[str], out: Path | None) -> None:
     """Print the nodes of the first run's network, and draw it. Raises UserError for a file without [dataflow]."""
     experiment = load(file, overrides)
     config = experiment.runs[0].config
-    if not isinstance(config, DataflowConfig):
+    if not isinstance(config, DataflowRun):
         raise UserError(
             f"{file} has no [dataflow], so no network of nodes; use experiments/amp_babi15.toml, for example"
         )

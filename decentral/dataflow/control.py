@@ -143,8 +143,9 @@ class Controller:
             found = yield RecvAny((), wait=False)
 
 
-def serve(worker: Worker) -> Program:
-    """The program of a worker other than 0."""
+def serve(worker: Worker, averages: Callable[[int], bool] = lambda _: False) -> Program:
+    """The program of a worker other than 0; it is done with a phase when copies, if they are averaged, are averaged."""
+    unfinished: list[int] = []  # phases
     while True:
         found = yield RecvAny((), wait=not worker.ready)
         while found is not None:
@@ -152,6 +153,9 @@ def serve(worker: Worker) -> Program:
             if channel.name == COPIES:
                 if value:
                     put(worker, dict(value))
+                    for number in unfinished:
+                        yield Done(number)
+                    unfinished.clear()
                 yield Send(Channel(worker.number, 0, ACKNOWLEDGED), list(copies_on(worker).items()))
             elif channel.name != CONTROL:
                 worker.deliver(value)
@@ -164,7 +168,10 @@ def serve(worker: Worker) -> Program:
                     count_instances(worker, about)
                 else:
                     drained(worker, about)
-                    yield Done(about)
+                    if worker.network.replicas and averages(about):
+                        unfinished.append(about)
+                    else:
+                        yield Done(about)
                 if answer:
                     yield Send(Channel(worker.number, 0, ACKNOWLEDGED), ())
             found = yield RecvAny((), wait=False)

@@ -10,8 +10,6 @@ import torch
 from decentral.dataflow.ends import Score
 from decentral.runtime.requests import NonFiniteError
 
-_EVALUATED = 256  # instances at a time
-
 
 class Synchronous:
     """``model`` has ``modules`` and ``evaluate(keys)``: mean loss of the instances, right rows, rows."""
@@ -37,14 +35,4 @@ class Synchronous:
             self.optimizer.step()
             score = score.plus(Score(float(loss.detach()) * len(chosen), right, rows, len(chosen)))
             on_batch(a + len(chosen))
-        return score
-
-    @torch.no_grad()
-    def score(self, keys: Sequence[int]) -> Score:
-        """Losses and accuracy of the instances."""
-        score = Score()
-        for a in range(0, len(keys), _EVALUATED):
-            chosen = keys[a : a + _EVALUATED]
-            loss, right, rows = self.model.evaluate(chosen)
-            score = score.plus(Score(float(loss) * len(chosen), right, rows, len(chosen)))
         return score

@@ -1,7 +1,8 @@
 """Measuring models: the averaged one on training and test data, every worker's own on test data.
 
-Training loss and the workers' accuracies are taken over at most ``eval_samples`` samples, always the same ones; so are
-the test loss and accuracy of the averaged model, but for the last record of a run, which is over all test data.
+Training loss and accuracy, and the workers' accuracies, are taken over at most ``eval_samples`` samples, always the
+same ones; so are the test loss and accuracy of the averaged model, but for the last record of a run, which is over all
+test data.
 Of a text a sample is a window: a loss is the mean of its characters', an accuracy the share of them predicted right.
 
 The averaged model has the averaged parameters and the averaged floating-point buffers (batch norm's running mean and
@@ -10,7 +11,6 @@ variance; its integer counter is worker 0's). A worker's model has its own buffe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -62,12 +62,11 @@ class Evaluation:
         self.train_y = dataset.train_y[chosen].to(place.device)
         self.weights = torch.from_numpy(weights / weights.sum()).to(place.device)
 
-    def rounds_worth(self, round_samples: float) -> int:
+    def rounds_worth(self, round_samples: float) -> float:
         """Rounds of ``round_samples`` samples in all whose work (forward and backward: thrice) is a record's."""
-        forwarded = (
-            self.place.workers * len(self.test_y[self.some]) + len(self.train_y) + len(self.test_y[self.some])
-        )
-        return math.ceil(forwarded / (3 * round_samples))
+        test, n = len(self.test_y[self.some]), self.place.workers
+        models = 1 if n == 1 else n + 1  # the only worker's is the averaged one
+        return (len(self.train_y) + models * test) / (3 * round_samples)
 
     @torch.no_grad()
     def measure(
@@ -76,31 +75,37 @@ class Evaluation:
         """Metrics; those of the averaged model are computed on rank 0 only, and NaN elsewhere."""
         self.module.eval()
         averaged = {name: _average(value, comm) for name, value in buffers.items()}
-        correct = np.array([self._correct(x[row], _row(buffers, row)) for row in range(x.shape[0])])
-        accuracies = comm.observe(correct / self.test_y[self.some].numel())
-        values = dict.fromkeys(("train_loss", "test_loss", "test_accuracy"), float("nan"))
+        right_of = [
+            self._correct(x[row], _row(buffers, row)) for row in range(x.shape[0] if comm.n > 1 else 0)
+        ]
+        values = dict.fromkeys(("train_loss", "train_accuracy", "test_loss", "test_accuracy"), float("nan"))
         if comm.rank == 0:
-            train, _ = self._losses(mean[0], averaged, self.train_x, self.train_y)
-            seen = slice(None) if last else self.some
-            test, right = self._losses(mean[0], averaged, self.test_x[seen], self.test_y[seen])
+            train, right = self._judged(mean[0], averaged, self.train_x, self.train_y)
             values["train_loss"] = float((train.double() * self.weights).sum())
+            values["train_accuracy"] = float((right.double() * self.weights).sum() / self.train_y[:1].numel())
+            seen = slice(None) if last else self.some
+            test, right = self._judged(mean[0], averaged, self.test_x[seen], self.test_y[seen])
             values["test_loss"] = float(test.double().mean())
-            values["test_accuracy"] = right / self.test_y[seen].numel()
+            values["test_accuracy"] = int(right.sum()) / self.test_y[seen].numel()
+            if comm.n == 1:
+                right_of = [int(right[self.some].sum())]
+        accuracies = comm.observe(np.array(right_of) / self.test_y[self.some].numel())
         self.module.train()
         return values | {
             "test_accuracy_worker_mean": float(accuracies.mean()),
             "test_accuracy_worker_min": float(accuracies.min()),
         }
 
-    def _losses(
+    def _judged(
         self, row: Tensor, buffers: dict[str, Tensor], inputs: Tensor, labels: Tensor
-    ) -> tuple[Tensor, int]:
-        losses, correct = [], 0
+    ) -> tuple[Tensor, Tensor]:
+        """(N,) each sample's mean loss, and how many of its labels are predicted right."""
+        losses, right = [], []
         for x, y in _chunks(inputs, labels):
             logits = self._logits(row, buffers, x)
             losses.append(cross_entropy(logits, y, reduction="none").view(len(y), -1).mean(1))
-            correct += int((logits.argmax(-1) == y).sum())
-        return torch.cat(losses), correct
+            right.append((logits.argmax(-1) == y).view(len(y), -1).sum(1))
+        return torch.cat(losses), torch.cat(right)
 
     def _correct(self, row: Tensor, buffers: dict[str, Tensor]) -> int:
         chunks = _chunks(self.test_x[self.some], self.test_y[self.some])

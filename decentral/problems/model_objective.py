@@ -59,7 +59,7 @@ class ModelObjective:
         self, module: nn.Module, dataset: Dataset, shards: list[NDArray[np.int64]], place: Place
     ) -> None:
         self.place = place
-        self.samples = sum(map(len, shards))
+        self.epoch_samples, self.classes = sum(map(len, shards)), dataset.classes
         self.shards = [shards[worker] for worker in place.rows]
         self.train_x = placed(dataset.train_x, place)
         self.train_y = dataset.train_y.to(place.device)
@@ -99,6 +99,14 @@ class ModelObjective:
         self.losses, blocks = self._oracle.gradient(x, inputs, labels, t)
         return blocks
 
+    def batch(self, row: int, t: int) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of hosted worker ``row`` in round t."""
+        if self._full is not None:
+            return self._full[0][row], self._full[1][row]
+        assert self.batches is not None
+        chosen = self._table[row, torch.from_numpy(self.batches.at(t)[row])].to(self.train_y.device)
+        return self.train_x[chosen], self.train_y[chosen]
+
     def _batch(self, t: int) -> tuple[Tensor, Tensor]:
         assert self.batches is not None
         chosen = self._table.gather(1, torch.from_numpy(self.batches.at(t))).to(self.train_y.device)
@@ -125,15 +133,18 @@ class ModelObjective:
             one.batches, one._table = self.batches.alone(row), self._table[row : row + 1]
         return one
 
-    def record_cost_rounds(self) -> int:
+    def record_cost_rounds(self) -> float:
         """By the number of samples that go through models."""
+        return self.evaluation.rounds_worth(self.samples(1))
+
+    def samples(self, rounds: int) -> int:
+        """Seen by all workers."""
         batch = self.place.batch_size
-        return self.evaluation.rounds_worth(self.samples if batch == "full" else batch * self.place.workers)
+        return rounds * (self.epoch_samples if batch == "full" else batch * self.place.workers)
 
     def epoch(self, rounds: int) -> float:
         """Passes over the whole training set."""
-        batch = self.place.batch_size
-        return float(rounds) if batch == "full" else rounds * batch * self.place.workers / self.samples
+        return self.samples(rounds) / self.epoch_samples
 
 
 class NetworkObjective(ModelObjective):

@@ -65,7 +65,7 @@ class Objective(Protocol):
     def alone(self, row: int) -> Objective:
         """Hosted worker ``row`` by itself, h = 1: its gradients and losses on the same data, with its own buffers."""
 
-    def record_cost_rounds(self) -> int:
+    def record_cost_rounds(self) -> float:
         """How many rounds cost as much as one record: sets the default interval of records."""
 
     def evaluate(self, mean: Tensor, x: Tensor, comm: Communicator, last: bool) -> Mapping[str, float]:
@@ -73,6 +73,9 @@ class Objective(Protocol):
 
         ``last``: this is the last record of the run, which may cost more.
         """
+
+    def samples(self, rounds: int) -> int | None:
+        """How many samples all workers see in ``rounds`` rounds; None where there is no data set."""
 
     def epoch(self, rounds: int) -> float | None:
         """How many passes over the data ``rounds`` rounds are; None where there is no data set."""

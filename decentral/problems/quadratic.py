@@ -160,9 +160,11 @@ class QuadraticObjective:
             return self.A[:, columns] * apart
         return (self.A @ apart.unsqueeze(-1)).squeeze(-1)
 
+    def samples(self, rounds: int) -> None:
+        """There is no data set."""
+
     def epoch(self, rounds: int) -> None:
         """There is no data set to pass over."""
-        return None
 
     def _optimum(self) -> NDArray[np.float64]:
         """x* = (mean A + weight decay I)^-1 mean A c, (1, d); one worker at a time, so memory stays O(d^2)."""

@@ -151,7 +151,11 @@ class RegressionObjective:
         hosted = (residual**2).sum(axis=1) / (2 * self.settings.samples)
         return {"train_loss": float(comm.observe(hosted).mean())}
 
+    def samples(self, rounds: int) -> int:
+        """Seen by all workers."""
+        batch = self.place.batch_size
+        return rounds * self.place.workers * (self.settings.samples if batch == "full" else batch)
+
     def epoch(self, rounds: int) -> float:
         """Passes over a worker's own samples."""
-        batch = self.place.batch_size
-        return float(rounds) if batch == "full" else rounds * batch / self.settings.samples
+        return self.samples(rounds) / (self.place.workers * self.settings.samples)

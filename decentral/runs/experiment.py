@@ -21,22 +21,14 @@ from decentral.report.figure_spec import check_figure, figures_of
 from decentral.report.results import Experiment as Results
 from decentral.report.results import Run
 from decentral.runs.folder import FINAL_ONLY
-from decentral.runs.rounds.config import SECTIONS as ROUNDS
-from decentral.runs.rounds.config import RunConfig
-from decentral.runs.sections.dataflow import SECTIONS as DATAFLOW
-from decentral.runs.sections.dataflow import DataflowConfig
+from decentral.runs.kind import Run as Config
+from decentral.runs.kinds import SECTIONS, run_of
 from decentral.runs.sections.paths import absolute_paths
-from decentral.runs.sections.stages import SECTIONS as STAGES
-from decentral.runs.sections.stages import StageConfig
 
-SECTIONS = tuple(dict.fromkeys((*ROUNDS, *STAGES, *DATAFLOW)))
 CASE = "case"
 """An axis of a sweep whose values are tables of several sections: combinations that are no product."""
 
 TOP_LEVEL = ("name", "question", "seeds", *SECTIONS, "sweep", "figure")
-
-
-Config = RunConfig | StageConfig | DataflowConfig
 
 
 @dataclass(frozen=True)
@@ -93,27 +85,12 @@ def expand(table: Mapping[str, Any], overrides: Sequence[tuple[str, Any]] = ()) 
                 swept |= _flat(name, inner)
         for seed in _seeds(table):
             resolved["seeds"] = [seed]
-            config = _config(copy.deepcopy(resolved))
+            config = run_of(copy.deepcopy(resolved))
             run_id = _run_id(swept, seed, config)
             runs[run_id] = PlannedRun(run_id, swept, config)
     planned = tuple(_same_fields(list(runs.values())))
     _check_figures(table, planned)
     return Experiment(table["name"], table, planned)
-
-
-def _config(table: dict[str, Any]) -> Config:
-    """Rounds of workers; stages where there is ``[stages]`` or ``[program]``, nodes where there is ``[dataflow]``."""
-    kind: type[Config]
-    if "dataflow" in table:
-        kind, sections, there = DataflowConfig, DATAFLOW, "[dataflow]"
-    elif "stages" in table or "program" in table:
-        kind, sections, there = StageConfig, STAGES, "[stages]"
-    else:
-        kind, sections, there = RunConfig, ROUNDS, "no [stages]"
-    for key in SECTIONS:
-        if key in table and key not in sections:
-            raise UserError(f"section [{key}] has no meaning where there is {there}; remove it")
-    return kind.from_table(table)
 
 
 def parse_override(text: str) -> tuple[str, Any]:

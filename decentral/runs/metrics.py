@@ -9,7 +9,9 @@ Averaging for measurement is no traffic of the method and is not in the ledger.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from decentral.comm import Communicator
 from decentral.problems.objective import Objective
+from decentral.runs.sections.train import Train
 
 _COLUMNS = 8192  # fixed, so that a worker's sum has the same order in every world
 _ELEMENTS = 1 << 18  # looked at in one go, so that measuring needs little memory
@@ -32,33 +35,31 @@ def measure(x: Tensor, comm: Communicator, objective: Objective, last: bool) -> 
     return {**objective.evaluate(mean, x, comm, last), **distances}
 
 
-def traffic(comm: Communicator) -> dict[str, float]:
-    """The ledger over all workers, and what MPI really moved between ranks in all."""
+class Moved(NamedTuple):
+    """Bytes that each worker has sent, (n,); messages of all; bytes that MPI really moved between ranks, in all."""
+
+    sent_bytes: NDArray[np.float64]
+    messages: int
+    mpi_bytes: int
+
+
+def traffic(comm: Communicator) -> Moved:
+    """The ledgers of all ranks. Every rank calls it."""
     sent = comm.observe(comm.ledger.bytes_sent)
     shares = np.zeros((comm.h, 2))
     shares[0] = comm.ledger.messages, comm.ledger.mpi_bytes  # counted by rank, carried by its first worker
     messages, mpi_bytes = comm.observe(shares).sum(axis=0)
-    return {
-        "bytes_sent_mean": float(sent.mean()),
-        "bytes_sent_max": float(sent.max()),
-        "messages": int(messages),
-        "mpi_bytes_sent": int(mpi_bytes),
-    }
+    return Moved(sent, int(messages), int(mpi_bytes))
 
 
-def first_divergence(
-    losses: NDArray[np.float64], start: int, limit: float, comm: Communicator
-) -> tuple[int, int, float] | None:
-    """(round, worker, loss) of the first loss, by round, then worker, that is not finite or above ``limit``.
+def record_interval(train: Train, cost_rounds: float) -> int:
+    """Rounds from one record to the next; a record costs as much as ``cost_rounds`` rounds.
 
-    ``losses``: (rounds since ``start``, h). Every rank gets the same answer.
+    By default a 20th of the run, but records take a 20th of the work at most.
     """
-    everyone = comm.observe(np.ascontiguousarray(losses.T)).T
-    bad = np.argwhere(~(everyone <= limit))  # catches NaN too
-    if not len(bad):
-        return None
-    t, worker = bad[0].tolist()
-    return start + t, worker, float(everyone[t, worker])
+    if train.record_every != "auto":
+        return train.record_every
+    return max(1, train.rounds // 20, math.ceil(20 * cost_rounds))
 
 
 def finite(row: Mapping[str, float]) -> bool:

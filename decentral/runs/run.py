@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import tomli_w
@@ -18,9 +15,11 @@ from decentral.comm.agreement import on_root, together
 from decentral.comm.launch import find_world, local_rank, use_threads
 from decentral.errors import UserError
 from decentral.runs.event_files import EventFiles, need_tensorboard
-from decentral.runs.experiment import Config, Experiment, PlannedRun, load
+from decentral.runs.experiment import Experiment, PlannedRun, load
 from decentral.runs.folder import PART, RunFolder, write_results, write_whole
+from decentral.runs.kinds import training_of
 from decentral.runs.progress import Progress
+from decentral.runs.provenance import command_line, environment
 from decentral.runtime.requests import DeadlockError, NonFiniteError
 
 _FINISHED, _USER, _DIVERGED, _INTERRUPTED = 0, 2, 3, 130
@@ -92,14 +91,14 @@ def _plan(
     folder = out or Path("results") / experiment.name
     done = _check_folder(experiment, folder, resume)
     configs = [planned.config for planned in experiment.runs if planned.id not in done]
-    for config in {repr(dataclasses.replace(c, table={})): c for c in configs}.values():
-        _training(config).check(config, world)
+    for config in {repr(config): config for config in configs}.values():
+        training_of(config).check(config, world)
     return experiment, folder, done
 
 
 def _check_rank(experiment: Experiment, done: dict[str, Any]) -> None:
     """Each rank's part: its device and its data."""
-    from decentral.runs.rounds.training import device_of
+    from decentral.runs.place import device_of
 
     checked: set[str] = set()
     for planned in experiment.runs:
@@ -110,11 +109,6 @@ def _check_rank(experiment: Experiment, done: dict[str, Any]) -> None:
         if (data := repr((config.problem, config.workers, config.seed))) not in checked:
             config.prepare()
         checked.add(data)
-
-
-def _training(config: Config) -> ModuleType:
-    """The module that trains such a configuration."""
-    return importlib.import_module(config.training)
 
 
 def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[str, dict[str, Any]]:
@@ -149,8 +143,6 @@ def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[st
 def _run_all(
     world: Any, experiment: Experiment, folder: Path, done: dict[str, dict[str, Any]], tensorboard: bool
 ) -> int:
-    from decentral.runs.provenance import command_line
-
     if world.ranks > 1:
         use_threads()
     root = world.rank == 0
@@ -185,23 +177,26 @@ def _run_all(
 
 def _one(world: Any, planned: PlannedRun, folder: RunFolder, progress: Progress) -> dict[str, Any]:
     """Run or resume one run; its status."""
-    from decentral.runs.provenance import environment
+    from decentral.runs.journal import Journal
+    from decentral.runs.place import Here, device_of
     from decentral.runs.rounds import checkpoint
-    from decentral.runs.rounds.training import device_of
 
-    device = device_of(planned.config.train.device, local_rank())
-    begun = world.agree(folder.checkpoint.exists() if world.rank == 0 else False)[0]
-    kept = checkpoint.read(folder.checkpoint) if begun else None
-    training = _training(planned.config).Training(planned.config, world, device, folder, kept)
-    if world.rank == 0:
-        facts = {**training.facts, "device": str(device), "notes": training.notes}
-        folder.begin(planned.config.resolved(), environment(world.ranks, **facts))
-        folder.keep_rows(training.t if kept else -1)
-        for note in training.notes:
-            progress.say(f"{planned.id}: {note}", style="dim")
-    outcome = training.run(progress.update)
+    config, root = planned.config, world.rank == 0
+    device = device_of(config.train.device, local_rank())
+    began = world.agree(folder.checkpoint.exists() if root else False)[0]
+    kept = checkpoint.read(folder.checkpoint) if began else None
+
+    def begun(facts: Mapping[str, Any], notes: Sequence[str]) -> None:
+        if root:
+            facts = {**facts, "device": str(device), "notes": list(notes)}
+            folder.begin(config.resolved(), environment(world.ranks, **facts))
+            for note in notes:
+                progress.say(f"{planned.id}: {note}", style="dim")
+
+    journal = Journal(folder if root else None, progress.update, begun)
+    outcome = training_of(config).execute(config, Here(world, device), journal, kept)
     status = {"status": outcome.status, "message": outcome.message, "final": outcome.final}
-    if world.rank == 0:
+    if root:
         folder.end(status)
     return status
 

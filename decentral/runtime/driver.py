@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,6 +23,14 @@ from decentral.runtime.requests import (
     waiting_for,
 )
 from decentral.runtime.trace import Span, Trace, payload_bytes
+
+
+class Sent(NamedTuple):
+    """Bytes, messages, and the bytes of them that went to other ranks."""
+
+    bytes: float
+    messages: int
+    away_bytes: int
 
 
 class Line:
@@ -90,10 +98,20 @@ class Driver(ABC):
         if self.on_done:
             self.on_done(stage, t)
 
-    def sent_by(self, stage: int) -> tuple[int, int]:
-        """Bytes and messages that the stage has sent so far."""
-        lines = [line for line in self._lines.values() if line.channel.source == stage]
-        return sum(line.bytes for line in lines), sum(line.messages for line in lines)
+    def sent_by(self, stage: int, names: Collection[str] | None = None) -> Sent:
+        """What the stage has sent so far on channels (of these names) that carry tensors: others only steer."""
+        lines = [
+            line
+            for line in self._lines.values()
+            if line.channel.source == stage and line.bytes and (names is None or line.channel.name in names)
+        ]
+        away = sum(line.bytes for line in lines if self.is_away(line.channel))
+        return Sent(sum(line.bytes for line in lines), sum(line.messages for line in lines), away)
+
+    def is_away(self, channel: Channel) -> bool:
+        """Whether the channel leads to another rank."""
+        del channel
+        return False
 
     def line(self, channel: Channel) -> Line:
         """The channel's state."""

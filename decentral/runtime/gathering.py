@@ -14,12 +14,22 @@ class Gathering:
     """``complete(moment, copies)`` is called on rank 0 with the copies of all ``count`` parts, in the order of parts.
 
     ``spent_s``: how long these calls have taken; the parts that rank 0 hosts stood still meanwhile.
+    ``training_s``: seconds since :meth:`begin` without them, the wall time of a run.
     """
 
     def __init__(self, world: Any, count: int, complete: Callable[[int, list[Any]], None]) -> None:
         self.world, self.count, self.complete = world, count, complete
-        self.spent_s = 0.0
+        self.spent_s = self._began_s = 0.0
         self._waiting: dict[int, dict[int, Any]] = {}
+
+    def begin(self) -> None:
+        """Training begins."""
+        self._began_s, self.spent_s = time.perf_counter(), 0.0
+
+    @property
+    def training_s(self) -> float:
+        """See the class."""
+        return time.perf_counter() - self._began_s - self.spent_s
 
     def hand_over(self, moment: int, part: int, copy: Any) -> None:
         """On any rank: this is part ``part`` at ``moment``."""

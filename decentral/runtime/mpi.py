@@ -24,7 +24,7 @@ from mpi4py import MPI  # noqa: E402
 from decentral.runtime.consensus import Consensus  # noqa: E402
 from decentral.runtime.driver import Driver, Line, do_work  # noqa: E402
 from decentral.runtime.pauses import Interval, common, cut_out  # noqa: E402
-from decentral.runtime.requests import Compute, DeadlockError, Program, RecvAny  # noqa: E402
+from decentral.runtime.requests import Channel, Compute, DeadlockError, Program, RecvAny  # noqa: E402
 from decentral.runtime.trace import Span, Trace, captured  # noqa: E402
 from decentral.runtime.wires import Wires  # noqa: E402
 
@@ -115,6 +115,10 @@ class MPIDriver(Driver):
             self.arrive(line, captured(value))
         else:
             self._wires.send(rank, line.channel, value)
+
+    def is_away(self, channel: Channel) -> bool:
+        """See :class:`Driver`."""
+        return self.host[channel.source] != self.host[channel.target]
 
     def taken(self, line: Line) -> None:
         """See :class:`Driver`: another rank's sender is told, if it counts."""

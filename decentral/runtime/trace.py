@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -54,8 +53,8 @@ class Trace:
             for channel, size in sorted(self.channel_bytes.items(), key=lambda item: item[0][:3])
         ]
 
-    def write_chrome(self, path: Path, most: int = 100_000) -> None:
-        """The trace-event file that chrome://tracing and Perfetto open; one row a stage.
+    def chrome(self, most: int = 100_000) -> str:
+        """The text of a trace-event file, which chrome://tracing and Perfetto open; one row a stage.
 
         Of more than ``most`` spans it holds those in the middle.
         """
@@ -74,7 +73,7 @@ class Trace:
             for s in spans
         ]  # fmt: skip
         facts = {"clock": self.clock, "spans": len(spans), "spans_of_the_run": len(self.spans)}
-        path.write_text(json.dumps({"traceEvents": events, "otherData": facts}))
+        return json.dumps({"traceEvents": events, "otherData": facts})
 
 
 def payload_bytes(value: Any) -> int:

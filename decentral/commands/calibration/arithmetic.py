@@ -16,8 +16,8 @@ from decentral.comm.launch import local_rank
 from decentral.errors import UserError
 from decentral.problems.objective import Objective
 from decentral.rounds.advance import advance
-from decentral.runs.rounds.config import RunConfig
-from decentral.runs.rounds.training import device_of, place_of
+from decentral.runs.place import device_of, place_of
+from decentral.runs.rounds.config import RoundsRun
 
 ROUND_BYTES = (1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 25)
 """Sizes of models whose rounds' arithmetic is measured."""
@@ -47,7 +47,7 @@ def rounds(comm: Communicator, kind: str, model_bytes: int) -> Callable[[], None
     return work
 
 
-def gradients(config: RunConfig, rank: int) -> tuple[Callable[[], None], int]:
+def gradients(config: RoundsRun, rank: int) -> tuple[Callable[[], None], int]:
     """Computes one more gradient of a worker of the run, and how many samples each has.
 
     Raises UserError where the run has no samples.

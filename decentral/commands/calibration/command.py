@@ -17,7 +17,7 @@ from decentral.errors import UserError
 from decentral.network.cluster import Link
 from decentral.network.measured import Calibrated, Measured
 from decentral.runs.experiment import expand, load
-from decentral.runs.rounds.config import RunConfig
+from decentral.runs.rounds.config import RoundsRun
 
 
 def calibrate(file: Path | None, out: Path | None, as_json: bool, seconds: float) -> None:
@@ -65,7 +65,7 @@ def check_seconds(seconds: float) -> None:
         raise UserError(f"--seconds {seconds:g} must be positive and finite")
 
 
-def _checked(world: Any, file: Path | None, out: Path | None, seconds: float) -> RunConfig:
+def _checked(world: Any, file: Path | None, out: Path | None, seconds: float) -> RoundsRun:
     check_ranks(world.ranks, "calibrate")
     check_seconds(seconds)
     if out is not None:
@@ -88,9 +88,9 @@ _DEFAULT = {
 }
 
 
-def _config(experiment: Any) -> RunConfig:
+def _config(experiment: Any) -> RoundsRun:
     config = experiment.runs[0].config
-    if not isinstance(config, RunConfig):
+    if not isinstance(config, RoundsRun):
         raise UserError(
             "calibrate takes the gradient of workers that train in rounds, and this file has stages or nodes; give "
             "another file, or none: an mlp on digits"

@@ -13,7 +13,7 @@ from decentral.commands.calibration.links import MESSAGE_BYTES, WALKS, fit, host
 from decentral.commands.calibration.sampling import Samples, core_count, undisturbed
 from decentral.network.cluster import Cluster
 from decentral.network.measured import Calibrated, Compute, Measured
-from decentral.runs.rounds.config import RunConfig
+from decentral.runs.rounds.config import RoundsRun
 
 Key = tuple[Any, ...]
 
@@ -37,7 +37,7 @@ class Machine:
         load = world.agree(load_average())[0]
         return cls(world, names, host_size(names), cores, crowded, load)
 
-    def works(self, config: RunConfig | None) -> dict[Key, Callable[[], None]]:
+    def works(self, config: RoundsRun | None) -> dict[Key, Callable[[], None]]:
         """All that a calibration times: exchanges, rounds without messages, and gradients of ``config``, if any."""
         world = self.world
         works: dict[Key, Callable[[], None]] = {}
@@ -57,7 +57,7 @@ class Machine:
         return works
 
     def calibrated(
-        self, found: Mapping[Key, Samples], config: RunConfig | None, problem: str = ""
+        self, found: Mapping[Key, Samples], config: RoundsRun | None, problem: str = ""
     ) -> Calibrated:
         """What the samples of :meth:`works` say."""
         mine = [one for key, one in found.items() if key[0] != "round"]

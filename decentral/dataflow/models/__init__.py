@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from decentral.runs.sections.dataflow import DataflowConfig
+    from decentral.runs.dataflow.config import DataflowRun
 
 
-def model_of(config: DataflowConfig, device: torch.device) -> Any:
+def model_of(config: DataflowRun, device: torch.device) -> Any:
     """The model of the configured problem, initialised from the seed, with its instances on the device.
 
     It has ``train`` and ``validation``, ranges of keys, ``modules`` by name, ``network(make, replicas)`` and

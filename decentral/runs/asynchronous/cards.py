@@ -36,6 +36,11 @@ class Cards:
         self.free_s: defaultdict[int, float] = defaultdict(float)  # by worker
         self.clock: VirtualClock | None = None
 
+    def of(self, clock: VirtualClock) -> Cards:
+        """These, of the messages that this clock carries."""
+        self.clock = clock
+        return self
+
     def __call__(self, channel: Channel, size: int) -> tuple[float, float]:
         """See the class. To be called once for each message, in the order that they are sent."""
         if channel.name != MODELS:

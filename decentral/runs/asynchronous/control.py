@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from decentral.runs.asynchronous.worker import CONTROL, ENDED, RATE, SNAPSHOT, STOP
+from decentral.runs.divergence import blown_up, loss_limit
 from decentral.runtime.requests import Channel, Done, Program, RecvAny, Send
-
-_BLOW_UP = 1e10  # a loss this many times the first ones (or 1) has diverged, as in runs of rounds
 
 
 class UnansweredError(RuntimeError):
@@ -30,7 +29,7 @@ class Controller:
         self.n, self.marks, self.lr = workers, list(marks), lr
         self.steps = self.ended = self.asked = self.answered = 0
         self.trouble = ""
-        self._first: dict[int, float] = {}
+        self._limits: dict[int, float] = {}  # of each worker, by its first loss
 
     @property
     def round(self) -> int:
@@ -63,9 +62,9 @@ class Controller:
 
     def _step(self, worker: int, loss: float) -> None:
         self.steps += 1
-        first = self._first.setdefault(worker, loss)
-        if not loss <= _BLOW_UP * max(1.0, first):  # catches NaN too
-            self.trouble = f"round {self.round}, worker {worker}: its loss is {loss:.4g}"
+        limit = self._limits.setdefault(worker, loss_limit(loss))
+        if not loss <= limit:  # catches NaN too
+            self.trouble = blown_up(self.round, worker, loss)
 
     def _tell(self, *words: Any) -> Iterator[Any]:
         for worker in range(self.n):

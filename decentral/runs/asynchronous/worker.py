@@ -6,13 +6,11 @@ answered while a gradient is computed. Only channels of models carry tensors, an
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from decentral.runtime.requests import Channel, Compute, Done, Program, RecvAny, Send
-from decentral.runtime.trace import payload_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +27,7 @@ _LAST = ()  # on a channel of models: this neighbour will ask for nothing more
 class Worker:
     """Worker ``near.worker``; ``objective`` is its own alone (h = 1), ``controller`` the controller's number.
 
-    ``t``: own steps so far. ``sent_bytes``: to each other worker, of tensors.
+    ``t``: own steps so far.
     """
 
     def __init__(
@@ -38,8 +36,7 @@ class Worker:
     ) -> None:  # fmt: skip
         self.side, self.near, self.objective = side, near, objective
         self.lr, self.weight_decay = lr, weight_decay
-        self.t = self.messages = 0
-        self.sent_bytes: Counter[int] = Counter()
+        self.t = 0
         self.stopped = False
         number = near.worker
         self.orders = Channel(controller, number, CONTROL)
@@ -103,6 +100,4 @@ class Worker:
             yield Send(Channel(self.near.worker, channel.source, ACKNOWLEDGED), ())
 
     def _letter(self, target: int, said: tuple[Any, ...]) -> Send:
-        self.sent_bytes[target] += payload_bytes(said)
-        self.messages += 1
         return Send(Channel(self.near.worker, target, MODELS), said)

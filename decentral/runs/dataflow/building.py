@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from decentral.dataflow.control import Controller, updates_of
@@ -24,7 +26,7 @@ from decentral.errors import UserError
 from decentral.runtime.clock import VirtualClock
 
 if TYPE_CHECKING:
-    from decentral.runs.sections.dataflow import DataflowConfig
+    from decentral.runs.dataflow.config import DataflowRun
 
 _PROFILED = 8  # instances
 
@@ -32,12 +34,15 @@ _PROFILED = 8  # instances
 class Plan:
     """The model as it was initialised; ``place`` of each node and ``flops`` of a message by (node, direction).
 
+    ``modules``: name of a node with parameters -> that of its module in the model.
+
     Raises UserError for a network, a placement or names that do not fit.
     """
 
-    def __init__(self, config: DataflowConfig, device: torch.device) -> None:
+    def __init__(self, config: DataflowRun, device: torch.device) -> None:
         self.config = config
         self.model = model_of(config, device)
+        self.modules: dict[str, str] = {}
         network, settings = self.network(), config.dataflow
         self.names = list(network.nodes)
         copied = {name for group in network.replicas.values() for name in group}
@@ -72,15 +77,28 @@ class Plan:
                     self.config.optimizer.build(module.parameters(), train.lr, train.weight_decay),
                     frequency, settings.unit, settings.reduce, settings.clip, settings.anneal, settings.ordered,
                 )  # fmt: skip
-            return kind(module, updates, settings.stash)
+            made[id(node := kind(module, updates, settings.stash))] = name
+            return node
 
         settings, train = self.config.dataflow, self.config.train
+        made: dict[int, str] = {}
         network: Network
         if settings.replicate == "all" and settings.replicas > 1:
-            return replicated(self.model.network, make, settings.replicas)
-        network = self.model.network(make, settings.replicas)
-        network.check()
+            network = replicated(self.model.network, make, settings.replicas)
+        else:
+            network = self.model.network(make, settings.replicas)
+            network.check()
+        self.modules = {name: made[id(node)] for name, node in network.nodes.items() if id(node) in made}
         return network
+
+    def load(self, parameters: Mapping[str, Sequence[Tensor]]) -> None:
+        """Give the model the parameters of the nodes, by their names; of copies of a node the mean, summed in order."""
+        for name, module in self.model.modules.items():
+            copies = [
+                parameters[node] for node, of in self.modules.items() if of == name and node in parameters
+            ]
+            for p, *values in zip(module.parameters(), *copies, strict=True):
+                p.data.copy_(functools.reduce(torch.add, values) / len(values))
 
     def worker(self, number: int) -> Worker:
         """A fresh worker."""

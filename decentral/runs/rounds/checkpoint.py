@@ -15,7 +15,6 @@ from decentral.comm.faults.links import Faults
 from decentral.comm.links import Links
 from decentral.errors import UserError
 from decentral.problems.objective import Objective
-from decentral.runs.folder import write_whole
 
 KEYS = (
     *("t", "wall_s", "loss_limit", "row", "clocks", "x", "state_tensors", "state_rest", "buffers", "ledger"),
@@ -23,22 +22,16 @@ KEYS = (
 )
 
 
-def save(
-    path: Path,
-    world: Any,
-    comm: Communicator,
-    objective: Objective,
-    x: Tensor,
-    method_state: Any,
-    **more: Any,
-) -> None:
-    """Collect the hosted rows of all ranks and write them on rank 0. Called by every rank.
+def state(
+    world: Any, comm: Communicator, objective: Objective, x: Tensor, method_state: Any, **more: Any
+) -> dict[str, Any]:
+    """What a checkpoint holds, whole on rank 0, where the hosted rows of all ranks are. Every rank calls it.
 
     ``more``: t, wall_s, loss_limit, row, which are alike on all ranks; clocks, as rank 0 has them.
     """
     ledger = comm.ledger.state()
     gossip = world.collect(torch.from_numpy(ledger.pop("gossip_bytes")))
-    whole = {
+    return {
         **more,
         "x": world.collect(x),
         "state_tensors": [world.collect(s) for s in tensors_of(method_state)],
@@ -55,12 +48,10 @@ def save(
         "oracle": objective.oracle,
         "threads": torch.get_num_threads(),
     }
-    if world.rank == 0:
-        write_whole(path, lambda file: torch.save(whole, file))
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What :func:`save` wrote, the tensors mapped from the file. Raises UserError if it is anything else."""
+    """A :func:`state` from its file, the tensors mapped from there. Raises UserError if it is anything else."""
     try:
         whole: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         other = [key for key in KEYS if key not in whole]

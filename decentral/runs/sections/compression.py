@@ -26,7 +26,7 @@ class Compression:
     error_feedback: bool
 
     @classmethod
-    def from_table(cls, table: Mapping[str, Any], method: Any) -> Compression | None:
+    def from_table(cls, table: Mapping[str, Any], algorithm: Any) -> Compression | None:
         """Checked against the compressor's fields and what the method sends; None for no table or the name "none"."""
         if not table:
             return None
@@ -43,9 +43,9 @@ class Compression:
         if not isinstance(feedback, bool | None):
             raise UserError(f"compression.error_feedback = {feedback!r} should be true or false")
         if feedback is None:
-            feedback = _sends(method) == "gradients" and not chosen.unbiased and not chosen.keeps_residue
+            feedback = _sends(algorithm) == "gradients" and not chosen.unbiased and not chosen.keeps_residue
         compression = cls(name, keys, chosen, feedback)
-        compression._check(method)
+        compression._check(algorithm)
         return compression
 
     def compressor(self) -> Compressor:

@@ -1,22 +1,11 @@
-"""A run of a network of nodes as one typed, frozen value; the TOML table has ``[dataflow]``."""
+"""``[dataflow]``: how instances go through the network of nodes, and when its nodes learn."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from decentral.errors import UserError
-from decentral.optimizers import OPTIMIZERS
-from decentral.optimizers.schedules import SCHEDULES, Schedule
-from decentral.problems import PROBLEMS
-from decentral.runs.rounds.config import file_name
-from decentral.runs.sections.stages import Links, links_of
-from decentral.runs.sections.train import Train
-from decentral.tables import fields_of, from_table, named, section
-
-SECTIONS: tuple[str, ...] = ("problem", "dataflow", "optimizer", "train", "schedule", "network")
-_OF_WORKERS = ("oracle", "compile", "checkpoint_every", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -78,76 +67,3 @@ class Dataflow:
         for name, count in (self.frequencies or {}).items():
             if count < 1:
                 raise UserError(f"dataflow.frequencies.{name} = {count} must be at least 1")
-
-
-@dataclass(frozen=True)
-class DataflowConfig:
-    """Everything that a run of a network of nodes depends on. A round is a pass over the training instances."""
-
-    training: ClassVar[str] = "decentral.runs.dataflow.training"
-
-    name: str
-    seed: int
-    problem: Any
-    dataflow: Dataflow
-    optimizer: Any
-    train: Train
-    schedule: Schedule
-    network: Links
-    table: Mapping[str, Any]
-
-    @classmethod
-    def from_table(cls, table: Mapping[str, Any]) -> DataflowConfig:
-        """From a resolved table: one seed, no sweep."""
-        parts = {key: section(table, key) for key in SECTIONS}
-        parts["schedule"].setdefault("name", "constant")
-        parts["optimizer"].setdefault("name", "sgd")
-        for key in _OF_WORKERS:
-            if key in parts["train"] and not (key == "batch_size" and table["problem"].get("name") == "mlp"):
-                raise UserError(f"train.{key} has no meaning with [dataflow]; remove the key")
-        problem = named(parts["problem"], "problem", PROBLEMS)
-        if not getattr(problem, "dataflow", False):
-            choices = ", ".join(name for name, kind in PROBLEMS.items() if getattr(kind, "dataflow", False))
-            raise UserError(
-                f"problem.name = {table['problem']['name']!r} has no network of nodes; use one of {choices}"
-            )
-        return cls(
-            name=file_name(table["name"]),
-            seed=table["seeds"][0],
-            problem=problem,
-            dataflow=from_table(Dataflow, parts["dataflow"], "dataflow"),
-            optimizer=named(parts["optimizer"], "optimizer", OPTIMIZERS),
-            train=from_table(Train, parts["train"], "train"),
-            schedule=named(parts["schedule"], "schedule", SCHEDULES),
-            network=from_table(links_of, parts["network"], "network"),
-            table=table,
-        )
-
-    def resolved(self) -> dict[str, Any]:
-        """The table with every default written out: running it again repeats this run."""
-        keep_batch = self.table["problem"]["name"] == "mlp"
-        train = {
-            k: v
-            for k, v in fields_of(self.train).items()
-            if k not in _OF_WORKERS or (k == "batch_size" and keep_batch)
-        }
-        written: dict[str, Any] = {
-            "name": self.name,
-            "seeds": [self.seed],
-            "dataflow": fields_of(self.dataflow),
-            "train": train,
-            "network": fields_of(self.network),
-        }
-        for key, default in (("problem", ""), ("optimizer", "sgd"), ("schedule", "constant")):
-            name = self.table.get(key, {}).get("name", default)
-            written[key] = {"name": name, **fields_of(getattr(self, key))}
-        return written
-
-    @property
-    def workers(self) -> int:
-        """Workers that the data are dealt to: the Input has all."""
-        return 1
-
-    def prepare(self) -> None:
-        """On each rank: read the data once, so that every mistake is found first."""
-        self.problem.prepare(1, self.seed)

@@ -1,4 +1,4 @@
-"""``[network]`` of rounds of workers: the cluster and the computing that simulated seconds stand for."""
+"""``[network]``: the cluster and the computing that simulated seconds stand for."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from typing import Any
 
 from decentral.errors import UserError
 from decentral.network import COMPUTE_TIMES, Cluster, ComputeTime, all_reduce_s
+from decentral.network.cluster import Link
 from decentral.network.cluster_file import cluster_of_table, read_calibrated
 from decentral.network.measured import Calibrated
 from decentral.tables import fields_of, from_table, pop_name
 
 _FILE_ONLY = ("latency_s", "bandwidth_bytes_s", "ports", "hosts")
+WITHOUT_CLUSTER = tuple(
+    f"network.{key}" for key in ("cluster", "ports", "hosts", "overlap", "all_reduce", "compute")
+)
+"""What a clock does not go by whose messages all have :attr:`Network.link`, and whose computing others describe."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,17 @@ class Network:
             except UserError as error:
                 raise UserError(f"network.{error}") from None
         return network
+
+    @property
+    def link(self) -> Link:
+        """The one link that all messages have, where there are neither hosts nor a file of them."""
+        assert self.cluster.between is not None
+        return self.cluster.between
+
+    def carry(self, channel: object, size: int) -> tuple[float, float]:
+        """Seconds that a message of ``size`` bytes occupies its channel, and seconds more until it has arrived."""
+        del channel
+        return size / self.link.bandwidth_bytes_s, self.link.latency_s
 
     def resolved(self) -> dict[str, Any]:
         """The table with its defaults written out."""

@@ -31,9 +31,9 @@ class Topology:
     method: Any = None
 
     @classmethod
-    def from_table(cls, table: Mapping[str, Any], method: Any = None) -> Topology:
+    def from_table(cls, table: Mapping[str, Any], algorithm: Any = None) -> Topology:
         """Checked against the tables of :mod:`topologies`."""
-        table = dict(table)
+        table, method = dict(table), algorithm
         built_in = {**topologies.TOPOLOGIES, **topologies.SCHEDULES}
         name = pop_name(table, "topology", {**built_in, "file": None, "files": None})
         weights = table.pop("weights", None)

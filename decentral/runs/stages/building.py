@@ -23,7 +23,7 @@ from decentral.stages.shapes import boundary_shapes
 from decentral.stages.stage import Stage
 
 if TYPE_CHECKING:
-    from decentral.runs.sections.stages import StageConfig
+    from decentral.runs.stages.config import StageRun
 
 
 class Plan:
@@ -32,13 +32,17 @@ class Plan:
     Raises UserError for a cut, a program or heads that do not fit the network.
     """
 
-    def __init__(self, config: StageConfig, device: torch.device) -> None:
+    def __init__(self, config: StageRun, device: torch.device) -> None:
         self.config, self.device = config, device
         self.samples = Samples(config, device)
-        self.network = network_of(self.samples.module)
+        self.network = network_of(self.samples.objective.evaluation.module)
         self.shapes = boundary_shapes(self.network, self.samples.example)
         self.make_head = head_maker(
-            self.shapes, self.samples.example.shape, self.samples.classes, config.seed, config.stages.heads
+            self.shapes,
+            self.samples.example.shape,
+            self.samples.objective.classes,
+            config.seed,
+            config.stages.heads,
         )
         self.spans = self._cut()
         if hasattr(config.program, "check"):
@@ -92,6 +96,7 @@ class Plan:
 
     def _optimizer(self, parameters: Any) -> torch.optim.Optimizer:
         train = self.config.train
+        assert self.config.optimizer is not None
         optimizer: torch.optim.Optimizer = self.config.optimizer.build(
             parameters, train.lr, train.weight_decay
         )
@@ -103,7 +108,9 @@ class Plan:
             return cut_at(depth, wish.cut)
         if wish.cut == "even":
             return cut_evenly(depth, wish.count)
-        return cut_by_cost(layer_flops(list(self.network.layers), self.samples.train[0][:2]), wish.count)
+        return cut_by_cost(
+            layer_flops(list(self.network.layers), self.samples.objective.train_x[:2]), wish.count
+        )
 
 
 def hosts(stages: int, workers: int, ranks: int) -> list[int]:

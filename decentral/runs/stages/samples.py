@@ -1,4 +1,4 @@
-"""Where a layer-parallel run's batches come from, and what it is measured on: labelled examples, or a text.
+"""Where a layer-parallel run's batches come from: the samples of the workers, or stretches of a text.
 
 Examples are dealt to the workers as ``[problem] partition`` says; of a text each worker has a stretch of equal length.
 """
@@ -6,19 +6,19 @@ Examples are dealt to the workers as ``[problem] partition`` says; of a text eac
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from decentral.problems.data.batches import EpochBatches
-from decentral.problems.data.datasets import load
 from decentral.problems.data.text import load_text, text_batches, text_windows
-from decentral.problems.model_objective import deal
+from decentral.problems.model_objective import ModelObjective
+from decentral.runs.place import place_of
 
 if TYPE_CHECKING:
-    from decentral.runs.sections.stages import StageConfig
+    from collections.abc import Callable
+
+    from decentral.runs.stages.config import StageRun
 
 Batch = tuple[Tensor, Tensor]
 
@@ -26,77 +26,35 @@ Batch = tuple[Tensor, Tensor]
 class Samples:
     """``batch(worker, t)``: inputs and labels of step t, a function of the seed, the worker and t.
 
-    ``train``, ``test``: (inputs, labels) to measure on. ``epoch_samples``: how many make an epoch. ``step_samples``:
-    of all workers, in a step. ``module``: the model, initialised from the seed.
+    ``objective``: that of all workers, as in rounds: its model, its data, and what is measured.
     """
 
-    def __init__(self, config: StageConfig, device: torch.device) -> None:
-        dtype = torch.float64 if config.train.dtype == "float64" else torch.float32
-        make = _text if hasattr(config.problem, "text") else _examples
-        self.module, self.classes, train, test, draw, self.step_samples = make(config)
-        self.module.to(device, dtype)
-        self.train, self.test = (_placed(part, device, dtype) for part in (train, test))
-        self.epoch_samples, self.device = len(train[1]), device
-
-        def batch(worker: int, t: int) -> Batch:
-            return draw(worker, t, *self.train)
-
+    def __init__(self, run: StageRun, device: torch.device) -> None:
+        self.objective: ModelObjective = run.problem.build(place_of(run, range(run.workers), device))
+        draw = _stretches(run, self.objective) if hasattr(run.problem, "text") else self.objective.batch
         # the stages of a pipeline are at different steps
-        self.batch = functools.lru_cache(maxsize=16 * config.workers)(batch)
+        self.batch = functools.lru_cache(maxsize=16 * run.workers)(draw)
 
     @property
     def example(self) -> Tensor:
         """One input, without the axis of the batch."""
-        inputs, _ = self.train
-        return inputs[0]
+        return self.objective.train_x[0]
 
 
-Draw = Callable[[int, int, Tensor, Tensor], Batch]
-"""(worker, step, all inputs, all labels) -> its batch."""
-Made = tuple[nn.Module, int, Batch, Batch, Draw, int]
-
-
-def _placed(part: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
-    x, y = part
-    return x.to(device, dtype if x.is_floating_point() else None), y.to(device)
-
-
-def _examples(config: StageConfig) -> Made:
-    problem, seed = config.problem, config.seed
-    data = load(problem.data, problem.data_root or None)
-    shards = [torch.from_numpy(shard) for shard in deal(problem, data, config.workers, seed)]
-    size, total = config.train.batch_size, len(data.train_y)
-    step, draws = total, None
-    if size != "full":
-        step = size * config.workers
-        draws = EpochBatches(list(map(len, shards)), list(range(config.workers)), size, seed)
-
-    def batch(worker: int, t: int, x: Tensor, y: Tensor) -> Batch:
-        shard = shards[worker]
-        if draws is not None:
-            shard = shard[torch.from_numpy(draws.at(t)[worker])]
-        elif len(shard) == total:  # all, in their order
-            return x, y
-        shard = shard.to(y.device)
-        return x[shard], y[shard]
-
-    train, test = (data.train_x, data.train_y), (data.test_x, data.test_y)
-    return problem.model(data, seed), data.classes, train, test, batch, step
-
-
-def _text(config: StageConfig) -> Made:
-    problem, seed, size = config.problem, config.seed, config.train.batch_size
+def _stretches(run: StageRun, objective: ModelObjective) -> Callable[[int, int], Batch]:
+    """Windows that begin anywhere in the worker's stretch of the text; of full batches all, one after the other."""
+    problem: Any = run.problem
+    size, n, to = run.train.batch_size, run.workers, objective.train_x.device
     text = load_text(problem.text, problem.data_root or None)
-    train, test = (text_windows(part, problem.context) for part in (text.train, text.validation))
-    length = len(text.train) // config.workers
-    stretches = [text.train[i * length : (i + 1) * length] for i in range(config.workers)]
-    whole = [text_windows(stretch, problem.context) for stretch in stretches]
-    if size != "full":
-        draws = [text_batches(own, problem.context, size, seed, i) for i, own in enumerate(stretches)]
+    length = len(text.train) // n
+    own = [text.train[i * length : (i + 1) * length] for i in range(n)]
+    if size == "full":
+        whole = [text_windows(stretch, problem.context) for stretch in own]
+        return lambda worker, _: (whole[worker][0].to(to), whole[worker][1].to(to))
+    draws = [text_batches(stretch, problem.context, size, run.seed, i) for i, stretch in enumerate(own)]
 
-    def batch(worker: int, t: int, x: Tensor, y: Tensor) -> Batch:
-        inputs, labels = whole[worker] if size == "full" else draws[worker](t)
-        return inputs.to(x.device), labels.to(y.device)
+    def batch(worker: int, t: int) -> Batch:
+        inputs, labels = draws[worker](t)
+        return inputs.to(to), labels.to(to)
 
-    step = sum(len(inputs) for inputs, _ in whole) if size == "full" else size * config.workers
-    return problem.model(text, seed), len(text.characters), train, test, batch, step
+    return batch

@@ -7,16 +7,19 @@ all stages' t-th updates. Over MPI the copies travel to rank 0, which measures w
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
+from decentral.problems.model_objective import ModelObjective
+from decentral.runtime.driver import Driver, Sent
+from decentral.stages.heads.local_losses import cross_entropy
 from decentral.stages.layers import Network
+from decentral.stages.peer_comm import ALL_REDUCE, GOSSIP
+from decentral.stages.peers import PeerStage
 from decentral.stages.stage import Stage
 
 State = dict[str, Tensor]
@@ -27,7 +30,7 @@ class Snapshot:
     """One stage after step t: parameters and buffers; before the update of that step, parameters and gradients too.
 
     ``time_s``: the driver's clock. ``loss``: the training loss of the step, where this stage has it.
-    ``bytes_sent``, ``messages``: by this stage so far.
+    ``sent``: by this stage so far.
     """
 
     time_s: float
@@ -35,8 +38,20 @@ class Snapshot:
     before: State
     gradients: State
     loss: float | None
-    bytes_sent: int
-    messages: int
+    sent: Sent
+
+
+def sent_by(stage: Stage, driver: Driver) -> Sent:
+    """What the stage has sent so far: to other stages of its worker, and to its peers as the method's ledger has it.
+
+    So an all-reduce is billed as everywhere, whatever way it goes here.
+    """
+    whole = driver.sent_by(stage.number)
+    if not isinstance(stage, PeerStage):
+        return whole
+    peers, ledger = driver.sent_by(stage.number, (GOSSIP, ALL_REDUCE)), stage.comm.ledger
+    sent_bytes = whole.bytes - peers.bytes + float(ledger.bytes_sent[0])
+    return Sent(sent_bytes, whole.messages - peers.messages + ledger.messages, whole.away_bytes)
 
 
 class Observer:
@@ -54,13 +69,13 @@ class Observer:
             self.before[t] = {name: p.detach().clone() for name, p in named.items()}
             self.gradients[t] = {name: p.grad.clone() for name, p in named.items() if p.grad is not None}
 
-    def snapshot(self, t: int, time_s: float, bytes_sent: int, messages: int) -> Snapshot:
+    def snapshot(self, t: int, driver: Driver) -> Snapshot:
         """The stage as it is after step t."""
         loss = self.stage.losses.get(t)
         after = {name: value.detach().clone() for name, value in _named(self.stage, buffers=True)}
         return Snapshot(
-            time_s, after, self.before.pop(t, {}), self.gradients.pop(t, {}),
-            None if loss is None else float(loss), bytes_sent, messages,
+            driver.now, after, self.before.pop(t, {}), self.gradients.pop(t, {}),
+            None if loss is None else float(loss), sent_by(self.stage, driver),
         )  # fmt: skip
 
 
@@ -78,47 +93,45 @@ def _named(stage: Stage, buffers: bool = False) -> list[tuple[str, Tensor]]:
 
 
 class Assembly:
-    """A copy of the whole network, to be measured with the stages' states in it."""
+    """The workers' models from their stages' states, as rounds have them; and the whole network, with its gradient."""
 
-    def __init__(self, network: Network, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, network: Network, objective: ModelObjective) -> None:
+        self.objective = objective
+        own = dict(objective.evaluation.module.named_parameters()) | dict(
+            objective.evaluation.module.named_buffers()
+        )
+        of = {id(tensor): name for name, tensor in own.items()}
+        parts = network.modules()
+        tensors = [
+            *parts.named_parameters(remove_duplicate=False),
+            *parts.named_buffers(remove_duplicate=False),
+        ]
+        self.names = {name: of[id(tensor)] for name, tensor in tensors}  # of stages -> of the model
         self.network: Network = copy.deepcopy(network)
         self.modules = self.network.modules()
-        self.loss = loss
 
-    @torch.no_grad()
-    def consensus_sq(self, workers: Sequence[Sequence[State]]) -> float:
-        """Load the average of the workers' networks, each given as its stages' states; (1/n) sum_i |x_i - xbar|^2.
-
-        Floating-point buffers are averaged too, others are worker 0's; the distance is of parameters only.
-        """
-        wholes = [{name: value for state in states for name, value in state.items()} for states in workers]
-        average, apart, n = {}, 0.0, len(wholes)
-        parameters = dict(self.modules.named_parameters())
-        for name, first in wholes[0].items():
-            average[name] = first
-            if first.is_floating_point():
-                average[name] = functools.reduce(torch.add, [whole[name] for whole in wholes]) / n
-            if name in parameters:
-                mean = average[name].double()
-                apart += sum(float((whole[name].double() - mean).square().sum()) for whole in wholes) / n
-        self.load([average])
-        return apart
-
-    def load(self, states: Sequence[State]) -> None:
-        """Put the stages' states in."""
-        whole = {name: value for state in states for name, value in state.items()}
-        self.modules.load_state_dict(whole, strict=False)
+    def models(self, workers: Sequence[Sequence[Snapshot]]) -> Tensor:
+        """x (n, d) of the workers, each given as its stages; their buffers become those of the objective."""
+        objective = self.objective
+        x = objective.start().expand(len(workers), -1).clone()
+        for i, stages in enumerate(workers):
+            row = objective.layout.views(x[i]) | {name: b[i] for name, b in objective.buffers.items()}
+            for name, value in (pair for stage in stages for pair in stage.after.items()):
+                if self.names[name] in row:  # what is frozen stays as it is
+                    row[self.names[name]].copy_(value)
+        return x
 
     def cosines(self, snapshots: Sequence[Snapshot], inputs: Tensor, labels: Tensor) -> list[float]:
         """Per layer (the head last): cosine of the program's gradient and that of the network's loss, same weights.
 
         NaN for a layer that has no gradient of its own.
         """
-        self.load([s.before for s in snapshots])
+        before = {name: value for s in snapshots for name, value in s.before.items()}
+        self.modules.load_state_dict(before, strict=False)
         self.modules.train()
         self.modules.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            torch.autograd.backward(self.loss(self.network(inputs), labels))
+            torch.autograd.backward(cross_entropy(self.network(inputs), labels))
         local = {name: g for s in snapshots for name, g in s.gradients.items()}
         cosines = []
         for i, layer in enumerate(self.modules):
@@ -133,30 +146,3 @@ class Assembly:
             ours, true = (torch.cat(side) for side in zip(*pairs, strict=True))
             cosines.append(float(cosine_similarity(ours.double(), true.double(), dim=0)))
         return cosines
-
-    @torch.no_grad()
-    def measure(self, inputs: Tensor, labels: Tensor, chunk: int = 1000) -> tuple[float, float]:
-        """Mean loss and accuracy over the samples, in evaluation mode."""
-        self.modules.eval()
-        losses, correct, count = 0.0, 0, 0
-        for a in range(0, len(labels), chunk):
-            logits, y = self.network(inputs[a : a + chunk]), labels[a : a + chunk]
-            losses += float(self.loss(logits, y)) * len(y)
-            predicted = logits.flatten(0, -2).argmax(-1)
-            correct += int((predicted == y.flatten()).sum())
-            count += y.numel()
-        return losses / len(labels), correct / count
-
-
-def row_of(snapshots: Sequence[Snapshot], clock: str) -> dict[str, Any]:
-    """Columns that come from the snapshots themselves."""
-    sent = [s.bytes_sent for s in snapshots]
-    losses = [s.loss for s in snapshots if s.loss is not None]
-    row: dict[str, Any] = {
-        "wall_s" if clock == "measured" else "simulated_s": round(max(s.time_s for s in snapshots), 9),
-        "bytes_sent_mean": sum(sent) / len(sent),
-        "bytes_sent_max": max(sent),
-        "messages": sum(s.messages for s in snapshots),
-        "batch_loss": sum(losses) / len(losses) if losses else float("nan"),
-    }
-    return row

@@ -2,73 +2,62 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 import topologies
+from decentral.comm.local import LocalComm
 from decentral.errors import UserError
 from decentral.rounds.trials.needs import refuse_unmet
-from decentral.runs.folder import write_whole
-from decentral.runs.rounds.training import Outcome
+from decentral.runs.divergence import overflow
+from decentral.runs.journal import Journal, Outcome, Seen
+from decentral.runs.metrics import finite, measure, record_interval
+from decentral.runs.place import Here
 from decentral.runs.stages.building import Plan, hosts
-from decentral.runs.stages.snapshots import Assembly, Observer, Snapshot, row_of
-from decentral.runtime.clock import VirtualClock
+from decentral.runs.stages.config import StageRun
+from decentral.runs.stages.snapshots import Assembly, Observer, Snapshot
+from decentral.runtime.drive import clock_of, drive
+from decentral.runtime.driver import Driver
 from decentral.runtime.gathering import Gathering
 from decentral.runtime.requests import NonFiniteError
 from decentral.runtime.staleness import histogram, staleness_columns
 from decentral.runtime.trace import Trace
-from decentral.stages.heads.local_losses import cross_entropy
 from decentral.stages.profile import cost_table, profile
 
-if TYPE_CHECKING:
-    from decentral.runs.folder import RunFolder
-    from decentral.runs.sections.stages import StageConfig
-    from decentral.runs.sections.train import Train
-    from decentral.runs.stages.samples import Samples
 
-
-def check(config: StageConfig, world: Any) -> None:
+def check(run: StageRun, world: Any) -> None:
     """Refuse what does not fit: the cut, the program, its heads, the ranks."""
-    hosts(config.stages.count, config.workers, world.ranks)
-    if config.topology is not None:
-        refuse_unmet(config.algorithm, config.topology.mixing())
-        if getattr(config.algorithm, "whole", False):
+    hosts(run.stages.count, run.workers, world.ranks)
+    if run.topology is not None:
+        refuse_unmet(run.algorithm, run.topology.mixing())
+        if getattr(run.algorithm, "whole", False):
             raise UserError(
-                f"{type(config.algorithm).__name__} looks at whole models and a stage holds a part; use another method"
+                f"{type(run.algorithm).__name__} looks at whole models and a stage holds a part; use another method"
             )
-    Plan(config, torch.device("cpu"))
+    Plan(run, torch.device("cpu"))
 
 
-def record_interval(train: Train, samples: Samples, workers: int) -> int:
-    """Steps from one record to the next. By default a 20th of the run, but records take a 20th of the work at most."""
-    if train.record_every != "auto":
-        return train.record_every
-    train_seen, test_seen = (min(len(y), train.eval_samples) for _, y in (samples.train, samples.test))
-    seen = train_seen + test_seen * (1 if workers == 1 else workers + 1)
-    # that cost as much: forward and backward are thrice a forward pass
-    steps = 1 + seen / (3 * samples.step_samples)
-    return max(1, train.rounds // 20, math.ceil(20 * steps))
+def execute(run: StageRun, here: Here, journal: Journal, kept: Mapping[str, Any] | None) -> Outcome:
+    """All steps, with records. Every rank calls it. It begins anew: programs have no state to put back."""
+    del kept
+    return Training(run, here, journal).run()
 
 
 class Training:
     """The stages that this rank hosts, of one worker or of several that gossip; their program and its records.
 
     Rank 0 measures. FLOPs, costs and kept activations are found with one worker alone: all have the same stages.
-
-    A run that was interrupted begins anew (``kept`` is None): programs have no state to put back.
     """
 
-    def __init__(
-        self, config: StageConfig, world: Any, device: torch.device, folder: RunFolder | None, kept: None
-    ) -> None:
-        del kept
-        self.config, self.world, self.folder = config, world, folder
-        self.plan = Plan(config, device)
+    def __init__(self, config: StageRun, here: Here, journal: Journal) -> None:
+        self.config, self.world, self.journal = config, here.world, journal
+        world = here.world
+        self.plan = Plan(config, here.device)
         self.host = hosts(config.stages.count, config.workers, world.ranks)
         self.profile = world.from_root(lambda: profile(config.program, self.plan.trial))
         self.costs = cost_table(self.profile, config.stages.costs, config.stages.flops_per_s)
@@ -77,53 +66,42 @@ class Training:
         self.mixing = None if topology is None else world.from_root(topology.mixing)
         self.stages = self.plan.stages(config.train.rounds, mine, self.mixing)
         self.observers = {s.number: Observer(s, self._is_recorded) for s in self.stages}
-        self.assembly = Assembly(self.plan.network, cross_entropy)
-        self.every = record_interval(config.train, self.plan.samples, config.workers)
+        self.objective = self.plan.samples.objective
+        self.assembly = Assembly(self.plan.network, self.objective)
+        self.comm = LocalComm(np.eye(1) if self.mixing is None else self.mixing)
+        # the cosine takes forward and backward: a step
+        self.every = record_interval(config.train, 1 + self.objective.record_cost_rounds())
         self.t = 0
-        self.row: dict[str, Any] = {}
-        self.notes: list[str] = []
-        self.clock = "simulated" if world.ranks == 1 else "measured"
-        self.facts = {
-            "cut": [[span.start, span.stop] for span in self.plan.spans],
-            "hosts": self.host,
-            "clock": self.clock,
-        }
+        self.trouble = ""
         self.gathering = Gathering(world, len(self.host), self._record)
         self._steps = {stage.number: 0 for stage in self.stages}  # done by each stage of this rank
-        self._progress: Callable[[float, dict[str, Any]], None] = lambda *_: None
+        cut = [[span.start, span.stop] for span in self.plan.spans]
+        journal.begin({"cut": cut, "hosts": self.host, "clock": clock_of(world)}, [])
 
-    def run(self, progress: Callable[[float, dict[str, Any]], None]) -> Outcome:
-        """All steps, with records. Every rank calls it.
-
-        ``progress`` is told of each step, by the slowest stage of this rank, and of the newest record.
-        """
-        self._progress = progress
-        self._write("costs.json", self._cost_rows())
-        programs = {s.number: self.config.program.run(s) for s in self.stages}
-        if self.world.ranks == 1:
-            self.driver: Any = VirtualClock(programs, self._cost, self.config.network.carry, self._done)
-        else:
-            from decentral.runtime.mpi import MPIDriver, gathered
-
-            self.driver = MPIDriver(programs, self.host, self._done, self.config.stages.timeout_s)
+    def run(self) -> Outcome:
+        """All steps, with records."""
+        config, world = self.config, self.world
+        self.journal.leave("costs.json", self._cost_rows())
+        self.gathering.begin()
         try:
-            trace = self.driver.run()
+            trace = drive(
+                {s.number: config.program.run(s) for s in self.stages}, self.host, world,
+                cost=self._cost, link=lambda _: config.network.carry, done=self._done,
+                timeout_s=config.stages.timeout_s,
+            )  # fmt: skip
         except NonFiniteError as error:
-            if self.world.ranks > 1:
+            if world.ranks > 1:
                 raise  # the others cannot go on: the job ends with this message
-            return Outcome("diverged", str(error), self.row)
-        if self.world.ranks > 1:
-            trace = gathered(trace)
-        staleness = {k: v for part in self.world.agree(self._staleness()) for k, v in part.items()}
-        findings = {k: v for part in self.world.agree(self._findings()) for k, v in part.items()}
-        if self.world.rank == 0:
-            while self.t < self.config.train.rounds:
+            return self.journal.ended("diverged", str(error))
+        staleness = {k: v for part in world.agree(self._staleness()) for k, v in part.items()}
+        findings = {k: v for part in world.agree(self._findings()) for k, v in part.items()}
+        if trace is not None:
+            while self.t < config.train.rounds:
                 self.gathering.collect()
-            self._write_trace(trace)
-            self._write("staleness.json", staleness)
-            if findings and self.folder is not None:
-                write_whole(self.folder.path / "findings.npz", lambda file: np.savez(file, **findings))
-        return Outcome("finished", "", self.row | self._final(staleness))
+            self._leave(trace, staleness, findings)
+        trouble = world.from_root(lambda: self.trouble)
+        status = "diverged" if trouble else "finished"
+        return self.journal.ended(status, trouble, self._final(staleness))
 
     def _is_recorded(self, t: int) -> bool:
         return (t + 1) % self.every == 0 or t + 1 == self.config.train.rounds or t == 0
@@ -131,55 +109,51 @@ class Training:
     def _cost(self, number: int, kind: str) -> float:
         return self.costs.get((number % self.config.stages.count, kind), 0.0)
 
-    def _done(self, stage: int, t: int) -> None:
+    def _done(self, driver: Driver, stage: int, t: int) -> None:
         """A stage of this rank has finished step t."""
         if self._is_recorded(t):
-            sent = self.driver.sent_by(stage)
-            self.gathering.hand_over(t, stage, self.observers[stage].snapshot(t, self.driver.now, *sent))
+            self.gathering.hand_over(t, stage, self.observers[stage].snapshot(t, driver))
         elif self.world.rank == 0:
             self.gathering.collect()
         self._steps[stage] = t + 1
-        self._progress(min(self._steps.values()), self.row)
+        self.journal.moved(min(self._steps.values()))
 
     def _record(self, t: int, parts: list[Snapshot]) -> None:
         """One row of metrics, once all stages have finished the step."""
-        train, samples = self.config.train, self.plan.samples
-        row = {"round": t + 1, **row_of(parts, self.clock)}
-        if "wall_s" in row:  # rank 0's stages stood still while it measured
-            row["wall_s"] = max(0.0, row["wall_s"] - self.gathering.spent_s)
-        n, count = self.config.workers, self.config.stages.count
-        row["samples"] = (t + 1) * samples.step_samples
-        row["epoch"] = row["samples"] / samples.epoch_samples
-        row["flops"] = (t + 1) * self.profile.flops_step * n
-        row["critical_flops"] = (t + 1) * self.profile.critical_flops_step
-        workers = [parts[i * count : (i + 1) * count] for i in range(n)]
-        cosines = [self.assembly.cosines(own, *samples.batch(i, t)) for i, own in enumerate(workers)]
-        of_layer = [_mean(values) for values in zip(*cosines, strict=True)]
-        row["gradient_cosine"] = _mean(of_layer)
-        row |= self._evaluate(workers, t + 1 == train.rounds)
-        self.row, self.t = row, t + 1
-        if self.folder is not None:
-            self.folder.append({**row, **{f"gradient_cosine_{i}": c for i, c in enumerate(of_layer)}})
-        self._progress(self.t, row)
+        config, objective, done = self.config, self.objective, t + 1
+        self.t = done
+        count = config.stages.count
+        workers = [parts[i : i + count] for i in range(0, len(parts), count)]
+        x = self.assembly.models(workers)
+        values = measure(x, self.comm, objective, done == config.train.rounds)
+        if not finite(values):
+            self.trouble = self.trouble or overflow(done, x, self.comm)
+            return
+        batch = self.plan.samples.batch
+        cosines = [self.assembly.cosines(own, *batch(i, t)) for i, own in enumerate(workers)]
+        of_layer = [_mean(per_worker) for per_worker in zip(*cosines, strict=True)]
+        more = {
+            "batch_loss": _mean([s.loss for s in parts if s.loss is not None]),
+            "flops": done * self.profile.flops_step * config.workers,
+            "critical_flops": done * self.profile.critical_flops_step,
+            "gradient_cosine": _mean(of_layer),
+        }
+        self.journal.record(
+            self._seen(done, workers),
+            {**values, **more},
+            {f"gradient_cosine_{i}": cosine for i, cosine in enumerate(of_layer)},
+        )
 
-    def _evaluate(self, workers: Sequence[Sequence[Snapshot]], last: bool) -> dict[str, float]:
-        """Losses and accuracies of the averaged model; where there are several, what is measured of workers."""
-        samples, most, values = self.plan.samples, self.config.train.eval_samples, {}
-        models = [[s.after for s in own] for own in workers]
-        if len(models) > 1:
-            accuracies = []
-            for states in models:
-                self.assembly.load(states)
-                accuracies.append(self.assembly.measure(*_first(samples.test, most))[1])
-            values["test_accuracy_worker_mean"] = sum(accuracies) / len(models)
-            values["test_accuracy_worker_min"] = min(accuracies)
-            values["consensus_sq"] = self.assembly.consensus_sq(models)  # and loads the average
-        else:
-            self.assembly.load(models[0])
-        for name, size in (("train", most), ("test", None if last else most)):
-            part = _first(getattr(samples, name), size)
-            values[f"{name}_loss"], values[f"{name}_accuracy"] = self.assembly.measure(*part)
-        return values
+    def _seen(self, done: int, workers: Sequence[Sequence[Snapshot]]) -> Seen:
+        """A worker has sent what its stages have, to each other too."""
+        parts = [s for own in workers for s in own]
+        now_s, simulated = max(s.time_s for s in parts), self.world.ranks == 1
+        # over MPI stages run ahead: what counts is when the last one had finished this step
+        wall_s = self.gathering.training_s if simulated else max(0.0, now_s - self.gathering.spent_s)
+        sent_bytes = [sum(s.sent.bytes for s in own) for own in workers]
+        messages, away = sum(s.sent.messages for s in parts), sum(s.sent.away_bytes for s in parts)
+        samples, epoch = self.objective.samples(done), self.objective.epoch(done)
+        return Seen(done, samples, epoch, wall_s, now_s if simulated else None, sent_bytes, messages, away)
 
     def _staleness(self) -> dict[int, dict[int, int]]:
         return {s.number: dict(sorted(s.staleness.items())) for s in self.stages if s.staleness}
@@ -214,21 +188,14 @@ class Training:
             for k, kind in sorted(found.flops)
         ]  # fmt: skip
 
-    def _write(self, name: str, content: Any) -> None:
-        if self.folder is not None and self.world.rank == 0:
-            write_whole(self.folder.path / name, json.dumps(content, indent=1) + "\n")
-
-    def _write_trace(self, trace: Trace) -> None:
-        if self.folder is None:
-            return
-        self._write("boundaries.json", trace.boundaries())
-        self._write("activation_bytes.json", dict(enumerate(self.profile.activation_bytes)))
-        trace.write_chrome(self.folder.path / "trace.json")
-
-
-def _first(part: tuple[Any, Any], size: int | None) -> tuple[Any, Any]:
-    x, y = part
-    return x[:size], y[:size]
+    def _leave(self, trace: Trace, staleness: dict[int, Any], findings: dict[str, Any]) -> None:
+        journal = self.journal
+        journal.leave("boundaries.json", trace.boundaries())
+        journal.leave("activation_bytes.json", dict(enumerate(self.profile.activation_bytes)))
+        journal.leave("trace.json", trace.chrome())
+        journal.leave("staleness.json", staleness)
+        if findings:
+            journal.leave("findings.npz", functools.partial(np.savez, **findings))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,0 +1,55 @@
+"""A run without rounds as one typed, frozen value: the method is an asynchronous one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from decentral.algorithms.asynchronous import ASYNCHRONOUS
+from decentral.optimizers.schedules import Schedule
+from decentral.runs.kind import Key, Named, Run, Table
+from decentral.runs.rounds.config import METHODS, PROBLEMS, SCHEDULES, check_problem
+from decentral.runs.sections.network import Network
+from decentral.runs.sections.topology import Topology
+from decentral.runs.sections.train import Train
+
+
+@dataclass(frozen=True)
+class AsynchronousRun(Run):
+    """n workers, each at its own speed: ``train.rounds`` n steps in all, whoever makes them."""
+
+    there: ClassVar[str] = "an asynchronous method"
+
+    problem: Annotated[Any, Named(PROBLEMS)]
+    topology: Topology
+    algorithm: Annotated[Any, Named(METHODS)]
+    allow_unstable: Annotated[bool, Key("algorithm", False)]
+    network: Network
+    train: Train
+    schedule: Annotated[Schedule, Named(SCHEDULES, "constant")]
+
+    @classmethod
+    def is_meant(cls, table: Table) -> bool:
+        """By the shelf that the method is on."""
+        algorithm = table.get("algorithm")
+        return isinstance(algorithm, Mapping) and algorithm.get("name") in ASYNCHRONOUS
+
+    @classmethod
+    def without(cls, table: Table) -> Mapping[str, str]:
+        """See :class:`Run`."""
+        name = ASYNCHRONOUS[table["algorithm"]["name"]].__name__
+        return {
+            "faults": f"for {name}, which has no rounds; remove the section (a slow worker is network.compute.name = "
+            '"one-slow-worker")',
+            "compression": f"for {name}, whose messages have meanings of their own; remove the section",
+        }
+
+    @property
+    def workers(self) -> int:
+        """See :class:`Run`."""
+        return self.topology.workers
+
+    def fits(self) -> None:
+        """The problem trains workers, and can be trained so."""
+        check_problem(self)

@@ -1,0 +1,59 @@
+"""A run of a network of nodes as one typed, frozen value; its file has ``[dataflow]``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from decentral.errors import UserError
+from decentral.optimizers.schedules import Schedule
+from decentral.runs.kind import Named, Run, Table, choices_of
+from decentral.runs.rounds.config import PROBLEMS, SCHEDULES
+from decentral.runs.sections.dataflow import Dataflow
+from decentral.runs.sections.network import WITHOUT_CLUSTER, Network
+from decentral.runs.sections.train import Train
+from decentral.runs.stages.config import OPTIMIZERS
+from decentral.tables import section
+
+
+@dataclass(frozen=True)
+class DataflowRun(Run):
+    """A network of nodes: a round is a pass over the training instances."""
+
+    there: ClassVar[str] = "[dataflow]"
+
+    dataflow: Dataflow
+    train: Train
+    network: Network
+    problem: Annotated[Any, Named(PROBLEMS)]
+    optimizer: Annotated[Any, Named(OPTIMIZERS, "sgd")]
+    schedule: Annotated[Schedule, Named(SCHEDULES, "constant")]
+
+    @classmethod
+    def is_meant(cls, table: Table) -> bool:
+        """By its section."""
+        return "dataflow" in table
+
+    @classmethod
+    def without(cls, table: Table) -> Mapping[str, str]:
+        """Batches are for problems whose samples are dealt in them, as in rounds of workers; instances are others'."""
+        of_workers = ["train.oracle", "train.compile", "train.checkpoint_every"]
+        problem = choices_of(PROBLEMS).get(section(table, "problem").get("name", ""))
+        if not hasattr(problem, "build"):
+            of_workers.append("train.batch_size")
+        return {
+            **dict.fromkeys(of_workers, "with [dataflow]; remove the key"),
+            **dict.fromkeys(
+                WITHOUT_CLUSTER, "with [dataflow], whose messages have one kind of link; remove the key"
+            ),
+        }
+
+    def fits(self) -> None:
+        """The problem has a network of nodes."""
+        if not getattr(self.problem, "dataflow", False):
+            name = self.resolved()["problem"]["name"]
+            choices = [key for key, kind in choices_of(PROBLEMS).items() if getattr(kind, "dataflow", False)]
+            raise UserError(
+                f"problem.name = {name!r} has no network of nodes; use one of {', '.join(choices)}"
+            )

@@ -1,0 +1,65 @@
+"""What is known to fail before the first round of a run: a bad mixing, an unstable one, one not to compile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import topologies
+from decentral.comm.launch import workers_a_rank
+from decentral.errors import UserError
+from decentral.network import Gossip, all_reduce_s
+from decentral.rounds.compiled import CompiledMethod
+from decentral.rounds.trials.messages import averages_and_gossips, early_messages
+from decentral.rounds.trials.needs import refuse_unmet
+from decentral.rounds.trials.stability import refuse_unstable
+from decentral.runs.place import place_of
+from decentral.runs.rounds.clock import compute_time
+from decentral.runs.rounds.config import RoundsRun
+from decentral.runs.rounds.faults import refuse_faults
+from decentral.runs.sections.network import PerSample
+
+
+def check(run: RoundsRun, world: Any) -> None:
+    """Raise UserError for it."""
+    workers_a_rank(run.workers, world.ranks)
+    mixing, train = run.topology.mixing(), run.train
+    if run.faults:
+        refuse_faults(
+            run.algorithm, mixing, run.faults, compressed=run.compression is not None, compiled=train.compile
+        )
+    if train.compile:
+        _check_compiled(run, world, mixing)
+    refuse_unmet(run.algorithm, mixing)
+    _check_network(run, mixing)
+    if not run.allow_unstable:
+        rounds = range(0, train.rounds, max(1, train.rounds // 10_000))
+        lr = max(run.schedule.lr(t, train.rounds, train.lr) for t in rounds)
+        refuse_unstable(run.algorithm, mixing, lr, run.problem, run.seed, train.weight_decay)
+
+
+def _check_compiled(run: RoundsRun, world: Any, mixing: topologies.Schedule) -> None:
+    if run.compression or not getattr(run.algorithm, "linear", True):
+        raise UserError(
+            "train.compile = true is for methods of arithmetic, mixing and means alone; set it to false, or do "
+            f"without {'[compression]' if run.compression else type(run.algorithm).__name__}"
+        )
+    CompiledMethod(run.algorithm, world.communicator(mixing))
+
+
+def _check_network(run: RoundsRun, mixing: topologies.Schedule) -> None:
+    cluster = run.network.cluster
+    try:
+        Gossip(mixing, cluster)
+        if cluster.between is None and averages_and_gossips(run.algorithm, mixing)[0]:
+            all_reduce_s(run.network.all_reduce, cluster, 0.0)
+    except UserError as error:
+        raise UserError(f"[network] {error}") from None
+    if isinstance(run.network.compute, PerSample):
+        compute_time(run.network, run.problem, place_of(run, range(1), torch.device("cpu")))
+    if run.network.overlap and not any(early_messages(run.algorithm)):
+        raise UserError(
+            f"network.overlap = true, but nothing that {type(run.algorithm).__name__} sends is ready before the "
+            'gradient; set it to false, or use a method such as dsgd with algorithm.variant = "awc"'
+        )

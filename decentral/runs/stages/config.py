@@ -1,0 +1,99 @@
+"""A layer-parallel run as one typed, frozen value; its file has ``[stages]`` and ``[program]``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from decentral.errors import UserError
+from decentral.optimizers.schedules import Schedule
+from decentral.runs.kind import Named, Run, Table
+from decentral.runs.rounds.config import PROBLEMS, SCHEDULES
+from decentral.runs.sections.network import WITHOUT_CLUSTER, Network
+from decentral.runs.sections.stages import Stages
+from decentral.runs.sections.topology import Topology
+from decentral.runs.sections.train import Train
+from decentral.tables import section
+
+METHODS = "decentral.algorithms:ALGORITHMS"
+OPTIMIZERS = "decentral.optimizers:OPTIMIZERS"
+PROGRAMS = "decentral.stages.programs:PROGRAMS"
+
+
+@dataclass(frozen=True)
+class StageRun(Run):
+    """Layers in parallel: a round is a step of each stage.
+
+    ``topology``, ``algorithm``: of the workers, each of which has all stages; None where there is one. ``optimizer``:
+    None where the algorithm makes the update.
+    """
+
+    there: ClassVar[str] = "[stages]"
+
+    stages: Stages
+    train: Train
+    network: Network
+    topology: Topology | None
+    problem: Annotated[Any, Named(PROBLEMS)]
+    program: Annotated[Any, Named(PROGRAMS)]
+    algorithm: Annotated[Any | None, Named(METHODS)]
+    optimizer: Annotated[Any | None, Named(OPTIMIZERS)]
+    schedule: Annotated[Schedule, Named(SCHEDULES, "constant")]
+
+    @classmethod
+    def is_meant(cls, table: Table) -> bool:
+        """By either of its sections."""
+        return "stages" in table or "program" in table
+
+    @classmethod
+    def completed(cls, table: Table) -> Table:
+        """SGD, where no algorithm makes the update. Raises UserError for one of two sections that go together."""
+        gossips = "algorithm" in table
+        if gossips is not ("topology" in table):
+            there, missing = ("algorithm", "topology") if gossips else ("topology", "algorithm")
+            raise UserError(
+                f"section [{there}] needs [{missing}] where there is [stages]; add it, or remove both"
+            )
+        if gossips and "optimizer" in table:
+            raise UserError(
+                "section [optimizer] has no meaning where [algorithm] makes the update; remove one"
+            )
+        if gossips:
+            return table
+        return {**table, "optimizer": {"name": "sgd", **section(table, "optimizer")}}
+
+    @classmethod
+    def without(cls, table: Table) -> Mapping[str, str]:
+        """See :class:`Run`."""
+        del table
+        of_rounds = ("train.oracle", "train.compile", "train.checkpoint_every")
+        return {
+            **dict.fromkeys(of_rounds, "with [stages]; remove the key"),
+            **dict.fromkeys(
+                WITHOUT_CLUSTER, "with [stages], whose messages have one kind of link; remove the key"
+            ),
+        }
+
+    @property
+    def workers(self) -> int:
+        """See :class:`Run`."""
+        return 1 if self.topology is None else self.topology.workers
+
+    def fits(self) -> None:
+        """The problem has layers; workers have stretches of a text; and the program can gossip, if it has to."""
+        problem, gossips = self.problem, self.topology is not None
+        if not hasattr(problem, "model"):
+            name = self.resolved()["problem"]["name"]
+            raise UserError(f"problem.name = {name!r} has no layers to cut into stages; use mlp, for example")
+        if gossips and hasattr(problem, "text") and problem.partition != "contiguous":
+            raise UserError(
+                f"problem.partition = {problem.partition!r}: workers with stages have stretches of a text; "
+                "use contiguous"
+            )
+        if gossips and not getattr(self.program, "lockstep", True):
+            name = self.resolved()["program"]["name"]
+            raise UserError(
+                f"program.name = {name!r} updates its stages at their own speeds, so they cannot gossip; use local, or "
+                "remove [topology] and [algorithm]"
+            )

@@ -1,0 +1,47 @@
+"""Programs driven to their end: by the virtual clock in one process, and in real time where there are ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from decentral.runtime.clock import Cost, Link, VirtualClock
+from decentral.runtime.driver import Driver
+from decentral.runtime.requests import Program
+from decentral.runtime.trace import Trace
+
+
+def clock_of(world: Any) -> str:
+    """What the time of programs in this world is: "simulated" or "measured"."""
+    return "simulated" if world.ranks == 1 else "measured"
+
+
+def drive(
+    programs: Mapping[int, Program],
+    host: Sequence[int],
+    world: Any,
+    *,
+    cost: Cost,
+    link: Callable[[VirtualClock], Link],
+    done: Callable[[Driver, int, int], None],
+    timeout_s: float = 60.0,
+) -> Trace | None:
+    """This rank's programs, by number, to their end; what all did when, on rank 0, and None elsewhere.
+
+    ``host[k]``: the rank of program k. ``cost``, ``link``: what work and messages take on the virtual clock.
+    ``done(driver, k, t)``: program k has finished step t. ``timeout_s``: how long ranks wait for each other before they
+    are asked who waits for whom. Every rank calls it.
+    """
+
+    def on_done(number: int, t: int) -> None:
+        done(driver, number, t)
+
+    driver: Driver
+    if world.ranks == 1:
+        driver = clock = VirtualClock(programs, cost, on_done=on_done)
+        clock.link = link(clock)
+        return clock.run()
+    from decentral.runtime.mpi import MPIDriver, gathered  # here: it starts MPI
+
+    driver = ranks = MPIDriver(programs, host, on_done, timeout_s, world.mpi)
+    return gathered(ranks.run(), world.mpi)
