@@ -23,7 +23,7 @@ from decentral.comm.mpi import MPIWorld
 from decentral.runs.rounds.config import RunConfig
 from decentral.problems.data.batches import EpochBatches
 from decentral.problems.data.datasets import load
-from decentral.problems.model_objective import deal
+from decentral.problems.classification import deal
 from decentral.runs.rounds.training import Training
 
 TABLE = '''

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from decentral.problems.classification import deal
 from decentral.problems.data.batches import EpochBatches
 from decentral.problems.data.datasets import load
 from decentral.problems.data.text import load_text, text_batches, text_windows
-from decentral.problems.model_objective import deal
 
 if TYPE_CHECKING:
     from decentral.runs.sections.stages import StageConfig
