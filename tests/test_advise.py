@@ -26,6 +26,7 @@ from decentral.commands.advise_figure import WORKERS, sweep
 from decentral.commands.advise_table import milliseconds, sentences
 from decentral.errors import UserError
 from decentral.network.cluster import Cluster, Link
+from decentral.network.cluster_file import read_cluster
 from decentral.rounds.trials.fixed_points import fixed_point
 
 SHEET = Cluster.uniform(64, 50e-6, 1.25e9)
@@ -184,7 +185,7 @@ def test_it_says_where_gossip_does_not_pay(tmp_path):
     (tmp_path / "hosts.toml").write_text(HOSTS)
     said = decentral("advise", tmp_path / "hosts.toml", "--model-bytes", "1e8", "--compute-s", "0.1")
     assert "Gossip does not pay in time a round on this cluster" in said.out
-    advice = advise(Cluster.from_file(tmp_path / "hosts.toml"), 1e8, 0.1)
+    advice = advise(read_cluster(tmp_path / "hosts.toml"), 1e8, 0.1)
     assert advice.all_reduce.name == "hierarchical all-reduce"
     by_hand = 2 * 3 * (2e-6 + 25e6 / 25e9) + 2 * 3 * (50e-6 + 6.25e6 / 1.25e9)
     assert advice.all_reduce.seconds == pytest.approx(by_hand)

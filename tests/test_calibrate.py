@@ -23,7 +23,7 @@ from decentral.commands.calibration.written import table_of, write
 from decentral.commands.scaling import MODEL_BYTES, predicted_s, rank_counts, row
 from decentral.errors import UserError
 from decentral.network import Cluster, Link
-from decentral.network.cluster_file import read_calibrated
+from decentral.network.cluster_file import read_calibrated, read_cluster
 from decentral.network.measured import Calibrated, Compute, Measured, curve, link_at
 
 SIZES = (4_000, 64_000, 1_000_000, 4_000_000)
@@ -161,7 +161,7 @@ def test_a_written_file_says_what_was_measured_and_advise_takes_it(tmp_path, bet
             assert getattr(read, key) == (value if words else pytest.approx(value, rel=1e-3)), key
     assert (again.cluster.n, again.cluster.hosts, again.cluster.ports) == (4, one.cluster.hosts, "one")
     assert (again.cluster.inside, again.cluster.between) == (one.cluster.inside, between)
-    assert advise(Cluster.from_file(tmp_path / "c.toml"), 4e6, 0.01).rows
+    assert advise(read_cluster(tmp_path / "c.toml"), 4e6, 0.01).rows
     assert "host: add [links]" in (tmp_path / "c.toml").read_text() or between
 
 

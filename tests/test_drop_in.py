@@ -26,7 +26,7 @@ from decentral.runs.place import Here
 from decentral.runs.rounds.config import RoundsRun
 from decentral.problems.data.batches import EpochBatches
 from decentral.problems.data.datasets import load
-from decentral.problems.model_objective import deal
+from decentral.problems.classification import deal
 from decentral.runs.rounds.training import Training
 
 TABLE = '''

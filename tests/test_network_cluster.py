@@ -12,6 +12,7 @@ import pytest
 import topologies
 from decentral.errors import UserError
 from decentral.network import COMPUTE_TIMES, Cluster
+from decentral.network.cluster_file import read_cluster
 from decentral.network.units import BYTES_S, SECONDS, quantity
 from decentral.tables import named
 
@@ -44,7 +45,7 @@ def linked(graph, path, **attributes):
 
 
 def test_a_cluster_file_has_fast_links_inside_hosts_and_slow_ones_between(cluster_file):
-    cluster = Cluster.from_file(cluster_file)
+    cluster = read_cluster(cluster_file)
     assert (cluster.n, cluster.ports, cluster.hosts) == (6, "shared", (0, 0, 0, 0, 1, 1))
     i, j = np.array([0, 3, 4, 2]), np.array([1, 4, 5, 2])  # inside, between, inside, itself
     np.testing.assert_allclose(cluster.latency_s(i, j), [1e-6, 50e-6, 1e-6, 0], rtol=1e-12)
@@ -59,23 +60,23 @@ def test_a_cluster_file_has_fast_links_inside_hosts_and_slow_ones_between(cluste
 def test_a_run_may_say_how_many_workers_there_are(tmp_path):
     path = tmp_path / "any.toml"
     path.write_text("[links]\nlatency_s = 0\nbandwidth_bytes_s = inf\n")
-    assert Cluster.from_file(path, 12).n == 12
+    assert read_cluster(path, 12).n == 12
     with pytest.raises(UserError, match="how many workers"):
-        Cluster.from_file(path)
+        read_cluster(path)
 
 
 def test_a_graph_file_has_a_link_an_edge(tmp_path):
     graph = nx.DiGraph([("w2", "w10", {"latency_s": "2 ms", "bandwidth_bytes_s": "1 MB/s"}),
                         ("w10", "w2", {"latency_s": 0.5, "bandwidth_bytes_s": 8.0})])  # fmt: skip
     nx.write_gml(graph, tmp_path / "two.gml")
-    cluster = Cluster.from_file(tmp_path / "two.gml")
+    cluster = read_cluster(tmp_path / "two.gml")
     assert (cluster.n, cluster.ports) == (2, "one")  # w2 is worker 0, for 2 is less than 10
     np.testing.assert_allclose(cluster.latency_s([0, 1], [1, 0]), [0.002, 0.5])
     np.testing.assert_allclose(cluster.bandwidth_bytes_s([0, 1], [1, 0]), [1e6, 8])
 
 
 def test_an_edge_without_direction_is_a_link_both_ways_and_others_are_none(tmp_path):
-    cluster = Cluster.from_file(linked(topologies.path(3), tmp_path / "path.graphml"))
+    cluster = read_cluster(linked(topologies.path(3), tmp_path / "path.graphml"))
     np.testing.assert_allclose(cluster.latency_s([0, 1, 1, 2], [1, 0, 2, 1]), 1e-3)
     with pytest.raises(UserError, match="no link from worker 2 to worker 0"):
         cluster.latency_s([0, 2], [1, 0])
@@ -84,7 +85,7 @@ def test_an_edge_without_direction_is_a_link_both_ways_and_others_are_none(tmp_p
 def test_edges_of_a_graph_go_before_the_links_of_the_table(cluster_file):
     linked(nx.path_graph(6), cluster_file.parent / "slow.graphml")
     cluster_file.write_text('graph = "slow.graphml"\n' + TOML)
-    cluster = Cluster.from_file(cluster_file)
+    cluster = read_cluster(cluster_file)
     np.testing.assert_allclose(cluster.latency_s([2, 2, 1], [3, 0, 5]), [1e-3, 1e-6, 50e-6])
 
 
@@ -144,7 +145,7 @@ def test_a_broken_cluster_file_is_refused_in_one_line_that_names_it(message, clu
     nx.write_graphml(nx.path_graph(2), cluster_file.parent / "bare.graphml")
     cluster_file.write_text(BROKEN[message])
     with pytest.raises(UserError) as refused:
-        Cluster.from_file(cluster_file)
+        read_cluster(cluster_file)
     assert message in str(refused.value)
     assert str(refused.value).startswith(str(cluster_file))
     assert "\n" not in str(refused.value)
@@ -152,11 +153,11 @@ def test_a_broken_cluster_file_is_refused_in_one_line_that_names_it(message, clu
 
 def test_a_cluster_that_is_not_of_the_run_is_refused(cluster_file, tmp_path):
     with pytest.raises(UserError, match=r"workers = 6 but the run has 8"):
-        Cluster.from_file(cluster_file, 8)
+        read_cluster(cluster_file, 8)
     with pytest.raises(UserError, match=r"has 4 nodes for 8 workers"):
-        Cluster.from_file(linked(nx.cycle_graph(4), tmp_path / "ring.graphml"), 8)
+        read_cluster(linked(nx.cycle_graph(4), tmp_path / "ring.graphml"), 8)
     with pytest.raises(UserError, match="does not exist"):
-        Cluster.from_file(tmp_path / "none.toml")
+        read_cluster(tmp_path / "none.toml")
     with pytest.raises(UserError, match="hosts of 1 workers for 2"):
         Cluster(2, (0,), "one", None)
 

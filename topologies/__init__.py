@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from topologies.base_k import base_k
 from topologies.checks import (
@@ -34,6 +33,7 @@ from topologies.graphs import (
 )
 from topologies.matcha import matcha, matcha_of
 from topologies.matchings import matchings
+from topologies.named_graphs import TOPOLOGIES
 from topologies.random_graphs import erdos_renyi, geometric, random_regular, watts_strogatz
 from topologies.random_schedules import one_peer_exponential_random, periodic_averaging, random_matching
 from topologies.schedules import (
@@ -48,29 +48,6 @@ from topologies.schedules import (
 )
 from topologies.spectra import Spectrum, eigenvalues, spectral_gap, spectrum
 from topologies.weights import WEIGHTS, mixing_matrix
-
-if TYPE_CHECKING:
-    import networkx as nx
-
-TOPOLOGIES: dict[str, Callable[..., nx.Graph]] = {
-    "ring": ring,
-    "path": path,
-    "grid": grid,
-    "torus": torus,
-    "hypercube": hypercube,
-    "star": star,
-    "complete": complete,
-    "tree": tree,
-    "exponential": exponential,
-    "symmetric-exponential": symmetric_exponential,
-    "random-regular": random_regular,
-    "erdos-renyi": erdos_renyi,
-    "watts-strogatz": watts_strogatz,
-    "geometric": geometric,
-    "ring-of-cliques": ring_of_cliques,
-    "hierarchical": hierarchical,
-}
-"""Constructors by name; the first parameter is the number of workers, the others are keys of a TOML table."""
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "one-peer-exponential": one_peer_exponential,

@@ -18,6 +18,7 @@ from topologies.checks import as_csr
 from topologies.deferred import Deferred
 from topologies.graphs import require_workers
 from topologies.matchings import matchings
+from topologies.named_graphs import TOPOLOGIES
 from topologies.schedules import Schedule
 from topologies.streams import stream
 from topologies.weights import mixing_matrix
@@ -47,8 +48,6 @@ def matcha(n: int, graph: str = "ring", budget: float = 0.5, seed: int = 0) -> S
     Round t is a function of (seed, t), made in O(edges). Raises ValueError as these functions do.
     Reference: Wang, Sahu, Yang, Joshi, Kar 2019 (arXiv 1905.09435).
     """
-    from topologies import TOPOLOGIES  # here: that module imports this one
-
     require_workers("matcha", n)
     if graph not in TOPOLOGIES:
         raise ValueError(f"matcha has no graph {graph!r}; use one of {', '.join(TOPOLOGIES)}")

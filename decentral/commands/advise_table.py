@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from decentral.commands.advise import Advice, Row, Way, advise
-from decentral.network.cluster import Cluster
+from decentral.network.cluster_file import read_cluster
 from decentral.report.columns import scaled_unit
 
 LEGEND = (
@@ -30,7 +30,7 @@ def report(
 
     if out is not None:
         check_suffix(out)
-    cluster = Cluster.from_file(path)
+    cluster = read_cluster(path)
     advice = advise(cluster, model_bytes, compute_s)
     if out is not None:
         draw(cluster, model_bytes, compute_s, out)

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from decentral.dataflow.nodes import Node
+from typing import Any, Generic, Protocol, TypeVar
 
 State = tuple[int, ...]
 Message = tuple[State, Any]
@@ -24,12 +21,30 @@ class InvariantError(RuntimeError):
     """A message was answered twice, or never asked for; the text names edge and state."""
 
 
-class Edge:
+class End(Protocol):
+    """A node, as an edge knows it."""
+
+    name: str
+
+    def forward(self, port: int, messages: list[Message]) -> None:
+        """Messages for input ``port``."""
+
+    def backward(self, out: int, messages: list[Message]) -> None:
+        """The answers to messages that output ``out`` emitted."""
+
+    def port_name(self, out: int) -> str:
+        """The node's name, with the port's number where it has several."""
+
+
+N = TypeVar("N", bound=End)
+
+
+class Edge(Generic[N]):
     """From port ``out`` of ``source`` to port ``port`` of ``target``. ``waiting``: states that have no answer yet."""
 
     __slots__ = ("out", "port", "source", "target", "waiting")
 
-    def __init__(self, source: Node, out: int, target: Node, port: int) -> None:
+    def __init__(self, source: N, out: int, target: N, port: int) -> None:
         self.source, self.out, self.target, self.port = source, out, target, port
         self.waiting: set[State] = set()
 

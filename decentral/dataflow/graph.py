@@ -36,7 +36,7 @@ class Network:
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
-        self.edges: list[Edge] = []
+        self.edges: list[Edge[Node]] = []
         self.replicas: dict[str, list[str]] = {}  # groups of nodes that are copies of each other
         self.copies: dict[str, int] = {}  # where all nodes have copies: to which one a node belongs
 

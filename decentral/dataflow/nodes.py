@@ -28,8 +28,8 @@ class Node(ABC):
 
     def __init__(self) -> None:
         self.name = type(self).__name__.lower()
-        self.ins: list[Edge] = []
-        self.outs: list[Edge] = []
+        self.ins: list[Edge[Node]] = []
+        self.outs: list[Edge[Node]] = []
 
     @abstractmethod
     def forward(self, port: int, messages: list[Message]) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from decentral.dataflow.edges import Edge, Message
 from decentral.dataflow.graph import Network
+from decentral.dataflow.nodes import Node
 from decentral.dataflow.payloads import rows_of
 from decentral.dataflow.queues import Queued
 from decentral.runtime.requests import Channel, Compute, Program, Send
@@ -24,12 +25,12 @@ Mail = dict[tuple[int, bool, int, int], list[Message]]
 """(number of the edge, whether forward, parts of a payload, length of a state) -> messages."""
 
 
-class CrossEdge(Edge):
+class CrossEdge(Edge[Node]):
     """An edge between nodes of two workers: what one end gives it is put into the mail to the other end's worker."""
 
     __slots__ = ("mail", "number")
 
-    def __init__(self, edge: Edge, number: int, mail: Mail) -> None:
+    def __init__(self, edge: Edge[Node], number: int, mail: Mail) -> None:
         super().__init__(edge.source, edge.out, edge.target, edge.port)
         self.number, self.mail = number, mail
 

@@ -16,7 +16,6 @@ This is the standard alpha-beta model of a message.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -87,13 +86,6 @@ class Cluster:
             raise UserError(f"workers_a_host = {workers_a_host} must be at least 1")
         hosts = tuple(i // workers_a_host for i in range(n))
         return cls(n, hosts, ports, Link(latency_s, bandwidth_bytes_s))
-
-    @classmethod
-    def from_file(cls, path: str | os.PathLike[str], workers: int | None = None) -> Cluster:
-        """The cluster of a TOML or graph file; ``workers``: how many a run has. See ``read_cluster``."""
-        from decentral.network.cluster_file import read_cluster  # here: it makes clusters
-
-        return read_cluster(path, workers)
 
     def latency_s(self, i: ArrayLike, j: ArrayLike) -> NDArray[np.float64]:
         """Seconds of latency from workers i to workers j, index arrays that broadcast; 0 where i = j.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from decentral.problems.objective import Place, check_positive
 
 if TYPE_CHECKING:
-    from torch import nn
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
 
     from decentral.problems.data.dataset import Dataset
-    from decentral.problems.model_objective import NetworkObjective
+    from decentral.problems.model_objective import ModelObjective
     from decentral.runs.sections.train import Train
 
 Data = Literal["digits", "random-labels", "mnist", "cifar10", "a9a", "w8a"]
@@ -41,22 +44,39 @@ class Classification:
 
     def prepare(self, workers: int, seed: int) -> None:
         """Read the data and build the model once, so that every mistake is found before any run starts."""
-        from decentral.problems.data.datasets import load
-        from decentral.problems.model_objective import deal
-
-        dataset = load(self.data, self.data_root or None)
-        deal(self, dataset, workers, seed)
-        self.model(dataset, seed)
+        self._made(workers, seed)
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """A fresh model, initialised from the seed."""
         raise NotImplementedError
 
-    def build(self, place: Place) -> NetworkObjective:
+    def build(self, place: Place) -> ModelObjective:
         """The objective of the hosted workers."""
-        from decentral.problems.model_objective import NetworkObjective
+        from decentral.problems.model_objective import ModelObjective
 
-        return NetworkObjective(self, place)
+        return ModelObjective(*self._made(place.workers, place.seed), place)
+
+    def _made(self, workers: int, seed: int) -> tuple[nn.Module, Dataset, list[NDArray[np.int64]]]:
+        from decentral.problems.data.datasets import load
+
+        dataset = load(self.data, self.data_root or None)
+        shards = deal(self, dataset, workers, seed)
+        return self.model(dataset, seed), dataset, shards
+
+
+def deal(settings: Classification, dataset: Dataset, workers: int, seed: int) -> list[NDArray[np.int64]]:
+    """The training samples of each of the n workers."""
+    from decentral.problems.data.partitions import partition
+    from topologies.streams import stream
+
+    return partition(
+        dataset.train_y.numpy(),
+        workers,
+        settings.partition,
+        stream(seed, "partition"),
+        alpha=settings.alpha,
+        shards_per_worker=settings.shards_per_worker,
+    )
 
 
 @dataclass(frozen=True)
@@ -82,6 +102,23 @@ class LogisticRegression(Classification):
         from decentral.problems.models.models import initialise, logistic
 
         return initialise(lambda: logistic(dataset.shape, dataset.classes), seed)
+
+    def build(self, place: Place) -> ModelObjective:
+        """With its optimum, if it is asked for."""
+        built = super().build(place)
+        if self.optimum:
+            built.optimum = _optimum(self, place.workers, place.seed, place.weight_decay).to(place.device)
+        return built
+
+
+@functools.lru_cache(maxsize=4)
+def _optimum(settings: LogisticRegression, workers: int, seed: int, weight_decay: float) -> Tensor:
+    """x* (1, d): the methods of a sweep share it."""
+    from decentral.problems.data.datasets import load
+    from decentral.problems.optimum import logistic_optimum
+
+    dataset = load(settings.data, settings.data_root or None)
+    return logistic_optimum(dataset, deal(settings, dataset, workers, seed), weight_decay)
 
 
 @dataclass(frozen=True)
