@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 import topologies
-from decentral.comm.compression import Layout
 from decentral.comm.launch import workers_a_rank
 from decentral.comm.links import Links
 from decentral.errors import UserError
@@ -141,7 +140,7 @@ class Training:
             # this many ranks might choose another, and the last bits would differ
             oracle = kept["oracle"]
         self.objective: Objective = config.problem.build(place_of(config, self.comm.rows, device, oracle))
-        self.comm.layout = getattr(self.objective, "layers", None) or Layout.whole(self.objective.d)
+        self.comm.layout = self.objective.layout
         if config.compression:
             self.comm.links = Links(
                 config.compression.compressor(), self.comm.layout, config.seed, self.comm.rows
