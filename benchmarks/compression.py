@@ -20,8 +20,8 @@ from topologies.streams import stream
 
 LAYOUT = Layout(
     (
-        Span(0, 400_000, (200, 200, 10), "convolution"),
-        Span(400_000, 1_000_000, (600, 1000), "dense"),
+        Span("0", 0, 400_000, (200, 200, 10), "convolution"),
+        Span("1", 400_000, 1_000_000, (600, 1000), "dense"),
     )
 )
 WARM_ROUNDS = 5  # AdaComp sends most in its first rounds, when there is no residue

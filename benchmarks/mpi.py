@@ -27,8 +27,8 @@ def training_rounds() -> dict[str, float]:
 
     import topologies
     from decentral.algorithms import DmSGD
+    from decentral.comm.layout import Layout
     from decentral.comm.mpi import MPIComm
-    from decentral.problems.layout import Layout
     from decentral.problems.models.models import mlp
     from decentral.problems.oracles import LoopOracle
     from decentral.rounds.advance import advance

@@ -18,7 +18,7 @@ from benchmarks.timing import Line, at_least, at_most, interleaved, print_lines
 from decentral.algorithms import DmSGD
 from decentral.allocator import keep_freed_memory
 from decentral.comm import LocalComm
-from decentral.problems.layout import Layout
+from decentral.comm.layout import Layout
 from decentral.problems.models.models import mlp
 from decentral.problems.oracles import BatchedOracle
 from decentral.rounds.advance import advance

@@ -43,7 +43,7 @@ def layers(*shapes):
     spans, start = [], 0
     for shape in shapes:
         kind = {1: "other", 2: "dense", 3: "convolution"}[len(shape)]
-        spans.append(Span(start, start + math.prod(shape), shape, kind))
+        spans.append(Span(str(start), start, start + math.prod(shape), shape, kind))
         start = spans[-1].stop
     return Layout(tuple(spans))
 
@@ -341,7 +341,7 @@ def test_sign_sends_the_mean_magnitude_of_each_layer():
     assert play(Sign(), [x], layout)[0].sent.tolist() == [1.0, -1.0, 1.0, -1.0, 5.0]
     x = normal(LAYERED.d)[0]
     left = x - play(Sign(), [x], LAYERED)[0].sent
-    for a, b, *_ in LAYERED.spans:
+    for _, a, b, *_ in LAYERED.spans:
         norm1, n = x[a:b].abs().sum(), b - a
         torch.testing.assert_close((left[a:b] ** 2).sum(), (x[a:b] ** 2).sum() - norm1**2 / n)
 
@@ -370,7 +370,7 @@ def test_adacomp_never_sends_where_residue_and_gradient_cancel():
 def adacomp_by_loops(residue, dw, layout, compressor):
     """Gq, the new residue and the bytes, entry by entry."""
     total, ahead, sent, n_bytes = residue + dw, residue + 2 * dw, np.zeros(len(dw)), 0
-    for start, stop, _, kind in layout.spans:
+    for _, start, stop, _, kind in layout.spans:
         width = compressor.convolution_bin if kind == "convolution" else compressor.dense_bin
         bins = [range(b, min(b + width, stop)) for b in range(start, stop, width)]
         most = [max(abs(total[i]) for i in one) for one in bins]
@@ -482,10 +482,10 @@ def test_momentum_correction_is_that_of_its_text():
         (lambda: ErrorFeedback(QSGD(4, 1024)), "may enlarge the error 8 times"),
         (lambda: ErrorFeedback(AdaComp()), "adacomp keeps a residue"),
         (lambda: ErrorFeedback(ErrorFeedback(TopK())), "has error feedback already"),
-        (lambda: Layout(()), "must begin at entry 0"),
-        (lambda: Layout((Span(0, 3, (3,), "other"), Span(4, 5, (1,), "other"))), "must begin at 3"),
-        (lambda: Layout((Span(0, 3, (2,), "other"),)), "as many entries as its shape"),
-        (lambda: Layout((Span(0, 3, (3,), "conv"),)), "kind = 'conv'"),
+        (lambda: Layout(()), "must begin at column 0"),
+        (lambda: Layout((Span("a", 0, 3, (3,)), Span("b", 4, 5, (1,)))), "must begin at 3"),
+        (lambda: Layout((Span("a", 0, 3, (2,)),)), "as many columns as its shape"),
+        (lambda: Layout((Span("a", 0, 3, (3,), "conv"),)), "kind = 'conv'"),
         (lambda: TopK().encode(torch.zeros(3), (), Layout.whole(4), stream(0)), "top-k got torch.float32"),
     ],
 )  # fmt: skip
@@ -507,6 +507,13 @@ def test_the_layout_of_a_module_knows_its_layers():
         ["convolution"] * 2 + ["other"] * 2 + ["dense"] + ["recurrent"] * 4 + ["other"]
     )
     assert layout.spans[0].shape == (3, 2, 4)
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    assert [span.name for span in layout.spans] == [name for name, _ in named]
+    assert {span._replace(kind="other") for span in layout.spans} == set(Layout.of(named).spans)
+    x = layout.flatten(module)
+    for name, view in layout.views(torch.stack([x, -x])).items():
+        assert torch.equal(view, torch.stack([dict(named)[name], -dict(named)[name]]))
+    assert Layout.whole(3).views(x[:3])["x"].tolist() == x[:3].tolist()
 
 
 def test_compressors_are_known_by_name():
@@ -519,10 +526,10 @@ def test_compressors_are_known_by_name():
 def test_adacomp_tells_the_bytes_of_each_kind_of_layer():
     layout = Layout(
         (
-            Span(0, 120, (4, 30), "convolution"),
-            Span(120, 700, (580,), "other"),
-            Span(700, 2000, (1300,), "dense"),
-            Span(2000, 2100, (100,), "convolution"),
+            Span("0", 0, 120, (4, 30), "convolution"),
+            Span("1", 120, 700, (580,), "other"),
+            Span("2", 700, 2000, (1300,), "dense"),
+            Span("3", 2000, 2100, (100,), "convolution"),
         )
     )
     x = torch.randn(2100, generator=torch.Generator().manual_seed(3))
@@ -530,8 +537,8 @@ def test_adacomp_tells_the_bytes_of_each_kind_of_layer():
     packet = compressor.encode(x, compressor.init(x, layout), layout, stream(0, "kinds")).packet
     alone = {}
     for span in layout.spans:  # each span as a vector of its own
-        one = Layout((Span(0, span.stop - span.start, span.shape, span.kind),))
-        part = x[span.start : span.stop]
+        one = Layout((span._replace(start=0, stop=span.size),))
+        part = x[span.columns]
         packed = compressor.encode(part, compressor.init(part, one), one, stream(0, "kinds")).packet
         alone[span.kind] = alone.get(span.kind, 0) + len(packed)
     assert compressor.bytes_by_kind(packet, layout, x.dtype) == alone

@@ -220,11 +220,8 @@ def test_tokens_remain_integers_in_every_dtype(dtype):
 @pytest.mark.parametrize("name", SMALL)
 def test_the_layout_of_layers_covers_the_model_and_names_recurrent_and_dense_ones(name):
     objective = SMALL[name].build(place())
-    assert objective.layers.d == objective.d
-    kinds = {
-        parameter: span.kind
-        for (parameter, _, _), span in zip(objective.layout.entries, objective.layers.spans, strict=True)
-    }
+    assert objective.layout.d == objective.d
+    kinds = {span.name: span.kind for span in objective.layout.spans}
     assert {kind for parameter, kind in kinds.items() if ".lstm." in parameter} <= {"recurrent"}
     assert kinds["head.weight" if name == "lstm" else "head.1.weight"] == "dense"
     assert kinds["layers.0.weight" if name == "lstm" else "layers.0.token.weight"] == "other"

@@ -201,7 +201,7 @@ import hashlib, torch
 from decentral.comm.links import Links
 from decentral.comm.compression import COMPRESSORS, QSGD, Layout, Span, dgc
 x = torch.randn(1, 300_000, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
-layout = Layout((Span(0, 280_000, (700, 400), "dense"), Span(280_000, 300_000, (20_000,), "other")))
+layout = Layout((Span("a", 0, 280_000, (700, 400), "dense"), Span("b", 280_000, 300_000, (20_000,), "other")))
 for compressor in (*(kind() for kind in COMPRESSORS.values()), dgc(), QSGD(15, 150_000)):
     links, before = Links(compressor, layout, 0, range(1)), torch.get_num_threads()
     packets = [links.at(t).encode(x * (t + 1)).packets[0].numpy().tobytes() for t in range(3)]

@@ -108,7 +108,7 @@ import numpy as np, torch, topologies
 from decentral.comm import LocalComm, MPIComm
 from decentral.comm.links import Links
 from decentral.comm.compression import Layout, LowRank, QSGD, RandomK, Span, TopK
-layout = Layout((Span(0, 13 * 7, (13, 7), "dense"), Span(91, 99, (8,), "other")))
+layout = Layout((Span("a", 0, 13 * 7, (13, 7), "dense"), Span("b", 91, 99, (8,), "other")))
 for graph in (topologies.ring(8), topologies.exponential(8), topologies.star(8), topologies.complete(8),
               topologies.erdos_renyi(8, p=0.3, seed=2)):
     w = topologies.mixing_matrix(graph, "push")

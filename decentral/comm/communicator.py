@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decentral.comm.faults.links import Faults
+    from decentral.comm.layout import Layout
     from decentral.comm.links import Links, Sent
 
 _FEW_ROWS = 16  # up to which adding one after the other costs no more
@@ -45,7 +46,7 @@ class Communicator(ABC):
         self.rider = False
         self.links: Links | None = None
         self.faults: Faults | None = None
-        self.layout: Any = None
+        self.layout: Layout | None = None  # of a model's columns, for methods that look at layers
         self.watch: Any = None  # a Stopwatch, in rounds whose timeline is measured
         self._plans: dict[int, MixingPlan] = {}
 

@@ -98,8 +98,8 @@ class Links:
             return
         self.counts[""] += self.layout.d * dtype.itemsize, len(packet)
         for kind, packet_bytes in self.compressor.bytes_by_kind(packet, self.layout, dtype).items():
-            entries = sum(span.stop - span.start for span in self.layout.spans if span.kind == kind)
-            self.counts[kind] += entries * dtype.itemsize, packet_bytes
+            columns = sum(span.size for span in self.layout.spans if span.kind == kind)
+            self.counts[kind] += columns * dtype.itemsize, packet_bytes
 
     def take_counts(self) -> dict[str, NDArray[np.int64]]:
         """The counts so far, which begin anew."""

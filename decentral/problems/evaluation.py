@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from decentral.problems.layout import Layout
+from decentral.comm.layout import Layout
 from decentral.problems.oracles import cross_entropy
 from topologies.streams import stream
 

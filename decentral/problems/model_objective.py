@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from decentral.comm.compression import Layout as Layers
+from decentral.comm.layout import Layout
 from decentral.problems.data.batches import EpochBatches
 from decentral.problems.evaluation import Evaluation, placed
-from decentral.problems.layout import Layout
 from decentral.problems.objective import one_worker
 from decentral.problems.oracles import Blocks, LoopOracle, choose_oracle, stacked_buffers
 
@@ -39,7 +38,6 @@ class ModelObjective:
         self.train_y = dataset.train_y.to(place.device)
         module = module.to(place.device, place.dtype)
         self.layout = Layout.of(module)
-        self.layers = Layers.of(module)
         self.d = self.layout.d
         self._start = self.layout.flatten(module)
         h = len(place.rows)

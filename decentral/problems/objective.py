@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decentral.comm import Communicator
+    from decentral.comm.layout import Layout
     from decentral.runs.sections.train import Train
 
 
@@ -40,11 +41,13 @@ def one_worker(place: Place, row: int) -> Place:
 class Objective(Protocol):
     """f = (1/n) sum f_i for the hosted workers, and its gradient oracle.
 
-    ``d``: parameters of one model. ``losses`` (h,): the losses of the last gradient, each at the worker's own model.
+    ``layout``: which of the ``d`` parameters of one model are which layer.
+    ``losses`` (h,): the losses of the last gradient, each at the worker's own model.
     ``buffers``: further per-worker tensors (h, ...), such as batch norm's; they stay with their worker.
     ``optimum``: x* (1, d) of f plus weight decay, or None. ``oracle``: which gradient oracle was chosen.
     """
 
+    layout: Layout
     d: int
     losses: Tensor
     buffers: dict[str, Tensor]

@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 
-from decentral.problems.layout import Layout
+from decentral.comm.layout import Layout
 from topologies.streams import stream_key
 
 _FEW_TENSORS = 8  # above it, one flat gradient costs less than a block of columns for each parameter
@@ -67,7 +67,7 @@ class BatchedOracle:
         # vmap batches this kernel of attention, and not the one that a CPU would take
         with sdpa_kernel(SDPBackend.MATH) if self.attends else nullcontext():
             gradients, losses = self.call(self.layout.views(x), self.buffers, *even)
-        blocks = [(columns, gradients[name].reshape(h, -1)) for name, columns, _ in self.layout.entries]
+        blocks = [(span.columns, gradients[span.name].reshape(h, -1)) for span in self.layout.spans]
         if len(blocks) > _FEW_TENSORS:
             blocks = [(slice(0, self.layout.d), torch.cat([g for _, g in blocks], dim=1))]
         return losses, blocks
@@ -95,7 +95,7 @@ class LoopOracle:
         self.draws = any(isinstance(m, _RANDOM) for m in module.modules())
         self.moves = any(isinstance(m, nn.RNNBase) for m in module.modules())  # cuDNN lays them out anew
         named = dict(module.named_parameters())
-        self.parameters = [named[name] for name, _, _ in layout.entries]
+        self.parameters = [named[span.name] for span in layout.spans]
         like = self.parameters[0]
         self.g = torch.zeros(len(workers), layout.d, dtype=like.dtype, device=like.device)
         self.g_views = [list(layout.views(row).values()) for row in self.g]

@@ -95,8 +95,11 @@ class QuadraticObjective:
     def __init__(self, settings: Quadratic, place: Place) -> None:
         import torch
 
+        from decentral.comm.layout import Layout
+
         self.settings, self.place = settings, place
         self.d = settings.dimension
+        self.layout = Layout.whole(self.d)
         h = len(place.rows)
         shape = (h, self.d) if settings.diagonal else (h, self.d, self.d)
         self.A = torch.empty(shape, dtype=place.dtype, device=place.device)

@@ -89,8 +89,11 @@ class RegressionObjective:
     def __init__(self, settings: LinearRegression, place: Place) -> None:
         import torch
 
+        from decentral.comm.layout import Layout
+
         self.settings, self.place = settings, place
         self.d = settings.dimension
+        self.layout = Layout.whole(self.d)
         data = [settings.data_of(place.seed, worker) for worker in place.rows]
         self.F = torch.from_numpy(np.stack([f for f, _ in data])).to(place.device, place.dtype)
         self.b = torch.from_numpy(np.stack([b for _, b in data])).to(place.device, place.dtype)

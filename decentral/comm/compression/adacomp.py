@@ -55,7 +55,7 @@ class AdaComp(Compressor):
     def _encode(self, x: Tensor, state: Tensor, layout: Layout, draw: Generator) -> Encoded:
         sent, parts = torch.empty_like(x), list[Array]()
         for span in layout.spans:
-            one, width = slice(span.start, span.stop), self._width(span)
+            one, width = span.columns, self._width(span)
             marks, largest = _selected(x[one], state[one], width)
             scale = largest.mean().view(1).numpy()
             if not np.isfinite(scale):
@@ -68,7 +68,7 @@ class AdaComp(Compressor):
             values = np.copysign(scale, taken)
             sent[one].zero_().numpy()[places] = values
             total[places] = taken - values
-            parts += [scale, bin_codes(places, np.signbit(values), span.stop - span.start, width)]
+            parts += [scale, bin_codes(places, np.signbit(values), span.size, width)]
         return Encoded(join(*parts), sent, state)
 
     def decode(self, packet: Tensor, layout: Layout, dtype: torch.dtype, draw: Generator) -> Tensor:
@@ -76,8 +76,8 @@ class AdaComp(Compressor):
         x = torch.zeros(layout.d, dtype=dtype)
         for span in layout.spans:
             scale, packet = take(packet, 1, numpy_type(dtype))
-            places, negative, packet = take_bins(packet, span.stop - span.start, self._width(span))
-            x[span.start : span.stop].numpy()[places] = np.where(negative, -scale, scale)
+            places, negative, packet = take_bins(packet, span.size, self._width(span))
+            x[span.columns].numpy()[places] = np.where(negative, -scale, scale)
         end(packet)
         return x
 
@@ -85,7 +85,7 @@ class AdaComp(Compressor):
         """Scales and codes of the spans of each kind."""
         found: dict[str, int] = {}
         for span in layout.spans:
-            _, rest = codes_of(packet[dtype.itemsize :], span.stop - span.start, self._width(span))
+            _, rest = codes_of(packet[dtype.itemsize :], span.size, self._width(span))
             found[span.kind] = found.get(span.kind, 0) + len(packet) - len(rest)
             packet = rest
         return found

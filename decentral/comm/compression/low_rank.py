@@ -83,7 +83,7 @@ class LowRank(Compressor):
         for span in layout.spans:
             m, n = (span.shape[0], math.prod(span.shape[1:])) if span.shape else (1, 1)
             thin = (m + n) * self.rank < m * n
-            yield slice(span.start, span.stop), m if thin else 0, n if thin else 0
+            yield span.columns, m if thin else 0, n if thin else 0
 
 
 def _factors(matrix: Tensor, q: Tensor, draw: Generator) -> tuple[Tensor, Tensor]:

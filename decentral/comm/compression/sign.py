@@ -31,7 +31,7 @@ class Sign(Compressor):
 
     def _encode(self, x: Tensor, state: Any, layout: Layout, draw: Generator) -> Encoded:
         values, sent, negative = x.numpy(), torch.empty_like(x), np.empty(layout.d, np.bool_)
-        scales = np.array([_mean_magnitude(x[a:b]) for a, b, *_ in layout.spans], values.dtype)
+        scales = np.array([_mean_magnitude(x[span.columns]) for span in layout.spans], values.dtype)
         if not np.isfinite(scales).all():
             self._check_finite(x)
             self._check_finite(torch.from_numpy(scales))
@@ -54,7 +54,7 @@ class Sign(Compressor):
         negative = np.unpackbits(packed, count=layout.d)
         x = torch.from_numpy(negative).to(dtype).mul_(-2).add_(1)
         for span, scale in zip(layout.spans, scales, strict=True):
-            x[span.start : span.stop].mul_(float(scale))
+            x[span.columns].mul_(float(scale))
         return x
 
 

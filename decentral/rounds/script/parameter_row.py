@@ -69,8 +69,10 @@ class ParameterRow:
 
     def layout(self) -> Layout:
         """Which columns of x are which parameter, as methods and links that look at matrices want to know it."""
-        spans = [Span(at, at + shape.numel(), tuple(shape) or (1,), "other") for at, shape in self.spans]
-        return Layout(tuple(sorted(spans)))
+        spans = [
+            Span(str(k), at, at + shape.numel(), tuple(shape)) for k, (at, shape) in enumerate(self.spans)
+        ]
+        return Layout(tuple(sorted(spans, key=lambda span: span.start)))
 
     def views_of(self, x: Tensor) -> list[Tensor]:
         """Each parameter's part of x (1, d), in its shape."""

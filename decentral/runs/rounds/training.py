@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 import topologies
-from decentral.comm.compression import Layout
 from decentral.comm.links import Links
 from decentral.problems.objective import Objective
 from decentral.rounds import absence
@@ -80,7 +79,7 @@ class Training:
 
     def _furnish_links(self) -> None:
         config, comm = self.config, self.comm
-        comm.layout = getattr(self.objective, "layers", None) or Layout.whole(self.objective.d)
+        comm.layout = self.objective.layout
         if config.compression:
             comm.links = Links(config.compression.compressor(), comm.layout, config.seed, comm.rows)
 
