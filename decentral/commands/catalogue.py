@@ -18,6 +18,7 @@ from decentral.errors import UserError, nearest
 from decentral.optimizers import OPTIMIZERS
 from decentral.optimizers.schedules import SCHEDULES
 from decentral.problems import PROBLEMS
+from decentral.report.kinds import KINDS
 from decentral.tables import schema
 
 _DATA = {
@@ -44,6 +45,7 @@ IMPORTING_TORCH = {
     "heads": "decentral.stages.heads.heads:HEADS",
 }
 """Further kinds, which are listed when they are asked for."""
+_WITHOUT_KEYS = ("weights", "data", "figures")
 
 _GIVEN = {name: None for name in ("n", "shape", "classes", "layer", "shapes")}  # by the run, not by the table
 
@@ -63,6 +65,7 @@ def catalogue() -> dict[str, Mapping[str, Any]]:
         "optimizers": OPTIMIZERS,
         "schedules": SCHEDULES,
         "data": _DATA,
+        "figures": KINDS,
     }
 
 
@@ -86,7 +89,7 @@ def print_catalogue(what: str | None) -> None:
         table = Table(title=kind, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("name", style="bold", no_wrap=True)
         table.add_column("what it is")
-        if kind not in ("weights", "data"):
+        if kind not in _WITHOUT_KEYS:
             table.add_column("keys = defaults", style="dim")
         for name, thing in kinds[kind].items():
             table.add_row(name, *map(escape, _about(kind, name, thing)))
@@ -106,7 +109,7 @@ def _about(kind: str, name: str, thing: Any) -> list[str]:
         return [
             first or f"(I + W) / 2 for the W of {name.removeprefix('lazy-').replace('lazy', 'metropolis')}."
         ]
-    return [first, _keys(thing)]
+    return [first] if kind in _WITHOUT_KEYS else [first, _keys(thing)]
 
 
 def _keys(thing: Callable[..., Any]) -> str:
