@@ -114,10 +114,7 @@ def test_list_knows_all_that_a_file_may_name():
     from decentral.algorithms.asynchronous import ASYNCHRONOUS
     from decentral.optimizers.schedules import SCHEDULES
     from decentral.problems import PROBLEMS
-    from decentral.problems.data.babi import DEDUCTIONS
-    from decentral.problems.data.datasets import DATASETS
-    from decentral.problems.data.sentiment_trees import TREEBANKS
-    from decentral.problems.data.text import TEXTS
+    from decentral.problems.data import DATASETS, DEDUCTIONS, TEXTS, TREEBANKS
 
     kinds = catalogue()
     assert kinds["algorithms"].keys() == {**ALGORITHMS, **ASYNCHRONOUS}.keys()

@@ -22,7 +22,7 @@ import decentral as dc
 from decentral.comm.mpi import MPIWorld
 from decentral.runs.rounds.config import RunConfig
 from decentral.problems.data.batches import EpochBatches
-from decentral.problems.data.datasets import load
+from decentral.problems.data import load
 from decentral.problems.model_objective import deal
 from decentral.runs.rounds.training import Training
 

@@ -191,7 +191,8 @@ def test_the_house_is_small_and_every_room_says_what_it_is():
 # what answers at once, or draws from files only: neither it nor what it imports on its way in imports torch
 WITHOUT_TORCH = (
     "decentral.cli", "decentral.commands.catalogue", "decentral.commands.topology", "decentral.runs.experiment",
-    "decentral.runs.rounds.config", "decentral.problems", "decentral.algorithms", "decentral.algorithms.asynchronous",
+    "decentral.runs.rounds.config", "decentral.problems", "decentral.problems.data",
+    "decentral.algorithms", "decentral.algorithms.asynchronous",
     "decentral.tables", "decentral.errors", "decentral.network",
     *(module(path) for path in within("decentral.report")),
 )  # fmt: skip

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+from decentral.problems.data import DATASETS, load
 from decentral.problems.objective import Place, check_positive
+from decentral.tables import OneOf
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,15 +16,15 @@ if TYPE_CHECKING:
     from decentral.problems.model_objective import NetworkObjective
     from decentral.runs.sections.train import Train
 
-Data = Literal["digits", "random-labels", "mnist", "cifar10", "a9a", "w8a"]
+Data = Annotated[str, OneOf(DATASETS)]
 
 
 @dataclass(frozen=True)
 class Classification:
     """Mean cross-entropy of worker i's samples.
 
-    ``data``: digits and random-labels (embedded); mnist, cifar10, a9a or w8a, read below ``data_root`` (or the
-    environment variable DECENTRAL_DATA). ``partition``: "iid"; "dirichlet", each class dealt by
+    ``data``: see ``decentral list data``; sets that are not embedded are read below ``data_root`` (or the environment
+    variable DECENTRAL_DATA). ``partition``: "iid"; "dirichlet", each class dealt by
     Dirichlet(``alpha``); "shards", sorted by label, ``shards_per_worker`` pieces to each worker.
     """
 
@@ -41,7 +43,6 @@ class Classification:
 
     def prepare(self, workers: int, seed: int) -> None:
         """Read the data and build the model once, so that every mistake is found before any run starts."""
-        from decentral.problems.data.datasets import load
         from decentral.problems.model_objective import deal
 
         dataset = load(self.data, self.data_root or None)

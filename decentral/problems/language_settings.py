@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from decentral.problems.data import TEXTS, load_text
 from decentral.problems.objective import Place, check_positive
+from decentral.tables import OneOf
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,12 +23,12 @@ if TYPE_CHECKING:
 class Language:
     """Mean cross-entropy of the next character over windows of ``context`` characters, in nats.
 
-    ``text``: sums (embedded: additions written out) or tiny-shakespeare, read below ``data_root`` (or the environment
+    ``text``: see ``decentral list data``; texts that are not embedded are read below ``data_root`` (or the environment
     variable DECENTRAL_DATA). ``partition``: "contiguous", worker i has the i-th stretch of the text; "iid", windows
     are dealt at random.
     """
 
-    text: Literal["sums", "tiny-shakespeare"] = "sums"
+    text: Annotated[str, OneOf(TEXTS)] = "sums"
     data_root: str = ""
     partition: Literal["iid", "contiguous"] = "contiguous"
     context: int = 32
@@ -53,7 +55,6 @@ class Language:
         return ModelObjective(*self._made(place.workers, place.seed), place)
 
     def _made(self, workers: int, seed: int) -> tuple[nn.Module, Dataset, Parts]:
-        from decentral.problems.data.text import load_text
         from decentral.problems.data.windows import deal_windows, windows_of
 
         text = load_text(self.text, self.data_root or None)

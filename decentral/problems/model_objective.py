@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from decentral.comm.compression import Layout as Layers
+from decentral.problems.data import load
 from decentral.problems.data.batches import EpochBatches
-from decentral.problems.data.datasets import load
 from decentral.problems.data.partitions import partition
 from decentral.problems.evaluation import Evaluation, placed
 from decentral.problems.layout import Layout

@@ -33,7 +33,7 @@ def model_of(config: DataflowConfig, device: torch.device) -> Any:
         )
     if isinstance(problem, SentimentTrees):
         from decentral.dataflow.models.trees import TreeLSTM
-        from decentral.problems.data.sentiment_trees import load_trees
+        from decentral.problems.data import load_trees
 
         trees = load_trees(problem.trees, problem.data_root or None)
         return TreeLSTM(
@@ -46,13 +46,13 @@ def model_of(config: DataflowConfig, device: torch.device) -> Any:
         )
     if isinstance(problem, BasicDeduction):
         from decentral.dataflow.models.graphs import GatedGraph
-        from decentral.problems.data.babi import load_deductions
+        from decentral.problems.data import load_deductions
 
         stories = load_deductions(problem.stories, problem.data_root or None)
         return GatedGraph(stories, problem.width, seed, dtype, device, steps=problem.steps)
     assert isinstance(problem, MLP)
     from decentral.dataflow.models import mlp
-    from decentral.problems.data.datasets import load
+    from decentral.problems.data import load
 
     data = load(problem.data, problem.data_root or None)
     size = config.train.batch_size

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from decentral.problems.data import load, load_text
 from decentral.problems.data.batches import EpochBatches
-from decentral.problems.data.datasets import load
-from decentral.problems.data.text import load_text, text_batches, text_windows
+from decentral.problems.data.text import text_batches, text_windows
 from decentral.problems.model_objective import deal
 
 if TYPE_CHECKING:
