@@ -84,7 +84,7 @@ def test_list_shows_every_name_of_a_kind_with_what_it_is(kind, monkeypatch):
 
 
 def test_list_shows_programs_and_heads_when_it_is_asked_for_them(monkeypatch):
-    from decentral.stages.heads.heads import HEADS
+    from decentral.stages.heads.classifiers import HEADS
     from decentral.stages.programs import PROGRAMS
 
     monkeypatch.setenv("COLUMNS", "80")

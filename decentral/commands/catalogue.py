@@ -25,7 +25,7 @@ COMPATIBILITY = "compatibility"
 IMPORTING_TORCH = {
     "compressors": "decentral.comm.compression:LINKS",
     "programs": "decentral.stages.programs:PROGRAMS",
-    "heads": "decentral.stages.heads.heads:HEADS",
+    "heads": "decentral.stages.heads.classifiers:HEADS",
 }
 """Further kinds, which are listed when they are asked for."""
 _WITHOUT_KEYS = ("weights", "data", "figures")

@@ -80,7 +80,8 @@ class LogisticRegression(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models.models import initialise, logistic
+        from decentral.problems.models.dense import logistic
+        from decentral.problems.models.initialise import initialise
 
         return initialise(lambda: logistic(dataset.shape, dataset.classes), seed)
 
@@ -101,7 +102,8 @@ class MLP(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models.models import initialise, mlp
+        from decentral.problems.models.dense import mlp
+        from decentral.problems.models.initialise import initialise
 
         return initialise(lambda: mlp(dataset.shape, dataset.classes, self.hidden), seed)
 
@@ -118,7 +120,8 @@ class CNN(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models.models import cnn, initialise
+        from decentral.problems.models.convolutional import cnn
+        from decentral.problems.models.initialise import initialise
 
         return initialise(lambda: cnn(dataset.shape, dataset.classes, width=self.width), seed)
 
@@ -131,7 +134,8 @@ class ResNet20(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models.models import initialise, resnet20
+        from decentral.problems.models.convolutional import resnet20
+        from decentral.problems.models.initialise import initialise
 
         return initialise(lambda: resnet20(dataset.shape, dataset.classes), seed)
 
@@ -145,7 +149,7 @@ class ResNet(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models.models import initialise
+        from decentral.problems.models.initialise import initialise
         from decentral.problems.models.vision import resnet
 
         return initialise(lambda: resnet(dataset.shape, dataset.classes, self.depth), seed)
@@ -161,7 +165,7 @@ class VGG(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models.models import initialise
+        from decentral.problems.models.initialise import initialise
         from decentral.problems.models.vision import vgg
 
         return initialise(lambda: vgg(dataset.shape, dataset.classes, self.width, self.hidden), seed)
@@ -183,6 +187,7 @@ class Module(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models.models import from_factory, initialise
+        from decentral.problems.models.factory import from_factory
+        from decentral.problems.models.initialise import initialise
 
         return initialise(lambda: from_factory(self.factory, dataset), seed)

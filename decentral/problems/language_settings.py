@@ -72,8 +72,8 @@ class Transformer(Language):
 
     def model(self, text: Text, seed: int) -> nn.Module:
         """See :class:`Language`."""
+        from decentral.problems.models.initialise import initialise
         from decentral.problems.models.language import transformer
-        from decentral.problems.models.models import initialise
 
         size = len(text.characters)
         return initialise(lambda: transformer(size, self.context, self.width, self.depth, self.heads), seed)
@@ -88,7 +88,7 @@ class LSTM(Language):
 
     def model(self, text: Text, seed: int) -> nn.Module:
         """See :class:`Language`."""
+        from decentral.problems.models.initialise import initialise
         from decentral.problems.models.language import lstm
-        from decentral.problems.models.models import initialise
 
         return initialise(lambda: lstm(len(text.characters), self.width, self.depth), seed)

@@ -17,7 +17,7 @@ from decentral.dataflow.replicas import Make, add_replicated
 from decentral.dataflow.transforms import Linear
 from decentral.errors import UserError
 from decentral.problems.data.babi import Deduction, Deductions
-from decentral.problems.models.models import initialise
+from decentral.problems.models.initialise import initialise
 
 # by type, then by type against the edges
 EDGE_MAPS = ("is_a", "has_fear", "is_a_back", "has_fear_back")

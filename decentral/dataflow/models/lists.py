@@ -18,7 +18,7 @@ from decentral.dataflow.replicas import Make, add_replicated
 from decentral.dataflow.transforms import Embedding, Linear
 from decentral.errors import UserError
 from decentral.problems.data.list_reduction import CLASSES, TOKENS, Lists
-from decentral.problems.models.models import initialise
+from decentral.problems.models.initialise import initialise
 
 
 class Cell(nn.Linear):

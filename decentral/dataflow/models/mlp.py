@@ -15,7 +15,8 @@ from decentral.dataflow.replicas import Make, add_replicated
 from decentral.dataflow.transforms import Linear, Transform
 from decentral.errors import UserError
 from decentral.problems.data.dataset import Dataset
-from decentral.problems.models.models import initialise, mlp
+from decentral.problems.models.dense import mlp
+from decentral.problems.models.initialise import initialise
 from topologies.streams import stream
 
 
@@ -27,7 +28,7 @@ class MLP:
     The loss of an instance is the mean cross-entropy of its rows.
 
     ``hidden``: units of each hidden layer. ``modules``: linear0, linear1, ..., as
-    `decentral.problems.models.models.mlp` initialises them. A row costs about 2 FLOPs a weight forward and 4 backward.
+    `decentral.problems.models.dense.mlp` initialises them. A row costs about 2 FLOPs a weight forward and 4 backward.
     Raises UserError for a batch size or a width below one.
     """
 

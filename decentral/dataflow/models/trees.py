@@ -18,7 +18,7 @@ from decentral.dataflow.replicas import Make, add_replicated
 from decentral.dataflow.transforms import Embedding, Transform
 from decentral.errors import UserError
 from decentral.problems.data.sentiment_trees import NO_LABEL, Tree, Treebank
-from decentral.problems.models.models import initialise
+from decentral.problems.models.initialise import initialise
 
 LEFT, RIGHT, SCORED = range(3)  # what a value is used for
 
