@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from decentral.problems.capabilities import BatchSize, Draw, Made
 from decentral.problems.data import DATASETS, load
+from decentral.problems.data.partitions import partition
 from decentral.problems.objective import Place, check_positive
 from decentral.tables import OneOf
+from topologies.streams import stream
 
 if TYPE_CHECKING:
     from torch import nn
 
     from decentral.problems.data.dataset import Dataset
-    from decentral.problems.model_objective import NetworkObjective
-    from decentral.runs.sections.train import Train
+    from decentral.problems.model_objective import ModelObjective
 
 Data = Annotated[str, OneOf(DATASETS)]
 
@@ -37,27 +39,42 @@ class Classification:
     def __post_init__(self) -> None:
         check_positive(alpha=self.alpha, shards_per_worker=self.shards_per_worker)
 
-    def check(self, workers: int, train: Train) -> None:
+    def check(self, batch_size: BatchSize, weight_decay: float) -> None:
         """What can be told before the data are read: nothing more."""
-        del workers, train
+        del batch_size, weight_decay
 
     def prepare(self, workers: int, seed: int) -> None:
         """Read the data and build the model once, so that every mistake is found before any run starts."""
-        from decentral.problems.model_objective import deal
+        self.made(workers, seed)
 
+    def made(self, workers: int, seed: int) -> Made:
+        """See :class:`decentral.problems.capabilities.Layered`."""
         dataset = load(self.data, self.data_root or None)
-        deal(self, dataset, workers, seed)
-        self.model(dataset, seed)
+        shards = partition(
+            dataset.train_y.numpy(),
+            workers,
+            self.partition,
+            stream(seed, "partition"),
+            alpha=self.alpha,
+            shards_per_worker=self.shards_per_worker,
+        )
+        return Made(self.model(dataset, seed), dataset, shards)
+
+    def batches(self, made: Made, seed: int, batch_size: BatchSize) -> tuple[Draw, int]:
+        """See :class:`decentral.problems.capabilities.Layered`."""
+        from decentral.problems.step_batches import of_shards
+
+        return of_shards(made, seed, batch_size)
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """A fresh model, initialised from the seed."""
         raise NotImplementedError
 
-    def build(self, place: Place) -> NetworkObjective:
+    def build(self, place: Place) -> ModelObjective:
         """The objective of the hosted workers."""
-        from decentral.problems.model_objective import NetworkObjective
+        from decentral.problems.model_objective import ModelObjective
 
-        return NetworkObjective(self, place)
+        return ModelObjective(*self.made(place.workers, place.seed), place)
 
 
 @dataclass(frozen=True)
@@ -70,10 +87,10 @@ class LogisticRegression(Classification):
 
     optimum: bool = False
 
-    def check(self, workers: int, train: Train) -> None:
+    def check(self, batch_size: BatchSize, weight_decay: float) -> None:
         """A unique optimum needs weight decay."""
-        super().check(workers, train)
-        if self.optimum and train.weight_decay == 0:
+        super().check(batch_size, weight_decay)
+        if self.optimum and weight_decay == 0:
             raise ValueError(
                 "problem.optimum = true needs train.weight_decay > 0, else the optimum is not unique; set it, e.g. 1e-3"
             )
@@ -85,12 +102,20 @@ class LogisticRegression(Classification):
 
         return initialise(lambda: logistic(dataset.shape, dataset.classes), seed)
 
+    def build(self, place: Place) -> ModelObjective:
+        """The objective of the hosted workers, with its optimum if it is asked for."""
+        from decentral.problems.model_objective import optimum_of
+
+        objective = super().build(place)
+        if self.optimum:
+            optimum = optimum_of(self, place.workers, place.seed, place.weight_decay)
+            objective.optimum = optimum.to(place.device)
+        return objective
+
 
 @dataclass(frozen=True)
 class MLP(Classification):
     """A multi-layer perceptron with ReLU; ``hidden`` are the widths."""
-
-    dataflow: ClassVar[bool] = True  # there is a network of nodes for it
 
     hidden: tuple[int, ...] = (256,)
 
@@ -177,9 +202,9 @@ class Module(Classification):
 
     factory: str = ""
 
-    def check(self, workers: int, train: Train) -> None:
+    def check(self, batch_size: BatchSize, weight_decay: float) -> None:
         """A factory is needed."""
-        super().check(workers, train)
+        super().check(batch_size, weight_decay)
         if not self.factory:
             raise ValueError(
                 'problem.factory is missing; give "module:function", called with (shape, classes)'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from decentral.problems.data import DEDUCTIONS, TREEBANKS, load_deductions, load_trees
 from decentral.problems.objective import check_positive
@@ -13,8 +13,6 @@ from decentral.tables import OneOf
 @dataclass(frozen=True)
 class ListReduction:
     """Lists of digits to be reduced by the operation in front; an RNN of ``width`` units (see list_reduction.py)."""
-
-    dataflow: ClassVar[bool] = True
 
     train: int = 100_000
     validation: int = 10_000
@@ -37,8 +35,6 @@ class SentimentTrees:
     ``every_node``: the loss is the mean over all phrases of a sentence that have a label, and not the sentence's own.
     """
 
-    dataflow: ClassVar[bool] = True
-
     trees: Annotated[str, OneOf(TREEBANKS)] = "signed-words"
     data_root: str = ""
     binary: bool = False
@@ -60,8 +56,6 @@ class BasicDeduction:
     ``stories``: see ``decentral list data``; those that are not embedded are read below ``data_root`` (or the
     environment variable DECENTRAL_DATA).
     """
-
-    dataflow: ClassVar[bool] = True
 
     stories: Annotated[str, OneOf(DEDUCTIONS)] = "generated"
     data_root: str = ""

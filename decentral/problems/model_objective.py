@@ -1,4 +1,4 @@
-"""A model and the workers' samples as an objective, with the gradient oracle; that of a classification problem."""
+"""A model and the workers' samples as an objective, with the gradient oracle."""
 
 from __future__ import annotations
 
@@ -12,41 +12,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from decentral.comm.compression import Layout as Layers
-from decentral.problems.data import load
 from decentral.problems.data.batches import EpochBatches
-from decentral.problems.data.partitions import partition
 from decentral.problems.evaluation import Evaluation, placed
 from decentral.problems.layout import Layout
 from decentral.problems.objective import one_worker
 from decentral.problems.oracles import Blocks, LoopOracle, choose_oracle, stacked_buffers
-from topologies.streams import stream
 
 if TYPE_CHECKING:
     from decentral.comm import Communicator
-    from decentral.problems.classification import Classification
+    from decentral.problems.classification import LogisticRegression
     from decentral.problems.data.dataset import Dataset
     from decentral.problems.objective import Place
 
 
-def deal(settings: Classification, dataset: Dataset, workers: int, seed: int) -> list[NDArray[np.int64]]:
-    """The training samples of each of the n workers."""
-    return partition(
-        dataset.train_y.numpy(),
-        workers,
-        settings.partition,
-        stream(seed, "partition"),
-        alpha=settings.alpha,
-        shards_per_worker=settings.shards_per_worker,
-    )
-
-
 @functools.lru_cache(maxsize=4)
-def _optimum(settings: Classification, workers: int, seed: int, weight_decay: float) -> Tensor:
-    """x* (1, d): the methods of a sweep share it."""
+def optimum_of(settings: LogisticRegression, workers: int, seed: int, weight_decay: float) -> Tensor:
+    """x* (1, d) of logistic regression: the methods of a sweep share it."""
     from decentral.problems.optimum import logistic_optimum
 
-    dataset = load(settings.data, settings.data_root or None)
-    return logistic_optimum(dataset, deal(settings, dataset, workers, seed), weight_decay)
+    made = settings.made(workers, seed)
+    return logistic_optimum(made.dataset, made.shards, weight_decay)
 
 
 class ModelObjective:
@@ -134,14 +119,3 @@ class ModelObjective:
         """Passes over the whole training set."""
         batch = self.place.batch_size
         return float(rounds) if batch == "full" else rounds * batch * self.place.workers / self.samples
-
-
-class NetworkObjective(ModelObjective):
-    """The objective of a classification problem, with its optimum if the settings ask for it."""
-
-    def __init__(self, settings: Classification, place: Place) -> None:
-        dataset = load(settings.data, settings.data_root or None)
-        shards = deal(settings, dataset, place.workers, place.seed)
-        super().__init__(settings.model(dataset, place.seed), dataset, shards, place)
-        if getattr(settings, "optimum", False):
-            self.optimum = _optimum(settings, place.workers, place.seed, place.weight_decay).to(place.device)

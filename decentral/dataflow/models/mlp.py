@@ -14,6 +14,9 @@ from decentral.dataflow.nodes import Node
 from decentral.dataflow.replicas import Make, add_replicated
 from decentral.dataflow.transforms import Linear, Transform
 from decentral.errors import UserError
+from decentral.problems import classification as settings
+from decentral.problems.capabilities import BatchSize
+from decentral.problems.data import load
 from decentral.problems.data.dataset import Dataset
 from decentral.problems.models.dense import mlp
 from decentral.problems.models.initialise import initialise
@@ -91,3 +94,12 @@ class MLP:
     def _labels(self, key: int) -> Tensor:
         _, y, rows = self.minibatches[key]
         return y[rows]
+
+
+def of(
+    problem: settings.MLP, batch_size: BatchSize, seed: int, dtype: torch.dtype, device: torch.device
+) -> MLP:
+    """The model of such a problem, with its instances."""
+    data = load(problem.data, problem.data_root or None)
+    size = len(data.train_y) if batch_size == "full" else batch_size
+    return MLP(data, problem.hidden, size, seed, dtype, device)

@@ -37,7 +37,8 @@ class Plan:
 
     def __init__(self, config: DataflowConfig, device: torch.device) -> None:
         self.config = config
-        self.model = model_of(config, device)
+        dtype = torch.float64 if config.train.dtype == "float64" else torch.float32
+        self.model = model_of(config.problem, config.train.batch_size, config.seed, dtype, device)
         network, settings = self.network(), config.dataflow
         self.names = list(network.nodes)
         copied = {name for group in network.replicas.values() for name in group}

@@ -11,6 +11,7 @@ from decentral.algorithms.asynchronous import ASYNCHRONOUS
 from decentral.errors import UserError
 from decentral.optimizers.schedules import SCHEDULES, Schedule
 from decentral.problems import PROBLEMS
+from decentral.problems.capabilities import Trainable
 from decentral.runs.sections.compression import Compression
 from decentral.runs.sections.faults import Faults
 from decentral.runs.sections.network import Network
@@ -67,12 +68,12 @@ class RunConfig:
             schedule=named(sections["schedule"], "schedule", SCHEDULES),
             table=table,
         )
-        if not hasattr(config.problem, "build"):
+        if not isinstance(config.problem, Trainable):
             raise UserError(
                 f"problem.name = {table['problem']['name']!r} is trained as a network of nodes only; add [dataflow]"
             )
         try:
-            config.problem.check(config.topology.workers, config.train)
+            config.problem.check(config.train.batch_size, config.train.weight_decay)
         except ValueError as error:
             raise UserError(str(error)) from error
         return config

@@ -17,7 +17,8 @@ from decentral.comm.links import Links
 from decentral.errors import UserError
 from decentral.network import Gossip, all_reduce_s
 from decentral.optimizers.schedules import Constant
-from decentral.problems.objective import Linear, Objective, Place
+from decentral.problems.capabilities import Linear
+from decentral.problems.objective import Objective, Place
 from decentral.rounds import absence
 from decentral.rounds.advance import advance
 from decentral.rounds.compiled import CompiledMethod
@@ -313,7 +314,7 @@ class Training:
             not isinstance(problem, Linear)
             or config.compression
             or self.comm.faults is not None
-            or not problem.exact(config.train)
+            or not problem.exact(config.train.batch_size)
             or self.objective.optimum is None
         ):
             return {}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from decentral.dataflow.models import NODE_MODELS
 from decentral.errors import UserError
 from decentral.optimizers import OPTIMIZERS
 from decentral.optimizers.schedules import SCHEDULES, Schedule
@@ -106,8 +107,8 @@ class DataflowConfig:
             if key in parts["train"] and not (key == "batch_size" and table["problem"].get("name") == "mlp"):
                 raise UserError(f"train.{key} has no meaning with [dataflow]; remove the key")
         problem = named(parts["problem"], "problem", PROBLEMS)
-        if not getattr(problem, "dataflow", False):
-            choices = ", ".join(name for name, kind in PROBLEMS.items() if getattr(kind, "dataflow", False))
+        if type(problem) not in NODE_MODELS:
+            choices = ", ".join(name for name, kind in PROBLEMS.items() if kind in NODE_MODELS)
             raise UserError(
                 f"problem.name = {table['problem']['name']!r} has no network of nodes; use one of {choices}"
             )

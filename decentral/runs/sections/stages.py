@@ -16,6 +16,8 @@ from decentral.network.units import BYTES_S, SECONDS, quantity
 from decentral.optimizers import OPTIMIZERS
 from decentral.optimizers.schedules import SCHEDULES, Schedule
 from decentral.problems import PROBLEMS
+from decentral.problems.capabilities import Layered
+from decentral.problems.language_settings import Language
 from decentral.runs.rounds.config import file_name
 from decentral.runs.sections.topology import Topology
 from decentral.runs.sections.train import Train
@@ -123,11 +125,11 @@ class StageConfig:
             if key in parts["train"]:
                 raise UserError(f"train.{key} has no meaning with [stages]; remove the key")
         problem = named(parts["problem"], "problem", PROBLEMS)
-        if not hasattr(problem, "model"):
+        if not isinstance(problem, Layered):
             raise UserError(
                 f"problem.name = {table['problem']['name']!r} has no layers to cut into stages; use mlp, for example"
             )
-        if gossips and hasattr(problem, "text") and problem.partition != "contiguous":
+        if gossips and isinstance(problem, Language) and problem.partition != "contiguous":
             raise UserError(
                 f"problem.partition = {problem.partition!r}: workers with stages have stretches of a text; "
                 "use contiguous"
