@@ -29,7 +29,7 @@ def training_rounds() -> dict[str, float]:
     from decentral.algorithms import DmSGD
     from decentral.comm.layout import Layout
     from decentral.comm.mpi import MPIComm
-    from decentral.problems.models.models import mlp
+    from decentral.problems.models.dense import mlp
     from decentral.problems.oracles import LoopOracle
     from decentral.rounds.advance import advance
 

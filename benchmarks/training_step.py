@@ -19,7 +19,7 @@ from decentral.algorithms import DmSGD
 from decentral.allocator import keep_freed_memory
 from decentral.comm import LocalComm
 from decentral.comm.layout import Layout
-from decentral.problems.models.models import mlp
+from decentral.problems.models.dense import mlp
 from decentral.problems.oracles import BatchedOracle
 from decentral.rounds.advance import advance
 

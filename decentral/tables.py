@@ -7,11 +7,12 @@ table, checked strictly against its annotations. There is no second class that m
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import os
 import typing
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from decentral.errors import UserError, nearest
 
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OneOf:
+    """In ``Annotated[str, OneOf(table)]``: a name that the table has when the value is checked."""
+
+    table: Mapping[str, Any]
 
 
 def from_table(
@@ -81,7 +89,7 @@ def fields_of(value: Any) -> dict[str, Any]:
 
 def schema(target: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Key -> (type, default) of every parameter of ``target`` that is not ``given``."""
-    hints = typing.get_type_hints(target)
+    hints = typing.get_type_hints(target, include_extras=True)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(target).parameters.items():
         if name not in given:
@@ -90,8 +98,17 @@ def schema(target: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, An
     return fields
 
 
+def loaded(path: str) -> Any:
+    """What ``module:name`` names, its module imported only now."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def _from_toml(hint: Any) -> Any:
-    """TOML has arrays, no tuples: ``tuple[int, ...]`` is read from an array; and a path is a text."""
+    """TOML has arrays, no tuples: ``tuple[int, ...]`` is read from an array; a path is a text; names are a table's."""
+    for mark in getattr(hint, "__metadata__", ()):
+        if isinstance(mark, OneOf):
+            return Literal[tuple(mark.table)]
     if typing.get_origin(hint) is tuple:
         return list[typing.get_args(hint)[0]]  # type: ignore[misc]
     if any(typing.get_origin(part) is os.PathLike for part in typing.get_args(hint)):

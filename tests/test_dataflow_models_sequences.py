@@ -18,7 +18,7 @@ from decentral.dataflow.transforms import Transform
 from decentral.dataflow.updates import Updates
 from decentral.dataflow.worker import Worker
 from decentral.errors import UserError
-from decentral.problems.data.datasets import load
+from decentral.problems.data import load
 from decentral.problems.data.list_reduction import list_reduction
 from decentral.runtime import VirtualClock
 

@@ -12,9 +12,14 @@ import pytest
 import torch
 from sklearn.datasets import load_digits, load_svmlight_file
 
+from decentral.commands.catalogue import catalogue
 from decentral.errors import UserError
-from decentral.problems.data.datasets import CIFAR10_MEAN, CIFAR10_STD, DATASETS, Dataset, load
+from decentral.problems import LogisticRegression
+from decentral.problems.data import DATASETS, Source, load
+from decentral.problems.data.dataset import Dataset
+from decentral.problems.data.datasets import CIFAR10_MEAN, CIFAR10_STD, cifar10, digits
 from decentral.problems.data.file_formats import read_cifar10, read_idx, read_libsvm
+from decentral.tables import from_table
 
 ROOT = os.environ.get("DECENTRAL_DATA", "")
 needs_files = [pytest.mark.data, pytest.mark.skipif(not ROOT, reason="DECENTRAL_DATA is not set")]
@@ -59,16 +64,16 @@ def test_digits_are_those_of_scikit_learn_split_without_loss() -> None:
 
 def test_the_split_of_digits_is_always_the_same() -> None:
     torch.manual_seed(1)
-    first = DATASETS["digits"].__wrapped__(None)  # type: ignore[attr-defined]
+    first = digits.__wrapped__(None)  # type: ignore[attr-defined]
     torch.manual_seed(2)
-    again = DATASETS["digits"].__wrapped__(None)  # type: ignore[attr-defined]
+    again = digits.__wrapped__(None)  # type: ignore[attr-defined]
     assert torch.equal(first.test_x, again.test_x)
     assert first.test_y[:10].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 5, 9]
 
 
 def test_digits_load_without_importing_scikit_learn() -> None:
     code = (
-        "import sys; from decentral.problems.data.datasets import load; load('digits'); "
+        "import sys; from decentral.problems.data import load; load('digits'); "
         "assert 'sklearn' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -158,7 +163,7 @@ def test_cifar10_keeps_planes_rows_and_labels_in_place(tmp_path: Path) -> None:
 def test_cifar10_takes_the_batches_that_are_there_and_says_which(tmp_path: Path) -> None:
     for name, labels in (("data_batch_1", [1, 2]), ("data_batch_4", [3]), ("test_batch_first1000", [4])):
         (tmp_path / f"{name}.bin").write_bytes(cifar_bytes(labels))
-    data = DATASETS["cifar10"](tmp_path)
+    data = cifar10(tmp_path)
     assert data.train_y.tolist() == [1, 2, 3]
     assert "data_batch_1.bin, data_batch_4.bin" in data.note
     assert "test_batch_first1000.bin" in data.note
@@ -262,3 +267,21 @@ class TestTheFiles:
     def test_a_folder_of_files_is_a_data_root_too(self) -> None:
         data: Dataset = load("a9a", str(Path(ROOT, "libsvm")))
         assert torch.equal(data.train_x, load("a9a").train_x)
+
+
+def test_a_data_set_is_a_file_and_an_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "two_points.py").write_text(
+        "import numpy as np\n"
+        "from decentral.problems.data.dataset import Dataset\n"
+        "def two_points(root):\n"
+        "    both = np.eye(2), np.arange(2)\n"
+        "    return Dataset.of('two-points', both, both, 2, str(root))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"problem.data = 'two-points' should be 'digits', .* or 'w8a'$"):
+        from_table(LogisticRegression, {"data": "two-points"}, "problem")
+    monkeypatch.setitem(DATASETS, "two-points", Source("two_points:two_points", "two points; embedded"))
+    problem = from_table(LogisticRegression, {"data": "two-points"}, "problem")
+    problem.prepare(2, seed=0)
+    assert load(problem.data, str(tmp_path)).note == str(tmp_path)
+    assert catalogue()["data"]["two-points"] == "two points; embedded"

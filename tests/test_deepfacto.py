@@ -13,7 +13,7 @@ from torch import nn
 
 from decentral.report.html import write_report
 from decentral.report.parts import parts, read_parts
-from decentral.report.plots import RC, draw_experiment
+from decentral.report.plots import draw_experiment
 from decentral.report.results import read_experiment
 from decentral.runtime import VirtualClock
 from decentral.stages.cut import cut_evenly
@@ -181,7 +181,7 @@ def test_parts_are_read_by_class_and_the_unused_come_last(tmp_path):
 @pytest.mark.parametrize("shape", [(1, 6, 6), (3, 6, 6)])
 def test_a_panel_shows_pictures_bars_and_what_is_unused(tmp_path, shape):
     written(tmp_path / "made", shape)
-    figure = parts(read_experiment(tmp_path / "made"), RC)
+    figure = parts(read_experiment(tmp_path / "made"))
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     assert titles == ["3: 1.00  use 0.25", "5: 0.83  use 0.75", "unused"]
     first, second = (axis.images[0].get_array() for axis in figure.axes if axis.images)
@@ -207,7 +207,7 @@ def test_the_figure_is_drawn_and_shown_in_the_report(tmp_path):
 
 def test_flat_features_are_not_drawn(tmp_path):
     assert read_parts(written(tmp_path / "flat", shape=(16,))) is None
-    assert parts(read_experiment(tmp_path / "flat"), RC) is None
+    assert parts(read_experiment(tmp_path / "flat")) is None
     assert read_parts(tmp_path / "nowhere.npz") is None
 
 

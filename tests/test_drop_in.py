@@ -25,8 +25,6 @@ from decentral.runs.kind import read
 from decentral.runs.place import Here
 from decentral.runs.rounds.config import RoundsRun
 from decentral.problems.data.batches import EpochBatches
-from decentral.problems.data.datasets import load
-from decentral.problems.classification import deal
 from decentral.runs.rounds.training import Training
 
 TABLE = '''
@@ -66,8 +64,8 @@ for name, more, dtype in [("dsgd", {}, "float32"), ("dsgd", {"variant": "awc"}, 
 
     comm = dc.join("ring")
     problem, train = config.problem, config.train
-    dataset = load("digits", None)
-    shard = deal(problem, dataset, comm.n, 4)[comm.rank]
+    _, dataset, shards = problem.made(comm.n, 4)
+    shard = shards[comm.rank]
     batches = EpochBatches([len(shard)], [comm.rank], 16, 4)
     kind = getattr(torch, dtype)
     model = problem.model(dataset, 4).to(kind)

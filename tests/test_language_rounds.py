@@ -15,7 +15,8 @@ from decentral.algorithms.pmsgd import PmSGD
 from decentral.comm.local import LocalComm
 from decentral.errors import UserError
 from decentral.problems import LSTM, Transformer
-from decentral.problems.data.text import Text, load_text
+from decentral.problems.data import load_text
+from decentral.problems.data.text import Text
 from decentral.problems.data.windows import deal_windows, windows_of
 from decentral.problems.objective import Place
 from decentral.problems.oracles import choose_oracle

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from decentral.errors import UserError
-from decentral.problems.data.text import TEXTS, load_text, text_batches, text_windows
+from decentral.problems.data import TEXTS, load_text
+from decentral.problems.data.text import text_batches, text_windows
 from decentral.problems.models.convolutional import resnet20
+from decentral.problems.models.initialise import initialise
 from decentral.problems.models.language import lstm, transformer
-from decentral.problems.models.models import initialise
 from decentral.problems.models.vision import resnet, vgg
 from decentral.runtime import VirtualClock
 from decentral.stages.cut import cut_evenly

@@ -10,9 +10,14 @@ from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from decentral.errors import UserError
-from decentral.problems.data.datasets import Dataset, load
-from decentral.problems.models.models import MODELS, cnn, from_factory, initialise, logistic, mlp, resnet20
+from decentral.problems.data import load
+from decentral.problems.data.dataset import Dataset
+from decentral.problems.models.convolutional import cnn, resnet20
+from decentral.problems.models.dense import logistic, mlp
+from decentral.problems.models.factory import from_factory
+from decentral.problems.models.initialise import initialise
 
+MODELS = {"logistic": logistic, "mlp": mlp, "cnn": cnn, "resnet20": resnet20}
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 CASES = list(itertools.product(sorted(MODELS), SHAPES))
 

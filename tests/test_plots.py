@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ import pytest
 from synthetic_experiment import Made, build, small
 
 from decentral.errors import UserError
-from decentral.report.figure_spec import FigureSpec, figures_of, group_fields, parse_figure, styles_of
+from decentral.report.figure_spec import FigureSpec, group_fields
+from decentral.report.figure_tables import figures_of, parse_figure
+from decentral.report.line_styles import styles_of
 from decentral.report.plots import draw, draw_experiment, render
 from decentral.report.results import read_experiment
 
@@ -234,10 +235,9 @@ def test_each_swept_graph_is_drawn_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, topologies: tuple[str, ...], titles: list[str]
 ) -> None:
     drawn = []
-    report = types.ModuleType("decentral.commands.topology")
-    report.draw_graph = lambda ax, graph: drawn.append(graph.number_of_edges())  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "decentral.commands.topology", report)
-    monkeypatch.setattr("decentral.report.plots.find_spec", lambda name: name)
+    monkeypatch.setattr(
+        "decentral.report.plots.draw_graph", lambda ax, graph: drawn.append(graph.number_of_edges())
+    )
     runs = [
         Made(
             {"topology.name": t},

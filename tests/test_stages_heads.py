@@ -7,11 +7,12 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 from decentral.errors import UserError
-from decentral.problems.models.models import initialise
+from decentral.problems.models.initialise import initialise
 from decentral.problems.models.vision import resnet, vgg
 from decentral.stages.heads.auglocal import pyramidal_depth, sampled_layers
+from decentral.stages.heads.classifiers import HEADS
 from decentral.stages.heads.head_maker import head_maker
-from decentral.stages.heads.heads import HEADS, make_head
+from decentral.stages.heads.local_head import make_head
 from decentral.stages.heads.local_losses import LOSSES, PredSim, cross_entropy, make_loss, similarity
 from decentral.stages.layers import network_of
 from decentral.stages.shapes import boundary_shapes

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from decentral.errors import UserError
-from decentral.problems.data.babi import HAS_FEAR, IS_A, load_deductions, parse_stories, story_lines
+from decentral.problems.data import load_deductions, load_trees
+from decentral.problems.data.babi import HAS_FEAR, IS_A, parse_stories, story_lines
 from decentral.problems.data.list_reduction import PADDING, draw_lists, label, list_reduction
 from decentral.problems.data.sentiment_trees import (
     NO_LABEL,
     Node,
     Treebank,
-    load_trees,
     parse_tree,
     random_trees,
 )

@@ -12,8 +12,9 @@ from command import decentral, experiment, metrics
 
 import topologies
 from decentral.errors import UserError
+from decentral.report.graphs import graph_of
 from decentral.runs.sections.paths import absolute_paths
-from decentral.runs.sections.topology import Topology, graph_of
+from decentral.runs.sections.topology import Topology
 from topologies import from_files, mixing_matrix
 
 PAIRS = np.kron(np.eye(2), np.full((2, 2), 0.5))  # 0-1 and 2-3
@@ -132,7 +133,7 @@ def test_a_table_finds_its_workers_and_keeps_what_repeats_it(files):
     assert topology.resolved() == {**table, "workers": 4, "weights": "metropolis"}
     assert Topology.from_table(topology.resolved()) == topology
     np.testing.assert_array_equal(topology.mixing().matrix(1).toarray(), CROSSED)
-    assert nx.utils.edges_equal(graph_of(table).edges, topologies.ring(4).edges)
+    assert nx.utils.edges_equal(graph_of(topology.resolved()).edges, topologies.ring(4).edges)
     lazy = Topology.from_table({**table, "weights": "lazy"}).mixing().matrix(0).toarray()
     np.testing.assert_array_equal(lazy, (PAIRS + np.eye(4)) / 2)
     with pytest.raises(UserError, match=r"^topology.workers = 5 but .*a\.edgelist has 4 nodes; set the key"):

@@ -15,7 +15,7 @@ from ranks import decentral as launch
 from ranks import run_ranks
 from synthetic_experiment import small
 
-from decentral.report.plots import RC
+from decentral.report.page_style import RC
 from decentral.report.results import read_experiment
 from decentral.report.timeline import STEPS, timeline
 from decentral.runs.experiment import expand
@@ -297,7 +297,7 @@ def test_a_simulated_timeline_shows_some_rounds_from_the_middle(tmp_path, worker
     for run in runs:
         (found.folder / "runs" / run.id / "trace.json").write_text(simulated(workers, rounds).chrome())
     with mpl.rc_context(RC):
-        figure = timeline(found, RC)
+        figure = timeline(found)
     shown = min(workers, 32 // len(runs))
     assert len(figure.axes) == len(runs) == 2
     for axis in figure.axes:

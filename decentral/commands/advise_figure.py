@@ -14,8 +14,9 @@ from decentral.commands.advise import HOST_GRAPHS, all_reduces, built, gossip_s,
 from decentral.errors import UserError, nearest
 from decentral.network.all_reduce import host_size
 from decentral.network.cluster import Cluster
-from decentral.report.figure_spec import COLORS, LINES, MARKERS
-from decentral.report.plots import RC, SUFFIXES, save
+from decentral.report.line_styles import COLORS, LINES, MARKERS
+from decentral.report.page_style import RC
+from decentral.report.plots import SUFFIXES, save
 
 WORKERS = tuple(2**k for k in range(2, 13))
 """4 ... 4,096; those that are whole hosts are drawn."""

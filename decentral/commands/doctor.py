@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple
 
 from decentral.allocator import keep_freed_memory
 from decentral.comm.launch import cuda_aware, launched_ranks
+from decentral.problems.data import SOURCES
 
 State = Literal["ok", "note", "missing", "broken"]
 
@@ -300,34 +301,28 @@ def _allocator() -> Finding:
     return Finding("allocator", "note", "mallopt is not taken: page faults slow every round", remedy)
 
 
-# a data set is there if its first file is, in its folder or in the root itself
-_DATA_FILES = {
-    "mnist": ("mnist", "train-images-idx3-ubyte"),
-    "cifar10": ("cifar10", "data_batch_1.bin"),
-    "a9a": ("libsvm", "a9a"),
-    "w8a": ("libsvm", "w8a"),
-}
-
-
 def _data() -> Finding:
     topic, named = "data", os.environ.get("DECENTRAL_DATA", "")
+    files = {name: source.file for sets in SOURCES.values() for name, source in sets.items() if source.file}
     if not named:
-        remedy = "export DECENTRAL_DATA=FOLDER for MNIST, CIFAR-10, a9a, w8a"
+        remedy = f"export DECENTRAL_DATA=FOLDER for {', '.join(files)}"
         return Finding(topic, "note", "digits is built in; DECENTRAL_DATA is not set", remedy)
     root = Path(named).expanduser()
     if not root.is_dir():
         text = f"DECENTRAL_DATA={named} is no folder"
         return Finding(topic, "broken", text, "set it to the folder that holds the data sets")
-    found = [name for name, place in _DATA_FILES.items() if _is_there(root, *place)]
-    absent = [name for name in _DATA_FILES if name not in found]
+    found = [name for name, file in files.items() if _is_there(root, file)]
+    absent = [name for name in files if name not in found]
     text = f"{', '.join(['digits', *found])} in {named}" + (f"; not {', '.join(absent)}" if absent else "")
     if not found:
         return Finding(topic, "missing", text, f"put the files there, e.g. {root / 'mnist'}")
     return Finding(topic, "ok", text)
 
 
-def _is_there(root: Path, folder: str, file: str) -> bool:
-    return any((place / (file + end)).is_file() for place in (root / folder, root) for end in ("", ".gz"))
+def _is_there(root: Path, file: str) -> bool:
+    """Whether the first file of a data set is, in its folder or in the root itself."""
+    places = file, file.partition("/")[2]
+    return any((root / (place + end)).is_file() for place in places for end in ("", ".gz"))
 
 
 def _slurm() -> Finding:

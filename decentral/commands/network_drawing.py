@@ -18,7 +18,7 @@ from typing import Any
 import networkx as nx
 
 from decentral.errors import UserError
-from decentral.report.figure_spec import COLORS
+from decentral.report.line_styles import COLORS
 
 STEERING = ("Phi", "Cond", "StateUpdate", "Bcast", "Concat", "Split", "Replicate", "Group", "Ungroup", "Row")
 ENDS = ("Input", "Loss")

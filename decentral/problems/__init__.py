@@ -1,14 +1,13 @@
 """What is minimised: problems by name. Settings here import no torch; ``build`` does."""
 
-from typing import Any
-
+from decentral.problems.capabilities import Problem
 from decentral.problems.classification import CNN, MLP, VGG, LogisticRegression, Module, ResNet, ResNet20
 from decentral.problems.instances import BasicDeduction, ListReduction, SentimentTrees
 from decentral.problems.language_settings import LSTM, Transformer
 from decentral.problems.quadratic import Quadratic
 from decentral.problems.regression import LinearRegression
 
-PROBLEMS: dict[str, type[Any]] = {
+PROBLEMS: dict[str, type[Problem]] = {
     "quadratic": Quadratic,
     "linear-regression": LinearRegression,
     "logistic-regression": LogisticRegression,

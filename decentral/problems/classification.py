@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from decentral.problems.capabilities import BatchSize, Draw, Made
+from decentral.problems.data import DATASETS, load
+from decentral.problems.data.partitions import partition
 from decentral.problems.objective import Place, check_positive
+from decentral.tables import OneOf
+from topologies.streams import stream
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from decentral.problems.data.dataset import Dataset
     from decentral.problems.model_objective import ModelObjective
-    from decentral.runs.sections.train import Train
 
-Data = Literal["digits", "random-labels", "mnist", "cifar10", "a9a", "w8a"]
+Data = Annotated[str, OneOf(DATASETS)]
 
 
 @dataclass(frozen=True)
 class Classification:
     """Mean cross-entropy of worker i's samples.
 
-    ``data``: digits and random-labels (embedded); mnist, cifar10, a9a or w8a, read below ``data_root`` (or the
-    environment variable DECENTRAL_DATA). ``partition``: "iid"; "dirichlet", each class dealt by
+    ``data``: see ``decentral list data``; sets that are not embedded are read below ``data_root`` (or the environment
+    variable DECENTRAL_DATA). ``partition``: "iid"; "dirichlet", each class dealt by
     Dirichlet(``alpha``); "shards", sorted by label, ``shards_per_worker`` pieces to each worker.
     """
 
@@ -38,13 +40,32 @@ class Classification:
     def __post_init__(self) -> None:
         check_positive(alpha=self.alpha, shards_per_worker=self.shards_per_worker)
 
-    def check(self, workers: int, train: Train) -> None:
+    def check(self, batch_size: BatchSize, weight_decay: float) -> None:
         """What can be told before the data are read: nothing more."""
-        del workers, train
+        del batch_size, weight_decay
 
     def prepare(self, workers: int, seed: int) -> None:
         """Read the data and build the model once, so that every mistake is found before any run starts."""
-        self._made(workers, seed)
+        self.made(workers, seed)
+
+    def made(self, workers: int, seed: int) -> Made:
+        """See :class:`decentral.problems.capabilities.Layered`."""
+        dataset = load(self.data, self.data_root or None)
+        shards = partition(
+            dataset.train_y.numpy(),
+            workers,
+            self.partition,
+            stream(seed, "partition"),
+            alpha=self.alpha,
+            shards_per_worker=self.shards_per_worker,
+        )
+        return Made(self.model(dataset, seed), dataset, shards)
+
+    def batches(self, made: Made, seed: int, batch_size: BatchSize) -> Draw:
+        """See :class:`decentral.problems.capabilities.Layered`."""
+        from decentral.problems.step_batches import of_shards
+
+        return of_shards(made, seed, batch_size)
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """A fresh model, initialised from the seed."""
@@ -54,29 +75,7 @@ class Classification:
         """The objective of the hosted workers."""
         from decentral.problems.model_objective import ModelObjective
 
-        return ModelObjective(*self._made(place.workers, place.seed), place)
-
-    def _made(self, workers: int, seed: int) -> tuple[nn.Module, Dataset, list[NDArray[np.int64]]]:
-        from decentral.problems.data.datasets import load
-
-        dataset = load(self.data, self.data_root or None)
-        shards = deal(self, dataset, workers, seed)
-        return self.model(dataset, seed), dataset, shards
-
-
-def deal(settings: Classification, dataset: Dataset, workers: int, seed: int) -> list[NDArray[np.int64]]:
-    """The training samples of each of the n workers."""
-    from decentral.problems.data.partitions import partition
-    from topologies.streams import stream
-
-    return partition(
-        dataset.train_y.numpy(),
-        workers,
-        settings.partition,
-        stream(seed, "partition"),
-        alpha=settings.alpha,
-        shards_per_worker=settings.shards_per_worker,
-    )
+        return ModelObjective(*self.made(place.workers, place.seed), place)
 
 
 @dataclass(frozen=True)
@@ -89,43 +88,42 @@ class LogisticRegression(Classification):
 
     optimum: bool = False
 
-    def check(self, workers: int, train: Train) -> None:
+    def check(self, batch_size: BatchSize, weight_decay: float) -> None:
         """A unique optimum needs weight decay."""
-        super().check(workers, train)
-        if self.optimum and train.weight_decay == 0:
+        super().check(batch_size, weight_decay)
+        if self.optimum and weight_decay == 0:
             raise ValueError(
                 "problem.optimum = true needs train.weight_decay > 0, else the optimum is not unique; set it, e.g. 1e-3"
             )
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models.models import initialise, logistic
+        from decentral.problems.models.dense import logistic
+        from decentral.problems.models.initialise import initialise
 
         return initialise(lambda: logistic(dataset.shape, dataset.classes), seed)
 
     def build(self, place: Place) -> ModelObjective:
         """With its optimum, if it is asked for."""
-        built = super().build(place)
+        objective = super().build(place)
         if self.optimum:
-            built.optimum = _optimum(self, place.workers, place.seed, place.weight_decay).to(place.device)
-        return built
+            optimum = _optimum(self, place.workers, place.seed, place.weight_decay)
+            objective.optimum = optimum.to(place.device)
+        return objective
 
 
 @functools.lru_cache(maxsize=4)
 def _optimum(settings: LogisticRegression, workers: int, seed: int, weight_decay: float) -> Tensor:
     """x* (1, d): the methods of a sweep share it."""
-    from decentral.problems.data.datasets import load
     from decentral.problems.optimum import logistic_optimum
 
-    dataset = load(settings.data, settings.data_root or None)
-    return logistic_optimum(dataset, deal(settings, dataset, workers, seed), weight_decay)
+    made = settings.made(workers, seed)
+    return logistic_optimum(made.dataset, made.shards, weight_decay)
 
 
 @dataclass(frozen=True)
 class MLP(Classification):
     """A multi-layer perceptron with ReLU; ``hidden`` are the widths."""
-
-    dataflow: ClassVar[bool] = True  # there is a network of nodes for it
 
     hidden: tuple[int, ...] = (256,)
 
@@ -137,7 +135,8 @@ class MLP(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models.models import initialise, mlp
+        from decentral.problems.models.dense import mlp
+        from decentral.problems.models.initialise import initialise
 
         return initialise(lambda: mlp(dataset.shape, dataset.classes, self.hidden), seed)
 
@@ -154,7 +153,8 @@ class CNN(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models.models import cnn, initialise
+        from decentral.problems.models.convolutional import cnn
+        from decentral.problems.models.initialise import initialise
 
         return initialise(lambda: cnn(dataset.shape, dataset.classes, width=self.width), seed)
 
@@ -167,7 +167,8 @@ class ResNet20(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models.models import initialise, resnet20
+        from decentral.problems.models.convolutional import resnet20
+        from decentral.problems.models.initialise import initialise
 
         return initialise(lambda: resnet20(dataset.shape, dataset.classes), seed)
 
@@ -181,7 +182,7 @@ class ResNet(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models.models import initialise
+        from decentral.problems.models.initialise import initialise
         from decentral.problems.models.vision import resnet
 
         return initialise(lambda: resnet(dataset.shape, dataset.classes, self.depth), seed)
@@ -197,7 +198,7 @@ class VGG(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models.models import initialise
+        from decentral.problems.models.initialise import initialise
         from decentral.problems.models.vision import vgg
 
         return initialise(lambda: vgg(dataset.shape, dataset.classes, self.width, self.hidden), seed)
@@ -209,9 +210,9 @@ class Module(Classification):
 
     factory: str = ""
 
-    def check(self, workers: int, train: Train) -> None:
+    def check(self, batch_size: BatchSize, weight_decay: float) -> None:
         """A factory is needed."""
-        super().check(workers, train)
+        super().check(batch_size, weight_decay)
         if not self.factory:
             raise ValueError(
                 'problem.factory is missing; give "module:function", called with (shape, classes)'
@@ -219,6 +220,7 @@ class Module(Classification):
 
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models.models import from_factory, initialise
+        from decentral.problems.models.factory import from_factory
+        from decentral.problems.models.initialise import initialise
 
         return initialise(lambda: from_factory(self.factory, dataset), seed)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated
 
+from decentral.problems.data import DEDUCTIONS, TREEBANKS, load_deductions, load_trees
 from decentral.problems.objective import check_positive
+from decentral.tables import OneOf
 
 
 @dataclass(frozen=True)
 class ListReduction:
     """Lists of digits to be reduced by the operation in front; an RNN of ``width`` units (see list_reduction.py)."""
-
-    dataflow: ClassVar[bool] = True
 
     train: int = 100_000
     validation: int = 10_000
@@ -30,14 +30,12 @@ class ListReduction:
 class SentimentTrees:
     """Binary trees of words with a class at the root; a tree LSTM of ``width`` cells.
 
-    ``trees``: signed-words (embedded), or sst (Stanford Sentiment Treebank), read below ``data_root`` (or the
-    environment variable DECENTRAL_DATA). ``binary``: neutral sentences are left out, and two classes remain.
+    ``trees``: see ``decentral list data``; those that are not embedded are read below ``data_root`` (or the environment
+    variable DECENTRAL_DATA). ``binary``: neutral sentences are left out, and two classes remain.
     ``every_node``: the loss is the mean over all phrases of a sentence that have a label, and not the sentence's own.
     """
 
-    dataflow: ClassVar[bool] = True
-
-    trees: Literal["signed-words", "sst"] = "signed-words"
+    trees: Annotated[str, OneOf(TREEBANKS)] = "signed-words"
     data_root: str = ""
     binary: bool = False
     every_node: bool = False
@@ -48,8 +46,6 @@ class SentimentTrees:
 
     def prepare(self, workers: int, seed: int) -> None:
         """Read the trees once, so that every mistake is found before any run starts."""
-        from decentral.problems.data.sentiment_trees import load_trees
-
         load_trees(self.trees, self.data_root or None)
 
 
@@ -57,12 +53,11 @@ class SentimentTrees:
 class BasicDeduction:
     """bAbI task 15, stories as graphs; a gated graph network of ``width`` units and ``steps`` steps along the edges.
 
-    ``stories``: generated (embedded), babi15 or babi15-10k, read below ``data_root`` (or DECENTRAL_DATA).
+    ``stories``: see ``decentral list data``; those that are not embedded are read below ``data_root`` (or the
+    environment variable DECENTRAL_DATA).
     """
 
-    dataflow: ClassVar[bool] = True
-
-    stories: Literal["generated", "babi15", "babi15-10k"] = "generated"
+    stories: Annotated[str, OneOf(DEDUCTIONS)] = "generated"
     data_root: str = ""
     width: int = 8
     steps: int = 2
@@ -72,6 +67,4 @@ class BasicDeduction:
 
     def prepare(self, workers: int, seed: int) -> None:
         """Read the stories once, so that every mistake is found before any run starts."""
-        from decentral.problems.data.babi import load_deductions
-
         load_deductions(self.stories, self.data_root or None)

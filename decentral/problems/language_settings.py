@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from decentral.problems.capabilities import BatchSize, Draw, Made
+from decentral.problems.data import TEXTS, load_text
 from decentral.problems.objective import Place, check_positive
+from decentral.tables import OneOf
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from decentral.problems.data.dataset import Dataset
     from decentral.problems.data.text import Text
-    from decentral.problems.data.windows import Parts
     from decentral.problems.model_objective import ModelObjective
-    from decentral.runs.sections.train import Train
 
 
 @dataclass(frozen=True)
 class Language:
     """Mean cross-entropy of the next character over windows of ``context`` characters, in nats.
 
-    ``text``: sums (embedded: additions written out) or tiny-shakespeare, read below ``data_root`` (or the environment
+    ``text``: see ``decentral list data``; texts that are not embedded are read below ``data_root`` (or the environment
     variable DECENTRAL_DATA). ``partition``: "contiguous", worker i has the i-th stretch of the text; "iid", windows
     are dealt at random.
     """
 
-    text: Literal["sums", "tiny-shakespeare"] = "sums"
+    text: Annotated[str, OneOf(TEXTS)] = "sums"
     data_root: str = ""
     partition: Literal["iid", "contiguous"] = "contiguous"
     context: int = 32
@@ -34,13 +34,13 @@ class Language:
     def __post_init__(self) -> None:
         check_positive(context=self.context)
 
-    def check(self, workers: int, train: Train) -> None:
+    def check(self, batch_size: BatchSize, weight_decay: float) -> None:
         """What can be told before the text is read: nothing more."""
-        del workers, train
+        del batch_size, weight_decay
 
     def prepare(self, workers: int, seed: int) -> None:
         """Read the text and build the model once, so that every mistake is found before any run starts."""
-        self._made(workers, seed)
+        self.made(workers, seed)
 
     def model(self, text: Text, seed: int) -> nn.Module:
         """A fresh model, initialised from the seed."""
@@ -50,15 +50,22 @@ class Language:
         """The objective of the hosted workers."""
         from decentral.problems.model_objective import ModelObjective
 
-        return ModelObjective(*self._made(place.workers, place.seed), place)
+        return ModelObjective(*self.made(place.workers, place.seed), place)
 
-    def _made(self, workers: int, seed: int) -> tuple[nn.Module, Dataset, Parts]:
-        from decentral.problems.data.text import load_text
+    def made(self, workers: int, seed: int) -> Made:
+        """See :class:`decentral.problems.capabilities.Layered`."""
         from decentral.problems.data.windows import deal_windows, windows_of
 
         text = load_text(self.text, self.data_root or None)
         windows = windows_of(text, self.context)
-        return self.model(text, seed), windows, deal_windows(windows, workers, self.partition, seed)
+        return Made(self.model(text, seed), windows, deal_windows(windows, workers, self.partition, seed))
+
+    def batches(self, made: Made, seed: int, batch_size: BatchSize) -> Draw:
+        """See :class:`decentral.problems.capabilities.Layered`: windows anywhere in a worker's stretch of the text."""
+        from decentral.problems.step_batches import of_stretches
+
+        text = load_text(self.text, self.data_root or None)
+        return of_stretches(text, self.context, len(made.shards), seed, batch_size)
 
 
 @dataclass(frozen=True)
@@ -71,8 +78,8 @@ class Transformer(Language):
 
     def model(self, text: Text, seed: int) -> nn.Module:
         """See :class:`Language`."""
+        from decentral.problems.models.initialise import initialise
         from decentral.problems.models.language import transformer
-        from decentral.problems.models.models import initialise
 
         size = len(text.characters)
         return initialise(lambda: transformer(size, self.context, self.width, self.depth, self.heads), seed)
@@ -87,7 +94,7 @@ class LSTM(Language):
 
     def model(self, text: Text, seed: int) -> nn.Module:
         """See :class:`Language`."""
+        from decentral.problems.models.initialise import initialise
         from decentral.problems.models.language import lstm
-        from decentral.problems.models.models import initialise
 
         return initialise(lambda: lstm(len(text.characters), self.width, self.depth), seed)

@@ -71,14 +71,6 @@ class ModelObjective:
         self.losses, blocks = self._oracle.gradient(x, inputs, labels, t)
         return blocks
 
-    def batch(self, row: int, t: int) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of hosted worker ``row`` in round t."""
-        if self._full is not None:
-            return self._full[0][row], self._full[1][row]
-        assert self.batches is not None
-        chosen = self._table[row, torch.from_numpy(self.batches.at(t)[row])].to(self.train_y.device)
-        return self.train_x[chosen], self.train_y[chosen]
-
     def _batch(self, t: int) -> tuple[Tensor, Tensor]:
         assert self.batches is not None
         chosen = self._table.gather(1, torch.from_numpy(self.batches.at(t))).to(self.train_y.device)

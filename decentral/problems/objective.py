@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from decentral.comm import Communicator
     from decentral.comm.layout import Layout
-    from decentral.runs.sections.train import Train
 
 
 @dataclass(frozen=True)
@@ -82,20 +79,6 @@ class Objective(Protocol):
 
     def epoch(self, rounds: int) -> float | None:
         """How many passes over the data ``rounds`` rounds are; None where there is no data set."""
-
-
-@runtime_checkable
-class Linear(Protocol):
-    """Settings of a problem whose gradient is H_i x - r_i: its steady states are linear algebra."""
-
-    def linear_terms(self, workers: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(H, r): H (n, d, d) and r (n, d) in float64, of all workers, without weight decay."""
-
-    def largest_curvature(self, workers: int, seed: int) -> float:
-        """The largest eigenvalue of any H_i."""
-
-    def exact(self, train: Train) -> bool:
-        """Whether gradients are full and without noise."""
 
 
 def check_positive(**values: float) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decentral.comm import Communicator
-    from decentral.runs.sections.train import Train
+    from decentral.problems.capabilities import BatchSize
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Quadratic:
         check_positive(dimension=self.dimension)
         check_spread(self.condition, heterogeneity=self.heterogeneity, noise=self.noise)
 
-    def check(self, workers: int, train: Train) -> None:
-        """Any number of workers has its own quadratic."""
-        del workers, train
+    def check(self, batch_size: BatchSize, weight_decay: float) -> None:
+        """There are no samples, and always an optimum."""
+        del batch_size, weight_decay
 
     def curvature_of(self, seed: int, worker: int) -> NDArray[np.float64]:
         """A_i, (d, d), or its diagonal (d,)."""
@@ -75,9 +75,9 @@ class Quadratic:
         del workers, seed
         return 1.0
 
-    def exact(self, train: Train) -> bool:
+    def exact(self, batch_size: BatchSize) -> bool:
         """Gradients have no noise but what is asked for."""
-        del train
+        del batch_size
         return self.noise == 0
 
     def prepare(self, workers: int, seed: int) -> None:

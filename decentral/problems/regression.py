@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decentral.comm import Communicator
-    from decentral.runs.sections.train import Train
+    from decentral.problems.capabilities import BatchSize
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class LinearRegression:
         check_positive(dimension=self.dimension, samples=self.samples)
         check_spread(self.condition, heterogeneity=self.heterogeneity, noise=self.noise)
 
-    def check(self, workers: int, train: Train) -> None:
+    def check(self, batch_size: BatchSize, weight_decay: float) -> None:
         """A batch may not exceed a worker's samples."""
-        del workers
-        if train.batch_size != "full" and train.batch_size > self.samples:
+        del weight_decay
+        if batch_size != "full" and batch_size > self.samples:
             raise ValueError(
-                f"train.batch_size = {train.batch_size} exceeds problem.samples = {self.samples} of a worker; "
+                f"train.batch_size = {batch_size} exceeds problem.samples = {self.samples} of a worker; "
                 'lower it, or use "full"'
             )
 
@@ -70,9 +70,9 @@ class LinearRegression:
         """The largest eigenvalue of any H_i."""
         return float(np.linalg.eigvalsh(self.linear_terms(workers, seed)[0]).max())
 
-    def exact(self, train: Train) -> bool:
+    def exact(self, batch_size: BatchSize) -> bool:
         """Full batches have no sampling noise (noisy labels only move the optimum)."""
-        return train.batch_size == "full"
+        return batch_size == "full"
 
     def prepare(self, workers: int, seed: int) -> None:
         """There is nothing to read."""

@@ -1,27 +1,31 @@
-"""The words for columns, swept fields and methods, on axes and over tables, and the units that they are written in."""
+"""The words for columns, swept fields, methods and runs, on axes and over tables, and the units they are written in."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from decentral.report.results import MISSING, Value
+from decentral.report.results import MISSING, Experiment, Run, Value
 
 
 @dataclass(frozen=True)
 class Column:
-    """The words for a column: on an axis, over a table; its unit, and which end of it is better."""
+    """The words for a column: on an axis, over a table; its unit, and which end of it is better.
+
+    ``final``: it does not change over the rounds, so results.csv has it and metrics.csv has not.
+    """
 
     axis: str
     short: str
     unit: str = ""
     better: str = ""
+    final: bool = False
 
 
 COLUMNS = {
     "round": Column("round", "round"),
     "epoch": Column("epoch", "epoch"),
-    "spectral_gap": Column("spectral gap 1 - ρ of the mixing matrix", "gap", better="high"),
+    "spectral_gap": Column("spectral gap 1 - ρ of the mixing matrix", "gap", better="high", final=True),
     "samples": Column("training samples seen", "samples"),
     "wall_s": Column("wall-clock time", "wall time", "s"),
     "simulated_s": Column("simulated time", "simulated", "s"),
@@ -62,16 +66,18 @@ COLUMNS = {
     "gradient_cosine": Column("cosine of the local and the true gradient", "cosine", better="high"),
     "flops": Column("work in total", "work", "FLOP"),
     "critical_flops": Column("work on the critical path", "crit. work", "FLOP"),
-    "flops_step": Column("work a step", "work/step", "FLOP", better="low"),
-    "critical_flops_step": Column("work a step on the critical path", "critical/step", "FLOP", better="low"),
-    "activation_bytes_max": Column(
-        "peak of kept activations, greediest stage", "activations", "B", better="low"
+    "flops_step": Column("work a step", "work/step", "FLOP", better="low", final=True),
+    "critical_flops_step": Column(
+        "work a step on the critical path", "critical/step", "FLOP", better="low", final=True
     ),
-    "activation_bytes_sum": Column("peaks of kept activations, all stages", "act. sum", "B"),
-    "staleness_mean": Column("updates that a gradient or a message is late, mean", "staleness"),
-    "staleness_max": Column("updates that a gradient or a message is late, most", "stale max"),
-    "answered": Column("messages of asynchronous workers that had their effect", "answered"),
-    "theory_bias_sq": Column("squared bias foretold by theory", "theory bias²"),
+    "activation_bytes_max": Column(
+        "peak of kept activations, greediest stage", "activations", "B", better="low", final=True
+    ),
+    "activation_bytes_sum": Column("peaks of kept activations, all stages", "act. sum", "B", final=True),
+    "staleness_mean": Column("updates that a gradient or a message is late, mean", "staleness", final=True),
+    "staleness_max": Column("updates that a gradient or a message is late, most", "stale max", final=True),
+    "answered": Column("messages of asynchronous workers that had their effect", "answered", final=True),
+    "theory_bias_sq": Column("squared bias foretold by theory", "theory bias²", final=True),
     "compression_ratio": Column("compression ratio since the last record", "ratio", better="high"),
     "compression_ratio_convolution": Column(
         "compression ratio of convolutions", "ratio conv.", better="high"
@@ -145,6 +151,13 @@ def group_label(names: Sequence[str], values: Sequence[Value]) -> str:
         bare = isinstance(value, str) and value.lower() not in ("true", "false")
         parts.append(text if bare else f"{field_label(field)} {text}")
     return ", ".join(parts) or MISSING
+
+
+def title_of(experiment: Experiment, run: Run) -> str:
+    """What tells a run from the others of its seed, in words."""
+    parts = [value_label(f, v) if f.endswith(".name") else f"{field_label(f)} {value_label(f, v)}"
+             for f, v in run.fields.items() if v != ""]  # fmt: skip
+    return ", ".join(parts) or str(run.config.get("program", {}).get("name", run.id)) or experiment.name
 
 
 SCALED = ("B", "FLOP")

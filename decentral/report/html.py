@@ -10,11 +10,14 @@ from typing import Any
 import jinja2
 
 from decentral.report.columns import COLUMNS, column_words, field_label, value_label
-from decentral.report.figure_spec import FigureSpec, figures_of, scales_of
-from decentral.report.node_table import node_table
-from decentral.report.plots import DPI, draw_experiment
-from decentral.report.results import Experiment, Run, Spread, grouped, read_experiment
-from decentral.report.stage_table import stage_table
+from decentral.report.drawing import DRAWINGS
+from decentral.report.figure_spec import FigureSpec
+from decentral.report.figure_tables import figures_of
+from decentral.report.kinds import KINDS
+from decentral.report.page_style import DPI
+from decentral.report.plots import draw_experiment
+from decentral.report.results import Experiment, Run, Spread, read_experiment
+from decentral.report.scales import scales_of
 from decentral.report.summary import (
     cell_texts,
     lost_runs,
@@ -22,28 +25,6 @@ from decentral.report.summary import (
     metrics_of,
     summarise,
 )
-
-OF_FILES = {
-    "timeline": (
-        "What each stage, worker or rank did when",
-        "Some steps or rounds from the middle of each run of the first seed; each run's trace.json opens in "
-        "chrome://tracing or Perfetto. White: nothing of the training, or records.",
-    ),
-    "staleness": (
-        "How late messages were",
-        "All messages of each run of the first seed. Of a worker that asks for an average: its own steps from asking "
-        "until the answer was added. Of push-sum: the receiver's steps when it added a share, less the sender's when "
-        "it sent that. The numbers are in each run's staleness.csv.",
-    ),
-    "parts": (
-        "What the parts of the factorisation stand for",
-        "A part is a pattern of hidden units. Pictures: the mean input weighted by how much of the part is in it, less "
-        "the mean input; red is more, blue less, each picture to its own scale. Bars: how a part's mean coefficient "
-        "is shared out over the classes, dotted if equally. Over each picture: the first class and its share; use: "
-        "what the part has of all coefficients.",
-    ),
-}
-"""Figures that are drawn from files of their own wherever a run left these: file stem -> heading, how to read it."""
 
 
 def write_report(folder: Path, drawn: Sequence[Path] | None = None) -> Path:
@@ -53,7 +34,7 @@ def write_report(folder: Path, drawn: Sequence[Path] | None = None) -> Path:
     """
     experiment = read_experiment(folder)
     paths = draw_experiment(folder) if drawn is None else drawn
-    drawings = {p.stem: p for p in paths if p.suffix == ".png"}
+    pictures = {p.stem: p for p in paths if p.suffix == ".png"}
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -64,18 +45,9 @@ def write_report(folder: Path, drawn: Sequence[Path] | None = None) -> Path:
         extent=_extent(experiment),
         summary=_summary(experiment),
         lost=lost_runs(experiment),
-        figures=[_figure(spec, drawings[spec.stem], experiment) for spec in figures_of(experiment)]
-        + [_of_files(drawings[stem], *words) for stem, words in OF_FILES.items() if stem in drawings],
+        figures=list(_figures(experiment, pictures)),
         intervals=_intervals(experiment),
-        tables=[
-            (name, rows)
-            for name, rows in (
-                ("Stages", stage_table(experiment)),
-                ("Nodes", node_table(experiment)),
-                ("Graphs", _graph_facts(experiment)),
-            )
-            if rows
-        ],
+        tables=list(_tables(experiment, pictures)),
         runs=_runs(experiment),
         command=experiment.command,
         environment=_environment(experiment.runs),
@@ -139,14 +111,30 @@ def _interval(value: Spread) -> str:
     return f"{value.mean - value.half_width:.4g} … {value.mean + value.half_width:.4g}"
 
 
-def _of_files(png: Path, heading: str, note: str) -> dict[str, Any]:
-    return {
-        **_image(png),
-        "alt": heading[0].lower() + heading[1:],
-        "heading": heading,
-        "caption": "",
-        "note": note,
-    }
+def _figures(experiment: Experiment, pictures: Mapping[str, Path]) -> Iterable[dict[str, Any]]:
+    """The figures that were asked for, then those of files that runs left."""
+    specs = figures_of(experiment)
+    for spec in specs:
+        yield _figure(spec, pictures[spec.stem], experiment)
+    for name in _of_files(specs, pictures):
+        heading, note = DRAWINGS[name].heading, DRAWINGS[name].note
+        words = {"alt": heading[0].lower() + heading[1:], "heading": heading, "caption": "", "note": note}
+        yield {**_image(pictures[name]), **words}
+
+
+def _tables(experiment: Experiment, pictures: Mapping[str, Path]) -> Iterable[dict[str, Any]]:
+    """The tables of files that runs left."""
+    drawn = _of_files(figures_of(experiment), pictures)
+    for name, drawing in DRAWINGS.items():
+        rows = None if name in drawn else drawing.of(experiment)
+        if rows and isinstance(rows, list):
+            yield {"name": name, "heading": drawing.heading, "note": drawing.note, "rows": rows}
+
+
+def _of_files(specs: Sequence[FigureSpec], pictures: Mapping[str, Path]) -> list[str]:
+    """The drawings that are pictures; a picture of such a name that was asked for is none of them."""
+    asked = {spec.stem for spec in specs}
+    return [name for name in DRAWINGS if name in pictures and name not in asked]
 
 
 def _image(png: Path) -> dict[str, Any]:
@@ -159,7 +147,7 @@ def _image(png: Path) -> dict[str, Any]:
 
 def _figure(spec: FigureSpec, png: Path, experiment: Experiment) -> dict[str, Any]:
     y = column_words(spec.y).axis.partition("\n")[0]
-    x = field_label(spec.x) if spec.kind == "final" else column_words(spec.x).axis
+    x = field_label(spec.x) if KINDS[spec.kind].final else column_words(spec.x).axis
     return {
         **_image(png),
         "alt": f"{y} against {x}",
@@ -171,45 +159,17 @@ def _figure(spec: FigureSpec, png: Path, experiment: Experiment) -> dict[str, An
 
 def _note(spec: FigureSpec, experiment: Experiment) -> str:
     """How to read the marks of a figure."""
-    mark, extent = ("Points", "bars") if spec.kind == "final" else ("Lines", "bands")
+    marks = KINDS[spec.kind].marks
     seeds = len(experiment.seeds)
     log = " of the logarithm" if scales_of(spec, experiment).log_y else ""
-    parts = [f"{mark}: mean over {seeds} seeds; {extent}: one sample standard deviation{log}."]
+    parts = [f"{marks.mean}: mean over {seeds} seeds; {marks.spread}: one sample standard deviation{log}."]
     if seeds == 1:
         parts = ["One seed: no spread is known."]
     if spec.theory:
-        line = "Lines" if spec.kind == "final" else "Fine dotted lines"
-        parts.append(f"{line}: {column_words(spec.theory).axis}.")
+        parts.append(f"{marks.theory}: {column_words(spec.theory).axis}.")
     if any(not run.finished for run in experiment.runs):
         parts.append("A cross marks runs none of which finished; the others' means are over those that did.")
     return " ".join(parts)
-
-
-def _graph_facts(experiment: Experiment) -> list[dict[str, str]]:
-    """Size, degrees and spectral gap of each topology; nothing where its graph cannot be made here."""
-    fields = [f for f in experiment.swept if f.startswith("topology.")] or ["topology.name"]
-    groups = grouped([run for run in experiment.runs if "topology" in run.config], fields)
-    try:
-        return [_facts(fields, values, runs[0].config["topology"]) for values, runs in groups.items()]
-    except (ImportError, ValueError):
-        return []
-
-
-def _facts(fields: list[str], values: tuple[Any, ...], table: Mapping[str, Any]) -> dict[str, str]:
-    import topologies
-    from decentral.runs.sections.topology import graph_of
-
-    graph = graph_of(table)
-    degrees = [d for _, d in (graph.out_degree() if graph.is_directed() else graph.degree())]
-    facts = {field_label(f): value_label(f, v) for f, v in zip(fields, values, strict=True)}
-    facts |= {"workers": str(graph.number_of_nodes()), "edges": str(graph.number_of_edges())}
-    low, high = min(degrees), max(degrees)
-    facts["neighbours"] = str(low) if low == high else f"{low} to {high}"
-    facts["weights"] = str(table.get("weights", "its own"))  # of a schedule, or of a method that makes one
-    if "weights" in table and table["name"] != "files":
-        w = topologies.mixing_matrix(graph, facts["weights"])
-        facts["spectral gap 1 − ρ"] = f"{topologies.spectral_gap(w):.4g}"
-    return facts
 
 
 def _runs(experiment: Experiment) -> dict[str, Any]:

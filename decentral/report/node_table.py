@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from decentral.report.columns import title_of
 from decentral.report.results import Experiment
-from decentral.report.timeline import title_of
 
 SHOWN = 8  # of a histogram
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -44,7 +43,7 @@ class Parts:
         return float(np.nansum(self.use * self.shares.max(1)))
 
 
-def parts(experiment: Experiment, style: dict[str, Any]) -> Figure | None:
+def parts(experiment: Experiment) -> Figure | None:
     """A grid for each run of the first seed that found parts of images, at most four; None if there is none."""
     found = {}
     for run in (r for r in experiment.runs if r.seed == experiment.seeds[0]):
@@ -53,13 +52,12 @@ def parts(experiment: Experiment, style: dict[str, Any]) -> Figure | None:
     shown = list(found.values())[:MOST]
     if not shown:
         return None
-    with mpl.rc_context(style):
-        heights = [0.5 + _rows(one) * (WIDTH / _columns(one) + 0.6) for _, one in shown]
-        figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
-        panels = figure.subfigures(len(shown), 1, height_ratios=heights, squeeze=False)[:, 0]
-        for panel, (run, one) in zip(panels, shown, strict=True):
-            panel.suptitle(_title(experiment, run, one), fontsize=10.5)
-            _grid(panel, one)
+    heights = [0.5 + _rows(one) * (WIDTH / _columns(one) + 0.6) for _, one in shown]
+    figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    panels = figure.subfigures(len(shown), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for panel, (run, one) in zip(panels, shown, strict=True):
+        panel.suptitle(_title(experiment, run, one), fontsize=10.5)
+        _grid(panel, one)
     return figure
 
 

@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from decentral.report.columns import title_of
 from decentral.report.results import Experiment, Run
-from decentral.report.timeline import title_of
 
 PEERS = ("gossip", "all-reduce")
 

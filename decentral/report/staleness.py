@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 import textwrap
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from decentral.report.columns import title_of
 from decentral.report.results import Array, Experiment, Run
-from decentral.report.timeline import title_of
 
 BARS = 40  # of a panel, at most
 MOST = 8  # runs in one figure
@@ -24,7 +22,7 @@ Counts = NDArray[np.int64]
 COLOUR = "#4477aa"
 
 
-def staleness(experiment: Experiment, style: dict[str, Any]) -> Figure | None:
+def staleness(experiment: Experiment) -> Figure | None:
     """A histogram for each run of the first seed that left one, at most eight; None if there is none."""
     found = [
         (run, *counts)
@@ -33,21 +31,20 @@ def staleness(experiment: Experiment, style: dict[str, Any]) -> Figure | None:
     ][:MOST]
     if not found:
         return None
-    with mpl.rc_context(style):
-        rows, columns = -(-len(found) // ACROSS), min(ACROSS, len(found))
-        figure = Figure(figsize=(4.5 * columns, 2.6 * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axis, (run, lags, messages) in zip(axes, found, strict=False):
-            edges, share = bars(lags, messages)
-            axis.bar(edges[:-1], share, np.diff(edges), align="edge", color=COLOUR, edgecolor="white")
-            axis.set_yscale("log")
-            axis.set_ylim(0.5 / messages.sum(), 1.5)  # a single message has a bar too
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-            axis.set_title(textwrap.fill(title_of(experiment, run), LETTERS), loc="left")
-            axis.set_xlabel("staleness (steps of a worker)")
-            axis.set_ylabel("share of messages")
-        for axis in axes[len(found) :]:
-            axis.remove()
+    rows, columns = -(-len(found) // ACROSS), min(ACROSS, len(found))
+    figure = Figure(figsize=(4.5 * columns, 2.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, (run, lags, messages) in zip(axes, found, strict=False):
+        edges, share = bars(lags, messages)
+        axis.bar(edges[:-1], share, np.diff(edges), align="edge", color=COLOUR, edgecolor="white")
+        axis.set_yscale("log")
+        axis.set_ylim(0.5 / messages.sum(), 1.5)  # a single message has a bar too
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.set_title(textwrap.fill(title_of(experiment, run), LETTERS), loc="left")
+        axis.set_xlabel("staleness (steps of a worker)")
+        axis.set_ylabel("share of messages")
+    for axis in axes[len(found) :]:
+        axis.remove()
     return figure
 
 

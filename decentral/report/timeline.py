@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from decentral.report.columns import field_label, value_label
+from decentral.report.columns import title_of
 from decentral.report.results import Experiment, Run
 
 KINDS = {
@@ -42,38 +41,37 @@ class Lane:
     spans: Sequence[tuple[str, float, float, str]]
 
 
-def timeline(experiment: Experiment, style: dict[str, Any]) -> Figure | None:
+def timeline(experiment: Experiment) -> Figure | None:
     """A panel for each run of the first seed that left a trace, at most eight; None if there is none."""
     runs = [r for r in experiment.runs if r.seed == experiment.seeds[0] and _trace(experiment, r).exists()][
         :MOST
     ]
     if not runs:
         return None
-    with mpl.rc_context(style):
-        shown = max(ROOMY, LANES // len(runs))
-        traces = [_lanes(_trace(experiment, run), shown) for run in runs]
-        lanes = [panel for panel, _ in traces]
-        heights = [0.75 + INCHES * min(len(panel), ROOMY + len(panel) / ROOMY) for panel in lanes]
-        figure = Figure(figsize=(9, sum(heights) + 0.6), layout="constrained")
-        axes = figure.subplots(len(runs), 1, squeeze=False, height_ratios=heights)[:, 0]
-        seen: dict[str, str] = {}
-        for axis, run, (panel, all_lanes) in zip(axes, runs, traces, strict=True):
-            _panel(axis, panel, seen)
-            part = f" (the first {len(panel)} of {all_lanes})" if len(panel) < all_lanes else ""
-            axis.set_title(title_of(experiment, run) + part, loc="left")
-        clocks = {json.loads(_trace(experiment, run).read_text())["otherData"]["clock"] for run in runs}
-        unit, in_ms = _unit(
-            max(
-                (s + length for panel in lanes for lane in panel for _, s, length, _ in lane.spans),
-                default=0.0,
-            )
+    shown = max(ROOMY, LANES // len(runs))
+    traces = [_lanes(_trace(experiment, run), shown) for run in runs]
+    lanes = [panel for panel, _ in traces]
+    heights = [0.75 + INCHES * min(len(panel), ROOMY + len(panel) / ROOMY) for panel in lanes]
+    figure = Figure(figsize=(9, sum(heights) + 0.6), layout="constrained")
+    axes = figure.subplots(len(runs), 1, squeeze=False, height_ratios=heights)[:, 0]
+    seen: dict[str, str] = {}
+    for axis, run, (panel, all_lanes) in zip(axes, runs, traces, strict=True):
+        _panel(axis, panel, seen)
+        part = f" (the first {len(panel)} of {all_lanes})" if len(panel) < all_lanes else ""
+        axis.set_title(title_of(experiment, run) + part, loc="left")
+    clocks = {json.loads(_trace(experiment, run).read_text())["otherData"]["clock"] for run in runs}
+    unit, in_ms = _unit(
+        max(
+            (s + length for panel in lanes for lane in panel for _, s, length, _ in lane.spans),
+            default=0.0,
         )
-        for axis in axes:
-            axis.xaxis.set_major_formatter(lambda ms, _: f"{ms / in_ms:g}")
-        axes[-1].set_xlabel(f"{' or '.join(sorted(clocks))} time ({unit})")
-        order = [*(k for k in KINDS if k in seen), *(k for k in seen if k not in KINDS)]
-        handles = [Patch(color=seen[kind], label=kind) for kind in order]
-        figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+    )
+    for axis in axes:
+        axis.xaxis.set_major_formatter(lambda ms, _: f"{ms / in_ms:g}")
+    axes[-1].set_xlabel(f"{' or '.join(sorted(clocks))} time ({unit})")
+    order = [*(k for k in KINDS if k in seen), *(k for k in seen if k not in KINDS)]
+    handles = [Patch(color=seen[kind], label=kind) for kind in order]
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
     return figure
 
 
@@ -86,13 +84,6 @@ def _unit(longest_ms: float) -> tuple[str, float]:
 
 def _trace(experiment: Experiment, run: Run) -> Path:
     return experiment.folder / "runs" / run.id / "trace.json"
-
-
-def title_of(experiment: Experiment, run: Run) -> str:
-    """What tells a run from the others of its seed, in words."""
-    parts = [value_label(f, v) if f.endswith(".name") else f"{field_label(f)} {value_label(f, v)}"
-             for f, v in run.fields.items() if v != ""]  # fmt: skip
-    return ", ".join(parts) or str(run.config.get("program", {}).get("name", run.id)) or experiment.name
 
 
 def _lanes(path: Path, most: int) -> tuple[list[Lane], int]:

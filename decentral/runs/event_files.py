@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from decentral.errors import UserError
-from decentral.runs.experiment import PlannedRun
 
 
 def need_tensorboard() -> None:
@@ -24,11 +23,10 @@ def need_tensorboard() -> None:
 
 
 class EventFiles:
-    """The event files of one run, in ``folder``; its swept fields and its seed stand in them as a text."""
+    """The event files of one run, in ``folder``; ``facts``, what tells it from others, stand in them as a text."""
 
-    def __init__(self, folder: Path, planned: PlannedRun) -> None:
-        self.folder = folder
-        self.facts = {**planned.swept, "seed": planned.config.seed}
+    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        self.folder, self.facts = folder, facts
 
     def begin(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """A run begins or goes on: these records are kept, and whatever else was written before is void."""

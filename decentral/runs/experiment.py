@@ -17,10 +17,9 @@ import numpy as np
 
 from decentral.errors import UserError, nearest
 from decentral.report.columns import COLUMNS
-from decentral.report.figure_spec import check_figure, figures_of
+from decentral.report.figure_tables import check_figure, figures_of
 from decentral.report.results import Experiment as Results
 from decentral.report.results import Run
-from decentral.runs.folder import FINAL_ONLY
 from decentral.runs.kind import Run as Config
 from decentral.runs.kinds import SECTIONS, run_of
 from decentral.runs.sections.paths import absolute_paths
@@ -199,7 +198,7 @@ def _check_figures(table: Mapping[str, Any], planned: Sequence[PlannedRun]) -> N
         raise UserError(f"figure = {figures!r} should be tables; write [[figure]] above the keys of each")
     if not figures:
         return
-    recorded = {column: np.empty(0) for column in COLUMNS if column not in FINAL_ONLY}
+    recorded = {name: np.empty(0) for name, column in COLUMNS.items() if not column.final}
     runs = [
         Run(r.id, "planned", "", r.config.seed, r.swept, {}, recorded, r.config.resolved(), {})
         for r in planned

@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 PART = ".part"
 """Ends the name of a file that is being written; one that is left over was cut short, and is never read."""
 
-FINAL_ONLY = (
-    "spectral_gap", "theory_bias_sq", "flops_step", "critical_flops_step", "activation_bytes_max",
-    "activation_bytes_sum", "staleness_mean", "staleness_max", "answered",
-)  # fmt: skip
-"""Columns of results.csv that metrics.csv has not: they do not change over the rounds."""
-
 
 def write_whole(path: Path, content: str | Callable[[BinaryIO], object]) -> None:
     """Write a text, or what ``content`` writes: the file is there whole or not at all, also after a power cut."""

@@ -156,9 +156,10 @@ def _run_all(
             if planned.id in done:
                 continue
             progress.begin(planned)
-            events = (
-                EventFiles(folder / "tensorboard" / planned.id, planned) if root and tensorboard else None
-            )
+            events = None
+            if root and tensorboard:
+                facts = {**planned.swept, "seed": planned.config.seed}
+                events = EventFiles(folder / "tensorboard" / planned.id, facts)
             ended[planned.id] = _one(
                 world, planned, RunFolder(folder / "runs" / planned.id, events), progress
             )

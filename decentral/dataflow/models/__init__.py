@@ -2,58 +2,49 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
-import torch
+from decentral.problems import MLP, BasicDeduction, ListReduction, SentimentTrees
+from decentral.tables import loaded
 
 if TYPE_CHECKING:
-    from decentral.runs.dataflow.config import DataflowRun
+    import torch
+    from torch import Tensor, nn
+
+    from decentral.dataflow.graph import Network
+    from decentral.dataflow.replicas import Make
+    from decentral.problems.capabilities import BatchSize, Problem
+
+NODE_MODELS: dict[type, str] = {
+    ListReduction: "decentral.dataflow.models.lists:of",
+    SentimentTrees: "decentral.dataflow.models.trees:of",
+    BasicDeduction: "decentral.dataflow.models.graphs:of",
+    MLP: "decentral.dataflow.models.mlp:of",
+}
+"""Settings of a problem -> what makes its model of nodes: ``of(problem, batch_size, seed, dtype, device)``."""
 
 
-def model_of(config: DataflowRun, device: torch.device) -> Any:
-    """The model of the configured problem, initialised from the seed, with its instances on the device.
+class NodeModel(Protocol):
+    """A model, initialised from a seed, with its instances: ``train`` and ``validation`` are ranges of their keys.
 
-    It has ``train`` and ``validation``, ranges of keys, ``modules`` by name, ``network(make, replicas)`` and
-    ``evaluate(keys)``.
+    ``modules``: by the names of the nodes that have them.
     """
-    from decentral.problems import MLP, BasicDeduction, ListReduction, SentimentTrees
 
-    problem, seed = config.problem, config.seed
-    dtype = torch.float64 if config.train.dtype == "float64" else torch.float32
-    if isinstance(problem, ListReduction):
-        from decentral.dataflow.models.lists import ListRNN
-        from decentral.problems.data.list_reduction import list_reduction
+    train: range
+    validation: range
+    modules: nn.ModuleDict
 
-        return ListRNN(
-            list_reduction(problem.train, problem.validation, problem.longest),
-            problem.width,
-            seed,
-            dtype,
-            device,
-        )
-    if isinstance(problem, SentimentTrees):
-        from decentral.dataflow.models.trees import TreeLSTM
-        from decentral.problems.data.sentiment_trees import load_trees
+    def network(self, make: Make, replicas: int = 1) -> Network:
+        """The model as nodes, with ``replicas`` of the heaviest; ``make`` gives a node its module."""
 
-        trees = load_trees(problem.trees, problem.data_root or None)
-        return TreeLSTM(
-            trees.binary() if problem.binary else trees,
-            problem.width,
-            seed,
-            dtype,
-            device,
-            problem.every_node,
-        )
-    if isinstance(problem, BasicDeduction):
-        from decentral.dataflow.models.graphs import GatedGraph
-        from decentral.problems.data.babi import load_deductions
+    def evaluate(self, keys: Sequence[int]) -> tuple[Tensor, int, int]:
+        """(mean of the instances' losses, right rows, rows) in plain torch, of at least one key."""
 
-        stories = load_deductions(problem.stories, problem.data_root or None)
-        return GatedGraph(stories, problem.width, seed, dtype, device, steps=problem.steps)
-    assert isinstance(problem, MLP)
-    from decentral.dataflow.models import mlp
-    from decentral.problems.data.datasets import load
 
-    data = load(problem.data, problem.data_root or None)
-    size = config.train.batch_size
-    return mlp.MLP(data, problem.hidden, len(data.train_y) if size == "full" else size, seed, dtype, device)
+def model_of(
+    problem: Problem, batch_size: BatchSize, seed: int, dtype: torch.dtype, device: torch.device
+) -> NodeModel:
+    """The model of a problem in NODE_MODELS; ``batch_size``: samples of an instance, where an instance has several."""
+    made: NodeModel = loaded(NODE_MODELS[type(problem)])(problem, batch_size, seed, dtype, device)
+    return made

@@ -16,8 +16,11 @@ from decentral.dataflow.nodes import Bcast, Concat, Cond, Phi, StateUpdate
 from decentral.dataflow.replicas import Make, add_replicated
 from decentral.dataflow.transforms import Linear
 from decentral.errors import UserError
+from decentral.problems.capabilities import BatchSize
+from decentral.problems.data import load_deductions
 from decentral.problems.data.babi import Deduction, Deductions
-from decentral.problems.models.models import initialise
+from decentral.problems.instances import BasicDeduction
+from decentral.problems.models.initialise import initialise
 
 # by type, then by type against the edges
 EDGE_MAPS = ("is_a", "has_fear", "is_a_back", "has_fear_back")
@@ -105,6 +108,15 @@ class GatedGraph:
     def _emit(self, key: int) -> list[Emission]:
         graph = self.graphs[key]
         return [(0, (key, v, 0), self.start if v == graph.start else self.other) for v in range(graph.nodes)]
+
+
+def of(
+    problem: BasicDeduction, batch_size: BatchSize, seed: int, dtype: torch.dtype, device: torch.device
+) -> GatedGraph:
+    """The model of such a problem, with its instances."""
+    del batch_size
+    stories = load_deductions(problem.stories, problem.data_root or None)
+    return GatedGraph(stories, problem.width, seed, dtype, device, steps=problem.steps)
 
 
 class Graph:

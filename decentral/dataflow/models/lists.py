@@ -17,8 +17,10 @@ from decentral.dataflow.nodes import Concat, Cond, Phi, StateUpdate
 from decentral.dataflow.replicas import Make, add_replicated
 from decentral.dataflow.transforms import Embedding, Linear
 from decentral.errors import UserError
-from decentral.problems.data.list_reduction import CLASSES, TOKENS, Lists
-from decentral.problems.models.models import initialise
+from decentral.problems.capabilities import BatchSize
+from decentral.problems.data.list_reduction import CLASSES, TOKENS, Lists, list_reduction
+from decentral.problems.instances import ListReduction
+from decentral.problems.models.initialise import initialise
 
 
 class Cell(nn.Linear):
@@ -121,3 +123,12 @@ class ListRNN:
 
     def _states(self, state: State) -> list[State]:
         return [(state[0], i) for i in range(self.lengths[state[0]])]
+
+
+def of(
+    problem: ListReduction, batch_size: BatchSize, seed: int, dtype: torch.dtype, device: torch.device
+) -> ListRNN:
+    """The model of such a problem, with its instances."""
+    del batch_size
+    data = list_reduction(problem.train, problem.validation, problem.longest)
+    return ListRNN(data, problem.width, seed, dtype, device)

@@ -14,8 +14,12 @@ from decentral.dataflow.nodes import Node
 from decentral.dataflow.replicas import Make, add_replicated
 from decentral.dataflow.transforms import Linear, Transform
 from decentral.errors import UserError
+from decentral.problems import classification as settings
+from decentral.problems.capabilities import BatchSize
+from decentral.problems.data import load
 from decentral.problems.data.dataset import Dataset
-from decentral.problems.models.models import initialise, mlp
+from decentral.problems.models.dense import mlp
+from decentral.problems.models.initialise import initialise
 from topologies.streams import stream
 
 
@@ -27,7 +31,7 @@ class MLP:
     The loss of an instance is the mean cross-entropy of its rows.
 
     ``hidden``: units of each hidden layer. ``modules``: linear0, linear1, ..., as
-    `decentral.problems.models.models.mlp` initialises them. A row costs about 2 FLOPs a weight forward and 4 backward.
+    `decentral.problems.models.dense.mlp` initialises them. A row costs about 2 FLOPs a weight forward and 4 backward.
     Raises UserError for a batch size or a width below one.
     """
 
@@ -90,3 +94,12 @@ class MLP:
     def _labels(self, key: int) -> Tensor:
         _, y, rows = self.minibatches[key]
         return y[rows]
+
+
+def of(
+    problem: settings.MLP, batch_size: BatchSize, seed: int, dtype: torch.dtype, device: torch.device
+) -> MLP:
+    """The model of such a problem, with its instances."""
+    data = load(problem.data, problem.data_root or None)
+    size = len(data.train_y) if batch_size == "full" else batch_size
+    return MLP(data, problem.hidden, size, seed, dtype, device)

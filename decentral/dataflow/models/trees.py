@@ -17,8 +17,11 @@ from decentral.dataflow.nodes import Concat, Cond, Phi
 from decentral.dataflow.replicas import Make, add_replicated
 from decentral.dataflow.transforms import Embedding, Transform
 from decentral.errors import UserError
+from decentral.problems.capabilities import BatchSize
+from decentral.problems.data import load_trees
 from decentral.problems.data.sentiment_trees import NO_LABEL, Tree, Treebank
-from decentral.problems.models.models import initialise
+from decentral.problems.instances import SentimentTrees
+from decentral.problems.models.initialise import initialise
 
 LEFT, RIGHT, SCORED = range(3)  # what a value is used for
 
@@ -101,6 +104,16 @@ class TreeLSTM:
 
     def _label(self, state: State) -> Tensor:
         return self.classes[self.trees[state[0]].labels[state[1]]]
+
+
+def of(
+    problem: SentimentTrees, batch_size: BatchSize, seed: int, dtype: torch.dtype, device: torch.device
+) -> TreeLSTM:
+    """The model of such a problem, with its instances."""
+    del batch_size
+    trees = load_trees(problem.trees, problem.data_root or None)
+    data = trees.binary() if problem.binary else trees
+    return TreeLSTM(data, problem.width, seed, dtype, device, problem.every_node)
 
 
 aten = torch.ops.aten

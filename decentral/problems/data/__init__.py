@@ -1,1 +1,147 @@
-"""Data sets, their file formats, and how samples are dealt to workers and drawn in batches."""
+"""Data sets, their file formats, and how samples are dealt to workers and drawn in batches.
+
+The tables here are all that knows the sets by name: what a file may ask for, what is loaded, what is listed. No torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from decentral.errors import UserError, nearest
+from decentral.tables import loaded
+
+if TYPE_CHECKING:
+    from decentral.problems.data.babi import Deductions
+    from decentral.problems.data.dataset import Dataset
+    from decentral.problems.data.sentiment_trees import Treebank
+    from decentral.problems.data.text import Text
+
+
+class Source(NamedTuple):
+    """Where a set's ``loader(root)`` is, and what it is about, for people.
+
+    ``file``: folder and first file of a set that is read below the data root; "" of one that is embedded.
+    """
+
+    loader: str
+    about: str
+    file: str = ""
+
+
+DATASETS = {
+    "digits": Source(
+        "decentral.problems.data.datasets:digits",
+        "1,797 images of 8 x 8, 10 classes; embedded in scikit-learn",
+    ),
+    "random-labels": Source(
+        "decentral.problems.data.datasets:random_labels",
+        "1,200 examples of 32 features of noise, 10 classes; embedded, to be learned by heart",
+    ),
+    "mnist": Source(
+        "decentral.problems.data.datasets:mnist",
+        "70,000 images of 28 x 28, 10 classes; from the data root",
+        "mnist/train-images-idx3-ubyte",
+    ),
+    "cifar10": Source(
+        "decentral.problems.data.datasets:cifar10",
+        "60,000 colour images of 32 x 32, 10 classes; from the data root",
+        "cifar10/data_batch_1.bin",
+    ),
+    "a9a": Source(
+        "decentral.problems.data.datasets:a9a",
+        "48,842 examples of 123 binary features, 2 classes; LIBSVM text from the data root",
+        "libsvm/a9a",
+    ),
+    "w8a": Source(
+        "decentral.problems.data.datasets:w8a",
+        "49,749 examples of 300 binary features, 2 classes; LIBSVM text from the data root",
+        "libsvm/w8a",
+    ),
+}
+"""Examples with labels, for classification."""
+
+TEXTS = {
+    "sums": Source(
+        "decentral.problems.data.text:sums", "a text of additions written out, 10,000 lines; embedded"
+    ),
+    "tiny-shakespeare": Source(
+        "decentral.problems.data.text:tiny_shakespeare",
+        "a text of 1.1 million characters; from the data root",
+        "tinyshakespeare/input.txt",
+    ),
+}
+"""Texts, to be continued character by character."""
+
+TREEBANKS = {
+    "signed-words": Source(
+        "decentral.problems.data.sentiment_trees:signed_words",
+        "binary trees of words with a class at each node; embedded",
+    ),
+    "sst": Source(
+        "decentral.problems.data.sentiment_trees:sst",
+        "Stanford Sentiment Treebank, 11,855 sentences as binary trees, 5 classes or 2; from the data root",
+        "sst/trees/train.txt",
+    ),
+}
+"""Sentences as trees."""
+
+DEDUCTIONS = {
+    "generated": Source(
+        "decentral.problems.data.babi:generated", "stories of bAbI's task 15, 2,000 questions; embedded"
+    ),
+    "babi15": Source(
+        "decentral.problems.data.babi:babi15",
+        "bAbI task 15, 1,000 questions to learn from and 1,000 to judge; from the data root",
+        "babi/en/qa15_basic-deduction_train.txt",
+    ),
+    "babi15-10k": Source(
+        "decentral.problems.data.babi:babi15_10k",
+        "the same with 10,000 questions to learn from",
+        "babi/en-10k/qa15_basic-deduction_train.txt",
+    ),
+}
+"""Stories as graphs, with questions."""
+
+SOURCES: dict[str, Mapping[str, Source]] = {
+    "data set": DATASETS, "text": TEXTS, "treebank": TREEBANKS, "deductions": DEDUCTIONS,
+}  # fmt: skip
+"""What is loaded, in a word -> its sets by name."""
+
+
+def load(name: str, data_root: str | None = None) -> Dataset:
+    """The data set called ``name``, its files below ``data_root``, else below $DECENTRAL_DATA.
+
+    Raises `UserError` for an unknown name, a data root that is no folder or is not given where files are needed, and
+    for missing or damaged files. Loaded once per process and root; so are the other sets.
+    """
+    found: Dataset = _load("data set", name, data_root)
+    return found
+
+
+def load_text(name: str = "sums", data_root: str | None = None) -> Text:
+    """The text called ``name``; see `load`."""
+    found: Text = _load("text", name, data_root)
+    return found
+
+
+def load_trees(name: str = "signed-words", data_root: str | None = None) -> Treebank:
+    """The treebank called ``name``; see `load`."""
+    found: Treebank = _load("treebank", name, data_root)
+    return found
+
+
+def load_deductions(name: str = "generated", data_root: str | None = None) -> Deductions:
+    """The questions called ``name``; see `load`."""
+    found: Deductions = _load("deductions", name, data_root)
+    return found
+
+
+def _load(what: str, name: str, data_root: str | None) -> Any:
+    sources = SOURCES[what]
+    if name not in sources:
+        raise UserError(f"unknown {what} {name!r}; {nearest(name, sources)}")
+    given = data_root or os.environ.get("DECENTRAL_DATA")
+    return loaded(sources[name].loader)(Path(given).expanduser() if given else None)

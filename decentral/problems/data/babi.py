@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from decentral.errors import UserError
-from decentral.problems.data.data_root import find_file, load_named
+from decentral.problems.data.data_root import find_file
 from topologies.streams import stream
 
 BABI_HOME = "https://research.facebook.com/downloads/babi/"
@@ -52,14 +52,6 @@ class Deductions:
 
     train: tuple[Deduction, ...]
     test: tuple[Deduction, ...]
-
-
-def load_deductions(name: str = "generated", data_root: str | None = None) -> Deductions:
-    """The questions called ``name``, their files below ``data_root``, else below $DECENTRAL_DATA.
-
-    Raises UserError for an unknown name, and for missing or malformed files. Read once per process and root.
-    """
-    return load_named("deductions", DEDUCTIONS, name, data_root)
 
 
 def parse_stories(lines: Iterable[str], where: str = "stories") -> tuple[Deduction, ...]:
@@ -129,11 +121,7 @@ def babi15(root: Path | None, folder: str = "en") -> Deductions:
     return Deductions(questions("train"), questions("test"))
 
 
-DEDUCTIONS: dict[str, Callable[[Path | None], Deductions]] = {
-    "generated": generated,
-    "babi15": babi15,
-    "babi15-10k": functools.partial(babi15, folder="en-10k"),
-}
+babi15_10k = functools.partial(babi15, folder="en-10k")
 
 
 def _statement(sentence: str) -> tuple[str, int, str]:

@@ -2,27 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
 
-from decentral.errors import UserError, nearest
-
-T = TypeVar("T")
-
-
-def load_named(
-    what: str, loaders: Mapping[str, Callable[[Path | None], T]], name: str, data_root: str | None
-) -> T:
-    """What the loader called ``name`` makes of the files below ``data_root``, else below $DECENTRAL_DATA.
-
-    Raises `UserError` for an unknown name; ``what`` is the word for what is loaded.
-    """
-    if name not in loaders:
-        raise UserError(f"unknown {what} {name!r}; {nearest(name, loaders)}")
-    given = data_root or os.environ.get("DECENTRAL_DATA")
-    return loaders[name](Path(given).expanduser() if given else None)
+from decentral.errors import UserError
 
 
 def find_file(root: Path | None, folder: str, names: list[str], home: str) -> Path:

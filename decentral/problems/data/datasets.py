@@ -10,19 +10,16 @@ from __future__ import annotations
 import functools
 import gzip
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from decentral.errors import UserError
-from decentral.problems.data.data_root import find_file, load_named
+from decentral.problems.data.data_root import find_file
 from decentral.problems.data.dataset import Dataset, fixed_split
 from decentral.problems.data.file_formats import check_labels, read_cifar10, read_idx, read_libsvm
 from topologies.streams import stream
-
-__all__ = ["DATASETS", "Dataset", "load"]
 
 Array = np.ndarray[Any, Any]
 
@@ -35,15 +32,6 @@ MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 """The same of red, green, blue over all 50,000 training images, whichever batches are there."""
-
-
-def load(name: str, data_root: str | None = None) -> Dataset:
-    """The data set called ``name``, its files below ``data_root``, else below $DECENTRAL_DATA.
-
-    Raises `UserError` for an unknown name, a data root that is no folder or is not given where
-    files are needed, and for missing or damaged files. Loaded once per process and root.
-    """
-    return load_named("data set", DATASETS, name, data_root)
 
 
 @functools.cache
@@ -128,16 +116,6 @@ def w8a(root: Path | None) -> Dataset:
     train, test = fixed_split("w8a", len(y))
     note = "w8a split 80/20, fixed; features as they are; class 1 is the label +1"
     return Dataset.of("w8a", (x[train], y[train]), (x[test], y[test]), 2, note)
-
-
-DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
-    "digits": digits,
-    "random-labels": random_labels,
-    "mnist": mnist,
-    "cifar10": cifar10,
-    "a9a": a9a,
-    "w8a": w8a,
-}
 
 
 def _mnist_part(root: Path | None, part: str) -> tuple[Array, Array]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from decentral.errors import UserError
-from decentral.problems.data.data_root import find_file, load_named
+from decentral.problems.data.data_root import find_file
 from topologies.streams import stream
 
 SST_HOME = "https://nlp.stanford.edu/sentiment/"
@@ -63,14 +63,6 @@ class Treebank:
             return tuple(tuple(replace(node, label=POLARITY[node.label]) for node in tree) for tree in kept)
 
         return Treebank(polar(self.train), polar(self.validation), polar(self.test), self.vocabulary, 2)
-
-
-def load_trees(name: str = "signed-words", data_root: str | None = None) -> Treebank:
-    """The treebank called ``name``, its files below ``data_root``, else below $DECENTRAL_DATA.
-
-    Raises UserError for an unknown name, and for missing or malformed files. Read once per process and root.
-    """
-    return load_named("treebank", TREEBANKS, name, data_root)
 
 
 def parse_tree(line: str, word_ids: Mapping[str, int], where: str = "tree") -> Tree:
@@ -154,6 +146,3 @@ def sst(root: Path | None) -> Treebank:
         for path, lines in files
     )
     return Treebank(train, validation, test, vocabulary)
-
-
-TREEBANKS: dict[str, Callable[[Path | None], Treebank]] = {"signed-words": signed_words, "sst": sst}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from decentral.errors import UserError
-from decentral.problems.data.data_root import find_file, load_named
+from decentral.problems.data.data_root import find_file
 from topologies.streams import stream
 
 TINY_SHAKESPEARE_HOME = "https://github.com/karpathy/char-rnn/tree/master/data/tinyshakespeare"
@@ -44,14 +44,6 @@ class Text:
         return "".join(self.characters[i] for i in tokens.tolist())
 
 
-def load_text(name: str = "sums", data_root: str | None = None) -> Text:
-    """The text called ``name``, its file below ``data_root``, else below $DECENTRAL_DATA.
-
-    Raises UserError for an unknown name, and for a file that is missing or no UTF-8. Read once per process and root.
-    """
-    return load_named("text", TEXTS, name, data_root)
-
-
 @functools.cache
 def sums(root: Path | None = None) -> Text:
     """Lines ``a+b=c``: every pair of numbers below 100 once, 10,000 lines in the fixed order of (0, "text", "sums").
@@ -77,9 +69,6 @@ def tiny_shakespeare(root: Path | None) -> Text:
         raise UserError(f"{path}: expected UTF-8 text, found {error.reason} at byte {error.start}") from error
     cut = len(text) * 9 // 10
     return _text("tiny-shakespeare", text[:cut], text[cut:], "first 90 % of the characters for training")
-
-
-TEXTS: dict[str, Callable[[Path | None], Text]] = {"sums": sums, "tiny-shakespeare": tiny_shakespeare}
 
 
 def text_batches(

@@ -20,7 +20,7 @@ import topologies
 from decentral.algorithms.state import tensors_of, with_tensors
 from decentral.comm import LocalComm
 from decentral.errors import UserError
-from decentral.problems.objective import Linear
+from decentral.problems.capabilities import Linear
 from decentral.rounds.trials.needs import unmet
 
 _TOLERANCE = 1e-9
@@ -169,7 +169,7 @@ def refuse_unstable(
     modes = np.append(modes, 1.0)
     growths = amplification(method, modes, step, np.arange(len(modes)) == len(modes) - 1)
     growth, worst, tolerance = growths.max(), modes[growths.argmax()], _TOLERANCE
-    dimension = problem.dimension  # type: ignore[attr-defined]
+    dimension = problem.dimension
     if growth > 1 + _TOLERANCE and n * dimension**2 <= _EXACT:
         hessians: NDArray[np.float64] = problem.linear_terms(n, seed)[0] + decay * np.eye(dimension)
         exact = growth_on_quadratics(method, w, hessians, lr)

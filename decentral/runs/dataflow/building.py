@@ -23,6 +23,7 @@ from decentral.dataflow.transforms import Transform
 from decentral.dataflow.updates import Updates
 from decentral.dataflow.worker import Worker
 from decentral.errors import UserError
+from decentral.runs.place import place_of
 from decentral.runtime.clock import VirtualClock
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class Plan:
 
     def __init__(self, config: DataflowRun, device: torch.device) -> None:
         self.config = config
-        self.model = model_of(config, device)
+        place = place_of(config, range(1), device)
+        self.model = model_of(config.problem, place.batch_size, config.seed, place.dtype, device)
         self.modules: dict[str, str] = {}
         network, settings = self.network(), config.dataflow
         self.names = list(network.nodes)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
+from decentral.dataflow.models import NODE_MODELS
 from decentral.errors import UserError
 from decentral.optimizers.schedules import Schedule
 from decentral.runs.kind import Named, Run, Table, choices_of
@@ -51,9 +52,9 @@ class DataflowRun(Run):
 
     def fits(self) -> None:
         """The problem has a network of nodes."""
-        if not getattr(self.problem, "dataflow", False):
+        if type(self.problem) not in NODE_MODELS:
             name = self.resolved()["problem"]["name"]
-            choices = [key for key, kind in choices_of(PROBLEMS).items() if getattr(kind, "dataflow", False)]
+            choices = [key for key, kind in choices_of(PROBLEMS).items() if kind in NODE_MODELS]
             raise UserError(
                 f"problem.name = {name!r} has no network of nodes; use one of {', '.join(choices)}"
             )

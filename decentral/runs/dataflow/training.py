@@ -15,6 +15,7 @@ from decentral.dataflow.ends import Score
 from decentral.dataflow.objective import InstanceObjective, row_of
 from decentral.dataflow.synchronous import Synchronous
 from decentral.dataflow.worker import Worker
+from decentral.problems.capabilities import Trainable
 from decentral.runs.dataflow.building import Plan
 from decentral.runs.dataflow.config import DataflowRun
 from decentral.runs.dataflow.snapshots import Recorder, Snapshot, columns_of
@@ -57,7 +58,7 @@ class Training:
         self.gathering = Gathering(world, 1 if self.is_synchronous else len(self.host), self._all_drained)
         self._wall_s: dict[int, float] = {}  # of rounds that are over
         self.objective: Any
-        if hasattr(config.problem, "build"):  # samples are those of rounds, and so is what is measured
+        if isinstance(config.problem, Trainable):  # samples are those of rounds, and so is what is measured
             self.objective = config.problem.build(place_of(config, range(1), here.device))
         else:
             self.objective = InstanceObjective(self.plan.model, config.seed, config.train.eval_samples)

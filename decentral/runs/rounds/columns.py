@@ -6,7 +6,8 @@ import numpy as np
 
 from decentral.comm import Communicator
 from decentral.optimizers.schedules import Constant
-from decentral.problems.objective import Linear, Objective
+from decentral.problems.capabilities import Linear
+from decentral.problems.objective import Objective
 from decentral.rounds.trials.fixed_points import fixed_point
 from decentral.runs.rounds.config import RoundsRun
 
@@ -36,7 +37,7 @@ def theory_bias_sq(run: RoundsRun, comm: Communicator, objective: Objective) -> 
     problem, schedule = run.problem, comm.schedule
     has_form = isinstance(problem, Linear) and isinstance(run.schedule, Constant) and schedule.period == 1
     whole = not run.compression and comm.faults is None and objective.optimum is not None
-    if not has_form or not whole or not problem.exact(run.train) or comm.n * objective.d > _SMALL:
+    if not has_form or not whole or not problem.exact(run.train.batch_size) or comm.n * objective.d > _SMALL:
         return {}
     hessians, linear = problem.linear_terms(comm.n, run.seed)
     hessians = hessians + run.train.weight_decay * np.eye(linear.shape[1])

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from decentral.errors import UserError
 from decentral.optimizers.schedules import Schedule
+from decentral.problems.capabilities import Trainable
 from decentral.runs.kind import Key, Named, Run, Table
 from decentral.runs.sections.compression import Compression
 from decentral.runs.sections.faults import Faults
@@ -54,10 +55,10 @@ class RoundsRun(Run):
 def check_problem(run: Run) -> None:
     """Refuse a problem that workers cannot train as this run wants."""
     problem = run.problem
-    if not hasattr(problem, "build"):
+    if not isinstance(problem, Trainable):
         name = run.resolved()["problem"]["name"]
         raise UserError(f"problem.name = {name!r} is trained as a network of nodes only; add [dataflow]")
     try:
-        problem.check(run.workers, run.train)
+        problem.check(run.train.batch_size, run.train.weight_decay)
     except ValueError as error:
         raise UserError(str(error)) from error

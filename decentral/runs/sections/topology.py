@@ -106,14 +106,6 @@ class Topology:
         return topologies.constant(w)
 
 
-def graph_of(topology_table: Mapping[str, Any]) -> nx.Graph:
-    """The networkx graph of a ``[topology]`` table; of a schedule, the union of its rounds."""
-    built = Topology.from_table(topology_table).build()
-    if not isinstance(built, topologies.Schedule):
-        return built
-    return topologies.union(built)
-
-
 def _read(parameters: Mapping[str, Any]) -> nx.Graph:
     return from_table(topologies.read_graph, parameters, "topology", "file")
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any, ClassVar
 
 from decentral.errors import UserError
 from decentral.optimizers.schedules import Schedule
+from decentral.problems.capabilities import Layered
+from decentral.problems.language_settings import Language
 from decentral.runs.kind import Named, Run, Table
 from decentral.runs.rounds.config import PROBLEMS, SCHEDULES
 from decentral.runs.sections.network import WITHOUT_CLUSTER, Network
@@ -83,10 +85,10 @@ class StageRun(Run):
     def fits(self) -> None:
         """The problem has layers; workers have stretches of a text; and the program can gossip, if it has to."""
         problem, gossips = self.problem, self.topology is not None
-        if not hasattr(problem, "model"):
+        if not isinstance(problem, Layered):
             name = self.resolved()["problem"]["name"]
             raise UserError(f"problem.name = {name!r} has no layers to cut into stages; use mlp, for example")
-        if gossips and hasattr(problem, "text") and problem.partition != "contiguous":
+        if gossips and isinstance(problem, Language) and problem.partition != "contiguous":
             raise UserError(
                 f"problem.partition = {problem.partition!r}: workers with stages have stretches of a text; "
                 "use contiguous"

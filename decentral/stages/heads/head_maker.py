@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from decentral.errors import UserError, nearest
-from decentral.problems.models.models import initialise
-from decentral.stages.heads.heads import HEADS, LocalHead, make_head
+from decentral.problems.models.initialise import initialise
+from decentral.stages.heads.classifiers import HEADS
+from decentral.stages.heads.local_head import LocalHead, make_head
 from decentral.stages.heads.local_losses import LOSSES, make_loss
 from topologies.streams import stream_key
 
@@ -39,7 +41,8 @@ def head_maker(
         head, _, loss = name.partition("+")
         loss = loss or "cross-entropy"
         shape = shapes[layer]
-        place = {"layer": layer, "shapes": shapes} if head == "auglocal" else {}
+        takes = inspect.signature(HEADS[head]).parameters if head in HEADS else {}
+        place = {key: value for key, value in (("layer", layer), ("shapes", shapes)) if key in takes}
 
         def build() -> LocalHead:
             trained_by = make_loss(loss, shape, classes, input_shape, **tables.get(loss, {}))

@@ -1,17 +1,10 @@
-"""Models: small plain `torch.nn` networks, and the door for the user's own.
-
-All take the shape of one example and the number of classes, and map a batch (B, *shape) to logits
-(B, classes). No activation works in place and nothing branches on data, so that they run under
-`torch.func.vmap`; dropout is absent for the same reason.
-"""
+"""The door for the user's own model: ``"module:factory"``, imported and tried before anything runs."""
 
 from __future__ import annotations
 
 import importlib
-import itertools
-import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -20,55 +13,6 @@ from torch import nn
 
 from decentral.errors import UserError, nearest
 from decentral.problems.data.dataset import Dataset
-from decentral.problems.models.convolutional import cnn, resnet20
-from topologies.streams import stream_key
-
-__all__ = ["MODELS", "cnn", "from_factory", "initialise", "logistic", "mlp", "resnet20"]
-
-Shape = Sequence[int]
-"""Of one example: (features,) or (channels, height, width)."""
-
-
-def logistic(features: int | Shape, classes: int) -> nn.Module:
-    """Multinomial logistic regression, convex: one linear layer on the flattened input.
-
-    ``features``: their number, or the shape of an example. (features + 1) classes parameters.
-    """
-    return mlp(features, classes, hidden=())
-
-
-def mlp(features: int | Shape, classes: int, hidden: Sequence[int] = (256,)) -> nn.Module:
-    """Fully connected network with ReLU between its layers, ``hidden`` units in each hidden layer.
-
-    Raises `UserError` for a width below one.
-    """
-    widths = [features if isinstance(features, int) else math.prod(features), *hidden]
-    if min(widths) < 1:
-        raise UserError(f"mlp: every layer needs at least 1 unit, found widths {widths}")
-    layers: list[nn.Module] = [nn.Flatten()]
-    for inputs, outputs in itertools.pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
-
-
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "logistic": logistic,
-    "mlp": mlp,
-    "cnn": cnn,
-    "resnet20": resnet20,
-}
-"""Every factory may be called as factory(shape, classes) with the shape of one example."""
-
-
-def initialise(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """The module ``factory()`` builds, its random numbers from the stream (seed, "init").
-
-    Built on the CPU, so the numbers are the same wherever it trains. torch's global generator is as it
-    was afterwards; draws from numpy or `random` inside the factory are not covered.
-    """
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(stream_key(seed, "init") % 2**63)
-        return factory()
 
 
 def from_factory(path: str, dataset: Dataset) -> nn.Module:
@@ -94,7 +38,7 @@ def from_factory(path: str, dataset: Dataset) -> nn.Module:
 def _import_factory(path: str) -> Callable[[tuple[int, ...], int], object]:
     name, colon, attribute = path.partition(":")
     if not (name and colon and attribute):
-        raise UserError(f"model {path!r} must be written 'module:factory', or be one of {', '.join(MODELS)}")
+        raise UserError(f"model {path!r} must be written 'module:factory', as in 'my_models:network'")
     if "" not in sys.path and (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:

@@ -1,4 +1,4 @@
-"""Local heads: small classifiers on a stage's output, so that the stage has a loss of its own.
+"""Local heads by name: small classifiers on a stage's output, so that the stage has a loss of its own.
 
 A boundary's shape is that of one example: (features,), (tokens, features) or maps (channels, height, width).
 """
@@ -7,38 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from decentral.errors import UserError, nearest
+from decentral.errors import UserError
 from decentral.problems.models.convolutional import GlobalAverage
 from decentral.stages.heads.auglocal import auglocal
-from decentral.stages.heads.local_losses import CrossEntropy, Inputs
-from decentral.tables import from_table
 
 Shape = Sequence[int]
-
-
-class LocalHead(nn.Module):
-    """A classifier of a stage's output h, and the local loss that trains both.
-
-    ``local_loss(h, logits, labels, inputs)`` is a scalar; see :mod:`decentral.stages.heads.local_losses`.
-    """
-
-    def __init__(self, classifier: nn.Module, local_loss: nn.Module) -> None:
-        super().__init__()
-        self.classifier, self.local_loss = classifier, local_loss
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Logits (B, classes), or (B, T, classes) of tokens, of the stage's output ``h`` (B, *shape)."""
-        logits: Tensor = self.classifier(h)
-        return logits
-
-    def loss(self, h: Tensor, labels: Tensor, inputs: Inputs) -> Tensor:
-        """Mean local loss of the batch; ``inputs()`` gives the batch's original inputs if the loss wants them."""
-        loss: Tensor = self.local_loss(h, self(h), labels, inputs)
-        return loss
 
 
 def linear(shape: Shape, classes: int, flatten: bool = False) -> nn.Module:
@@ -60,7 +36,7 @@ def mlp(shape: Shape, classes: int, layers: int = 3, width: int | None = None) -
     DGL's "mlp": Belilovsky, Eickenberg, Oyallon 2020 (arXiv 1901.08164).
     """
     if len(shape) not in (1, 3):
-        raise UserError(_refusal("mlp", "(features,) or (channels, height, width)", shape, "linear"))
+        raise UserError(refusal("mlp", "(features,) or (channels, height, width)", shape, "linear"))
     if len(shape) == 3:
         pool, features = _averaged(shape, 2)
         return nn.Sequential(pool, nn.Flatten(), *_hidden(features, layers, width, "mlp", classes))
@@ -73,7 +49,7 @@ def mlp_sr(shape: Shape, classes: int, convolutions: int = 3, layers: int = 3) -
     DGL's "mlp-sr": Belilovsky, Eickenberg, Oyallon 2020 (arXiv 1901.08164).
     """
     if len(shape) != 3:
-        raise UserError(_refusal("mlp-sr", "maps (channels, height, width)", shape, "linear"))
+        raise UserError(refusal("mlp-sr", "maps (channels, height, width)", shape, "linear"))
     _check_counts("mlp-sr", convolutions=convolutions)
     channels, height, width = shape
     parts: list[nn.Module] = [nn.AvgPool2d(4, ceil_mode=True)]
@@ -88,7 +64,7 @@ def conv(shape: Shape, classes: int, convolutions: int = 2) -> nn.Module:
     DGL's "cnn" (arXiv 1901.08164), without its last batch norm.
     """
     if len(shape) != 3:
-        raise UserError(_refusal("conv", "maps (channels, height, width)", shape, "linear"))
+        raise UserError(refusal("conv", "maps (channels, height, width)", shape, "linear"))
     _check_counts("conv", convolutions=convolutions)
     channels = shape[0]
     parts: list[nn.Module] = []
@@ -103,7 +79,7 @@ def conv(shape: Shape, classes: int, convolutions: int = 2) -> nn.Module:
 def token_softmax(shape: Shape, classes: int) -> nn.Module:
     """Layer norm and a linear layer on each token: (B, T, features) to (B, T, classes)."""
     if len(shape) != 2:
-        raise UserError(_refusal("token-softmax", "(tokens, features)", shape, "linear"))
+        raise UserError(refusal("token-softmax", "(tokens, features)", shape, "linear"))
     return nn.Sequential(nn.LayerNorm(shape[1]), nn.Linear(shape[1], classes))
 
 
@@ -117,29 +93,8 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
 }
 """Name -> constructor(shape, classes, further parameters by name) of the classifier.
 
-"auglocal" must also be told the ``layer`` and the ``shapes`` of all layers' outputs.
+One that has the parameters ``layer`` and ``shapes`` is also told after which layer it is, and all layers' outputs.
 """
-
-
-def make_head(
-    name: str, shape: Shape, classes: int, loss: nn.Module | None = None, **parameters: Any
-) -> LocalHead:
-    """The local head ``name`` at a boundary of ``shape``, trained by ``loss``; if not given, by cross-entropy.
-
-    ``loss``: from :func:`decentral.stages.heads.local_losses.make_loss`. ``parameters``: those of the constructor in
-    HEADS.
-    Raises UserError for an unknown name, for a shape that the head cannot take, and for unknown or wrong parameters.
-    """
-    if name not in HEADS:
-        raise UserError(f"unknown local head {name!r}; {nearest(name, HEADS)}")
-    if not 1 <= len(shape) <= 3 or min(shape) < 1:
-        needs = "(features,), (tokens, features) or (channels, height, width)"
-        raise UserError(_refusal(name, needs, shape, "another cut"))
-    given = {"shape": tuple(shape), "classes": classes}
-    classifier = (
-        from_table(HEADS[name], parameters, "head", name, **given) if parameters else HEADS[name](**given)
-    )
-    return LocalHead(classifier, CrossEntropy(shape, classes, ()) if loss is None else loss)
 
 
 def _hidden(inputs: int, layers: int, width: int | None, head: str, classes: int) -> list[nn.Module]:
@@ -170,5 +125,6 @@ def _check_counts(head: str, **counts: int) -> None:
             raise UserError(f"local head {head!r}: {name} = {count} must be at least 1")
 
 
-def _refusal(head: str, needs: str, shape: Shape, instead: str) -> str:
+def refusal(head: str, needs: str, shape: Shape, instead: str) -> str:
+    """What is said of a boundary that a head cannot take."""
     return f"local head {head!r} needs {needs} and the boundary has shape {tuple(shape)}; use {instead}"

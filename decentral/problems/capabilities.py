@@ -1,0 +1,77 @@
+"""What a problem's settings can do, as protocols: who needs a capability asks for it by ``isinstance``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from decentral.problems.data.dataset import Dataset
+    from decentral.problems.objective import Objective, Place
+
+BatchSize = int | Literal["full"]
+"""Samples of a worker that enter a gradient; "full": all that it has."""
+
+
+@runtime_checkable
+class Problem(Protocol):
+    """Settings of any problem: a frozen dataclass, whose fields are the keys of ``[problem]``."""
+
+    def prepare(self, workers: int, seed: int) -> None:
+        """Read the data and build the model once, so that every mistake is found before any run starts."""
+
+
+@runtime_checkable
+class Trainable(Problem, Protocol):
+    """Settings of an objective of n workers: what rounds train."""
+
+    def check(self, batch_size: BatchSize, weight_decay: float) -> None:
+        """Refuse what can be told before the data are read. Raises ValueError."""
+
+    def build(self, place: Place) -> Objective:
+        """The objective of the hosted workers."""
+
+
+@runtime_checkable
+class Linear(Trainable, Protocol):
+    """Settings of a problem whose gradient is H_i x - r_i: its steady states are linear algebra."""
+
+    @property
+    def dimension(self) -> int:
+        """d."""
+
+    def linear_terms(self, workers: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(H, r): H (n, d, d) and r (n, d) in float64, of all workers, without weight decay."""
+
+    def largest_curvature(self, workers: int, seed: int) -> float:
+        """The largest eigenvalue of any H_i."""
+
+    def exact(self, batch_size: BatchSize) -> bool:
+        """Whether gradients are full and without noise."""
+
+
+class Made(NamedTuple):
+    """A model as it was initialised, the samples, and which of the training samples each of the n workers owns."""
+
+    module: nn.Module
+    dataset: Dataset
+    shards: list[NDArray[np.int64]]
+
+
+Draw = Callable[[int, int, "Tensor", "Tensor"], "tuple[Tensor, Tensor]"]
+"""(worker, step, all training inputs, all labels) -> the inputs and labels of its batch."""
+
+
+@runtime_checkable
+class Layered(Trainable, Protocol):
+    """Settings of a problem whose model is a torch module: what can be cut into stages."""
+
+    def made(self, workers: int, seed: int) -> Made:
+        """The model, its samples, and how they are dealt."""
+
+    def batches(self, made: Made, seed: int, batch_size: BatchSize) -> Draw:
+        """What stages draw, a function of the worker and the step."""

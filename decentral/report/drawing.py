@@ -1,0 +1,57 @@
+"""Figures and tables of what runs left in files of their own: each is a file here, and an entry of DRAWINGS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from decentral.report.graphs import graph_table
+from decentral.report.node_table import node_table
+from decentral.report.parts import parts
+from decentral.report.results import Experiment
+from decentral.report.stage_table import stage_table
+from decentral.report.staleness import staleness
+from decentral.report.timeline import timeline
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, or a table as rows of column -> cell, wherever an experiment's runs left what it is drawn from.
+
+    ``of(experiment)``: None, or no rows, where there is nothing. ``heading``, ``note``: what it shows, how to read it.
+    """
+
+    of: Callable[[Experiment], Figure | list[dict[str, str]] | None]
+    heading: str
+    note: str = ""
+
+
+DRAWINGS = {
+    "timeline": Drawing(
+        timeline,
+        "What each stage, worker or rank did when",
+        "Some steps or rounds from the middle of each run of the first seed; each run's trace.json opens in "
+        "chrome://tracing or Perfetto. White: nothing of the training, or records.",
+    ),
+    "staleness": Drawing(
+        staleness,
+        "How late messages were",
+        "All messages of each run of the first seed. Of a worker that asks for an average: its own steps from asking "
+        "until the answer was added. Of push-sum: the receiver's steps when it added a share, less the sender's when "
+        "it sent that. The numbers are in each run's staleness.csv.",
+    ),
+    "parts": Drawing(
+        parts,
+        "What the parts of the factorisation stand for",
+        "A part is a pattern of hidden units. Pictures: the mean input weighted by how much of the part is in it, less "
+        "the mean input; red is more, blue less, each picture to its own scale. Bars: how a part's mean coefficient "
+        "is shared out over the classes, dotted if equally. Over each picture: the first class and its share; use: "
+        "what the part has of all coefficients.",
+    ),
+    "stages": Drawing(stage_table, "Stages"),
+    "nodes": Drawing(node_table, "Nodes"),
+    "graphs": Drawing(graph_table, "Graphs"),
+}
+"""Name of the figure's file, or of the table in the report -> what it is, in the order of the report."""
