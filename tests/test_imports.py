@@ -115,9 +115,6 @@ FACE = "decentral"
 """The package itself: a script's door, which opens rooms when they are asked for."""
 
 BREACHES: set[tuple[str, str]] = {
-    ("algorithms.asynchronous.ad_psgd", "runs.asynchronous.training"),
-    ("algorithms.asynchronous.local_sgd", "runs.asynchronous.training"),
-    ("algorithms.asynchronous.push_sum", "runs.asynchronous.training"),
     ("dataflow.models", "runs.sections.dataflow"),
     ("problems.classification", "runs.sections.train"),
     ("problems.language_settings", "runs.sections.train"),
@@ -127,7 +124,6 @@ BREACHES: set[tuple[str, str]] = {
     ("report.plots", "commands.topology"),
     ("report.html", "runs.sections.topology"),
     ("report.plots", "runs.sections.topology"),
-    ("rounds.script.join", "runs.sections.topology"),
 }
 """Imports against the order that are not mended yet; the set may only shrink."""
 

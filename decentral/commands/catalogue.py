@@ -19,6 +19,7 @@ from decentral.optimizers import OPTIMIZERS
 from decentral.optimizers.schedules import SCHEDULES
 from decentral.problems import PROBLEMS
 from decentral.tables import schema
+from topologies import named
 
 _DATA = {
     "digits": "1,797 images of 8 x 8, 10 classes; embedded in scikit-learn",
@@ -52,12 +53,7 @@ def catalogue() -> dict[str, Mapping[str, Any]]:
     """Kind -> name -> what bears it."""
     return {
         "algorithms": {**ALGORITHMS, **ASYNCHRONOUS},
-        "topologies": {
-            **topologies.TOPOLOGIES,
-            **topologies.SCHEDULES,
-            "file": topologies.read_graph,
-            "files": topologies.from_files,
-        },
+        "topologies": named.constructors() | named.READERS,
         "weights": topologies.WEIGHTS,
         "problems": PROBLEMS,
         "optimizers": OPTIMIZERS,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from decentral.algorithms.traits import Traits
+
 Letter = tuple[int, tuple[Any, ...]]
 """(worker that it goes to, what it says)."""
 
@@ -54,3 +56,14 @@ class Side(Protocol):
 
     def acknowledged(self, target: int) -> None:
         """A message to ``target`` has had its effect."""
+
+
+class AsynchronousMethod(Protocol):
+    """A method of workers without rounds."""
+
+    @property
+    def traits(self) -> Traits:
+        """What may be known of it without running it; a ``ClassVar``."""
+
+    def side(self, x: Tensor, near: Neighbourhood) -> Side:
+        """One worker's side, from the model x (1, d), among its neighbours."""

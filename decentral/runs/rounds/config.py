@@ -79,8 +79,10 @@ class RunConfig:
 
     @property
     def training(self) -> str:
-        """The module that trains it: the method's own, or rounds."""
-        return getattr(self.algorithm, "training", "decentral.runs.rounds.training")
+        """The module that trains it."""
+        if self.table["algorithm"]["name"] in ASYNCHRONOUS:
+            return "decentral.runs.asynchronous.training"
+        return "decentral.runs.rounds.training"
 
     @property
     def workers(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import topologies
+from decentral.algorithms.traits import traits_of
 from decentral.comm.compression import Layout
 from decentral.comm.launch import workers_a_rank
 from decentral.comm.links import Links
@@ -22,7 +23,7 @@ from decentral.rounds import absence
 from decentral.rounds.advance import advance
 from decentral.rounds.compiled import CompiledMethod
 from decentral.rounds.trials.fixed_points import fixed_point
-from decentral.rounds.trials.messages import averages_and_gossips, early_messages
+from decentral.rounds.trials.messages import early_messages, messages_a_round
 from decentral.rounds.trials.needs import refuse_unmet
 from decentral.rounds.trials.stability import refuse_unstable
 from decentral.runs.folder import RunFolder
@@ -85,7 +86,7 @@ def check(config: RunConfig, world: Any) -> None:
             compressed=config.compression is not None, compiled=train.compile,
         )  # fmt: skip
     if train.compile:
-        if config.compression or not getattr(config.algorithm, "linear", True):
+        if config.compression or not traits_of(config.algorithm).linear:
             raise UserError(
                 "train.compile = true is for methods of arithmetic, mixing and means alone; set it to false, or do "
                 f"without {'[compression]' if config.compression else type(config.algorithm).__name__}"
@@ -103,7 +104,7 @@ def _check_network(config: RunConfig, mixing: topologies.Schedule) -> None:
     cluster = config.network.cluster
     try:
         Gossip(mixing, cluster)
-        if cluster.between is None and averages_and_gossips(config.algorithm, mixing)[0]:
+        if cluster.between is None and messages_a_round(config.algorithm).averages:
             all_reduce_s(config.network.all_reduce, cluster, 0.0)
     except UserError as error:
         raise UserError(f"[network] {error}") from None

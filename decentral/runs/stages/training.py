@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import topologies
+from decentral.algorithms.traits import traits_of
 from decentral.errors import UserError
 from decentral.rounds.trials.needs import refuse_unmet
 from decentral.runs.folder import write_whole
@@ -37,7 +38,7 @@ def check(config: StageConfig, world: Any) -> None:
     hosts(config.stages.count, config.workers, world.ranks)
     if config.topology is not None:
         refuse_unmet(config.algorithm, config.topology.mixing())
-        if getattr(config.algorithm, "whole", False):
+        if traits_of(config.algorithm).whole:
             raise UserError(
                 f"{type(config.algorithm).__name__} looks at whole models and a stage holds a part; use another method"
             )
