@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,9 +79,9 @@ class Scene:
     places: dict[Value, float]
 
 
-def draw_experiment(folder: Path) -> list[Path]:
-    """Draw each figure of the experiment as PNG and SVG into ``folder/figures``."""
-    experiment = read_experiment(folder)
+def draw_experiment(folder: Path, titles: Mapping[str, str] | None = None) -> list[Path]:
+    """Draw each figure of the experiment as PNG and SVG into ``folder/figures``; ``titles``: of methods."""
+    experiment = read_experiment(folder, titles)
     paths = []
     for spec in figures_of(experiment):
         figure = render(experiment, spec)
@@ -104,8 +104,9 @@ def draw(
     y: str | None = None,
     group: str | None = None,
     log: str | None = None,
+    titles: Mapping[str, str] | None = None,
 ) -> Path:
-    """Draw one figure of one or several experiments into ``out``; the suffix says the format.
+    """Draw one figure of one or several experiments into ``out``; the suffix says the format. ``titles``: of methods.
 
     Without ``x`` and ``y`` it is the first figure that the experiment asks for. ``group`` may join several
     fields by commas. An ``x`` that is a swept field draws final values.
@@ -115,7 +116,7 @@ def draw(
         raise UserError(f"--out {out} must end in .png, .svg or .pdf; {nearest(out.suffix, SUFFIXES)}")
     if not folders:
         raise UserError("nothing to draw; name at least one experiment folder")
-    experiment = merge([read_experiment(folder) for folder in folders])
+    experiment = merge([read_experiment(folder, titles) for folder in folders])
     return save(render(experiment, _chosen(experiment, x, y, group, log)), out)
 
 
