@@ -49,12 +49,16 @@ class Traits:
         return "columns" in self.needs
 
 
-class Method(Protocol[S]):
-    """A method of rounds whose state is an S: a NamedTuple, see :mod:`decentral.algorithms.state`."""
+class Described(Protocol):
+    """A method of either kind, in rounds or without."""
 
     @property
     def traits(self) -> Traits:
         """A ``ClassVar``, but of a method whose traits are those of another."""
+
+
+class Method(Described, Protocol[S]):
+    """A method of rounds whose state is an S: a NamedTuple, see :mod:`decentral.algorithms.state`."""
 
     def init(self, x: Tensor, comm: Communicator) -> S:
         """The state before the first round, from the models x (h, d)."""
@@ -71,7 +75,7 @@ class MatrixMaker(Protocol):
 
 
 def traits_of(method: object) -> Traits:
-    """The traits of a method, or of an asynchronous one; those of a user's own that states none are the defaults."""
+    """The traits of a method of either kind; those of a user's own that states none are the defaults."""
     stated = getattr(method, "traits", None)
     return stated if isinstance(stated, Traits) else Traits()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import topologies
-from decentral.algorithms.traits import maker_of, traits_of
+from decentral.algorithms.traits import Described, maker_of, traits_of
 from decentral.errors import UserError
 from topologies import named
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import networkx as nx
 
 
-def rule_for(method: object, name: str, weights: object) -> str | None:
+def rule_for(method: Described | None, name: str, weights: object) -> str | None:
     """The rule of the weights on topology ``name``: that asked for, else the method's; None where there is no choice.
 
     Raises UserError that begins with the key ``weights`` if one is asked for there, or if it is no text.
@@ -34,7 +34,7 @@ def rule_for(method: object, name: str, weights: object) -> str | None:
 
 
 def mixing_for(
-    method: object, name: str, built: nx.Graph | topologies.Schedule, weights: str | None
+    method: Described | None, name: str, built: nx.Graph | topologies.Schedule, weights: str | None
 ) -> topologies.Schedule:
     """The checked mixing of topology ``name`` as it was built, by the rule that :func:`rule_for` gave.
 

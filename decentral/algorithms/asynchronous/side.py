@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from decentral.algorithms.traits import Described
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from decentral.algorithms.traits import Traits
 
 Letter = tuple[int, tuple[Any, ...]]
 """(worker that it goes to, what it says)."""
@@ -58,12 +58,8 @@ class Side(Protocol):
         """A message to ``target`` has had its effect."""
 
 
-class AsynchronousMethod(Protocol):
+class AsynchronousMethod(Described, Protocol):
     """A method of workers without rounds."""
-
-    @property
-    def traits(self) -> Traits:
-        """What may be known of it without running it; a ``ClassVar``."""
 
     def side(self, x: Tensor, near: Neighbourhood) -> Side:
         """One worker's side, from the model x (1, d), among its neighbours."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import topologies
-from decentral.algorithms.traits import maker_of, traits_of
+from decentral.algorithms.traits import Method, maker_of, traits_of
 from decentral.comm.launch import find_world, use_threads
 from decentral.errors import UserError, nearest
 from decentral.rounds.mixing import mixing_for, rule_for
@@ -33,7 +33,9 @@ class AgreedError(UserError):
     """A mistake that all ranks know of: each ends by itself, and rank 0 says why."""
 
 
-def join(mixing: Any, weights: str | None = None, method: object = None, **parameters: Any) -> Communicator:
+def join(
+    mixing: Any, weights: str | None = None, method: Method[Any] | None = None, **parameters: Any
+) -> Communicator:
     """The communicator of this process, one worker a rank of the MPI job it was started in; called by every rank.
 
         comm = decentral.join("one-peer-exponential")
@@ -100,7 +102,7 @@ def say(rank: int, text: str) -> None:
 
 
 def _schedule(
-    mixing: Any, weights: str | None, method: object, parameters: dict[str, Any], ranks: int
+    mixing: Any, weights: str | None, method: Method[Any] | None, parameters: dict[str, Any], ranks: int
 ) -> topologies.Schedule:
     import networkx as nx
 
@@ -133,7 +135,7 @@ def _schedule(
 
 
 def _by_name(
-    name: str, weights: str | None, method: object, parameters: dict[str, Any], ranks: int
+    name: str, weights: str | None, method: Method[Any] | None, parameters: dict[str, Any], ranks: int
 ) -> topologies.Schedule:
     constructors = named.constructors()
     if name not in constructors:
@@ -158,7 +160,7 @@ def _by_name(
         raise UserError(f"join on {ranks} rank{'s' * (ranks > 1)}: {said}") from None
 
 
-def _of_graph(graph: Any, weights: str | None, method: object) -> topologies.Schedule:
+def _of_graph(graph: Any, weights: str | None, method: Method[Any] | None) -> topologies.Schedule:
     make = maker_of(method)
     if make and weights is not None:
         raise UserError(f"weights = {weights!r}: {type(method).__name__} makes its own; leave weights out")

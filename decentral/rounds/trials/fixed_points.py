@@ -10,12 +10,12 @@ from scipy import sparse
 from scipy.sparse.linalg import spsolve
 
 from decentral.algorithms.rest import rest_of
-from decentral.algorithms.traits import traits_of
+from decentral.algorithms.traits import Method, traits_of
 
 Array = NDArray[np.float64]
 
 
-def fixed_point(method: object, w: Any, hessians: Array, linear: Array, lr: float) -> Array | None:
+def fixed_point(method: Method[Any], w: Any, hessians: Array, linear: Array, lr: float) -> Array | None:
     """X (n, d) where ``method`` rests, or None where no closed form is known.
 
     ``w`` (n, n) mixing matrix; ``hessians`` (n, d, d); ``linear`` (n, d). Weight decay belongs in the Hessians.

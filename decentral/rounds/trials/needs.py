@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import topologies
-from decentral.algorithms.traits import Need, traits_of
+from decentral.algorithms.traits import Described, Need, traits_of
 from decentral.errors import UserError
 from topologies import Schedule
 
 
-def unmet(method: object, schedule: Schedule) -> tuple[str, str] | None:
+def unmet(method: Described, schedule: Schedule) -> tuple[str, str] | None:
     """(what the method needs and the schedule is not, the remedy) for the first need that is not met; else None."""
     for name in traits_of(method).needs:
         rule, remedy, holds = _NEEDS[name]
@@ -23,7 +23,7 @@ def unmet(method: object, schedule: Schedule) -> tuple[str, str] | None:
     return None
 
 
-def refuse_unmet(method: object, schedule: Schedule) -> None:
+def refuse_unmet(method: Described, schedule: Schedule) -> None:
     """Raise UserError for the first need that is not met."""
     missing = unmet(method, schedule)
     if missing is not None:

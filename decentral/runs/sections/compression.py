@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from decentral.algorithms.traits import traits_of
+from decentral.algorithms.traits import Described, traits_of
 from decentral.errors import UserError
 from decentral.tables import fields_of, from_table, pop_name, schema
 
@@ -27,7 +27,7 @@ class Compression:
     error_feedback: bool
 
     @classmethod
-    def from_table(cls, table: Mapping[str, Any], method: object) -> Compression | None:
+    def from_table(cls, table: Mapping[str, Any], method: Described) -> Compression | None:
         """Checked against the compressor's fields and what the method sends; None for no table or the name "none"."""
         if not table:
             return None
@@ -61,7 +61,7 @@ class Compression:
         """The table with its defaults written out."""
         return {"name": self.name, **self.keys, "error_feedback": self.error_feedback}
 
-    def _check(self, method: object) -> None:
+    def _check(self, method: Described) -> None:
         sends, name = traits_of(method).sends, type(method).__name__
         if sends == "edges":
             raise UserError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import topologies
+from decentral.algorithms.traits import Described
 from decentral.errors import UserError
 from decentral.rounds.mixing import mixing_for, rule_for
 from decentral.tables import from_table, pop_name
@@ -30,10 +31,10 @@ class Topology:
     workers: int
     weights: str | None
     parameters: Mapping[str, Any]
-    method: object = None
+    method: Described | None = None
 
     @classmethod
-    def from_table(cls, table: Mapping[str, Any], method: object = None) -> Topology:
+    def from_table(cls, table: Mapping[str, Any], method: Described | None = None) -> Topology:
         """Checked against the tables of :mod:`topologies`."""
         table = dict(table)
         name = pop_name(table, "topology", named.constructors() | named.READERS)
