@@ -188,9 +188,10 @@ def network(file: Path, overrides: tuple[str, ...], out: Path | None) -> None:
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
 def compare(folders: tuple[Path, ...]) -> None:
     """Print the results of one or several experiments side by side."""
+    from decentral.algorithms.titles import titles
     from decentral.report.summary import compare as compare_folders
 
-    compare_folders(list(folders))
+    compare_folders(list(folders), titles())
 
 
 @cli.command()
@@ -204,9 +205,10 @@ def compare(folders: tuple[Path, ...]) -> None:
 @click.option("--log", default=None, help="Logarithmic axes: x, y, xy, or none [by the data].")
 def plot(folders: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Draw a figure of one or several experiments."""
+    from decentral.algorithms.titles import titles
     from decentral.report.plots import draw
 
-    draw(list(folders), out, **{k: v for k, v in options.items() if v is not None})
+    draw(list(folders), out, titles=titles(), **{k: v for k, v in options.items() if v is not None})
 
 
 @cli.command()

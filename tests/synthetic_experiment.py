@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from decentral.algorithms.titles import titles
+
+TITLES = titles()
 HEAD = ("run", "status", "message")
 
 

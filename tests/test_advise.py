@@ -9,20 +9,12 @@ import torch
 from command import decentral
 
 import topologies
+from decentral.algorithms import EXTRA, DecentLaM, SlowMo
+from decentral.algorithms.rest import Rest, rest_of
 from decentral.comm import LocalComm
-from decentral.commands.advise import (
-    EVERY_ROUND,
-    GRAPHS,
-    METHODS,
-    NOW_AND_THEN,
-    Method,
-    _rho,
-    advise,
-    bias_factor,
-    built,
-    resized,
-)
+from decentral.commands.advise import GRAPHS, _rho, advise, built, resized
 from decentral.commands.advise_figure import WORKERS, sweep
+from decentral.commands.advise_methods import bias_factor, candidates
 from decentral.commands.advise_table import milliseconds, sentences
 from decentral.errors import UserError
 from decentral.network.cluster import Cluster, Link
@@ -71,19 +63,33 @@ def run(method, rounds, gradients):
     return comm.ledger.bytes_sent.mean(), list(comm.sent)
 
 
-@pytest.mark.parametrize("method", [*METHODS, EVERY_ROUND, *NOW_AND_THEN], ids=lambda m: m.label)
+CANDIDATES = candidates()
+
+
+@pytest.mark.parametrize("method", CANDIDATES, ids=lambda m: m.label)
 def test_what_a_method_is_said_to_send_is_what_it_sends_and_when(method):
-    rounds = round(1 / method.averages) if method.averages else 3
+    sends = method.sends
+    rounds = round(1 / sends.averages) if sends.averages else 3
     vector, degree = 8000, 10 / 6
-    sent, last = run(method.build(), rounds, 1.0)
-    said = (method.early + method.late) * degree * vector + method.averages * 2 * 5 / 6 * vector
+    sent, last = run(method.method, rounds, 1.0)
+    said = (sends.early + sends.late) * degree * vector + sends.averages * 2 * 5 / 6 * vector
     assert sent / rounds == pytest.approx(said, rel=2e-3)  # the weight that push-sum sends along is below
-    _, other = run(method.build(), rounds, -1.0)
+    _, other = run(method.method, rounds, -1.0)
     early = sum(torch.equal(a, b) for a, b in zip(last, other, strict=True))
-    assert early == method.early
+    assert early == sends.early
 
 
-TERMS = [method for method in METHODS if method.bias in ("atc", "awc") and method.name != "push-sum"]
+TERMS = [
+    one
+    for one in CANDIDATES
+    if one.name != "push-sum" and (rest := rest_of(one.method)) and rest.bias in ("atc", "awc")
+]
+
+
+def test_the_biased_methods_are_these():
+    assert {one.label for one in TERMS} == {
+        "dsgd", "dsgd awc", "dmsgd", "dmsgd awc", "decentlam", "quasi-global",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("method", TERMS, ids=lambda m: m.label)
@@ -94,10 +100,10 @@ def test_the_bias_is_that_of_the_steady_state_where_gradients_lie_worst(method):
         vectors[:, -2:-1],
         1e-6,
     )  # of the second eigenvalue; f_i = (x - c_i)^2 / 2, and the optimum is at 0
-    x = fixed_point(method.build(), w, np.ones((16, 1, 1)), c, lr)
+    x = fixed_point(method.method, w, np.ones((16, 1, 1)), c, lr)
     measured = ((x - x.mean()) ** 2).mean() / (lr**2 * (c**2).mean())
     assert measured == pytest.approx(
-        bias_factor(method, 1 - values[-2], 1), rel=2e-2 if "dm" in method.name else 1e-3
+        method.bias(1 - values[-2], 1), rel=2e-2 if "dm" in method.name else 1e-3
     )
 
 
@@ -113,14 +119,14 @@ def test_the_bias_on_a_schedule_bounds_the_disagreement_at_the_end_of_a_period(n
         w = schedule.matrix(t).toarray() - mean
         drift = w @ (drift - np.eye(n)) if variant == "atc" else w @ drift - (np.eye(n) - mean)
     worst = np.linalg.norm(drift, 2) ** 2
-    bound = bias_factor(Method("dsgd", bias=variant), 1 - topologies.period_rho(schedule), schedule.period)
+    bound = bias_factor(Rest(variant, changing=True), 1 - topologies.period_rho(schedule), schedule.period)
     assert worst <= bound * (1 + 1e-9) <= 4 * worst
 
 
 def test_methods_without_bias_and_without_a_known_term():
-    assert bias_factor(Method("extra", bias="none"), 0.1, 1) == 0
-    assert bias_factor(Method("slowmo"), 0.1, 1) is None
-    assert bias_factor(Method("decentlam", bias="atc", stateless=False), 1.0, 3) is None
+    assert bias_factor(rest_of(EXTRA()), 0.1, 1) == 0
+    assert bias_factor(rest_of(SlowMo()), 0.1, 1) is None
+    assert bias_factor(rest_of(DecentLaM()), 1.0, 3) is None
 
 
 @pytest.mark.parametrize("n", [6, 12, 15, 16])

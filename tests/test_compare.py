@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from synthetic_experiment import Made, build, small
+from synthetic_experiment import TITLES, Made, build, small
 
 from decentral.errors import UserError
 from decentral.report.results import Spread, read_experiment
@@ -17,7 +17,7 @@ from decentral.report.summary import compare, measured, metrics_of, summarise, s
 
 def printed(folder: Path, width: int = 80) -> list[str]:
     console = Console(width=width, file=io.StringIO())
-    console.print(summary_table(read_experiment(folder), width))
+    console.print(summary_table(read_experiment(folder, TITLES), width))
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return [line.rstrip() for line in text.splitlines()]
 
@@ -45,7 +45,7 @@ def test_a_number_has_the_digits_that_its_spread_warrants(spread: Spread, unit: 
 
 
 def test_the_summary_holds_the_mean_and_deviation_over_the_seeds(tmp_path: Path) -> None:
-    summary = summarise(read_experiment(small(tmp_path / "e")), ["train_loss", "test_accuracy"])
+    summary = summarise(read_experiment(small(tmp_path / "e"), TITLES), ["train_loss", "test_accuracy"])
     assert summary.fields == ("algorithm.name",)
     assert [(row.labels, row.seeds) for row in summary.rows] == [(("PmSGD",), "3"), (("DecentLaM",), "3")]
     assert summary.rows[0].values[0] == Spread(3, 2.0, 1.0)

@@ -239,8 +239,7 @@ def gossiping():
     return {
         name: kind()
         for name, kind in ALGORITHMS.items()
-        if name not in ("pmsgd", "local-sgd", "diloco", "slowmo")
-        and "static" not in getattr(kind, "needs", ())
+        if name not in ("pmsgd", "local-sgd", "diloco", "slowmo") and "static" not in kind.traits.needs
     } | {"slowmo": SlowMo(base="dsgd", every=3)}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic_experiment import Made, build, small
+from synthetic_experiment import TITLES, Made, build, small
 
 from decentral.errors import UserError
 from decentral.report.figure_spec import FigureSpec, group_fields
@@ -49,7 +49,7 @@ def bias_against_lr(folder: Path, *, diverged: bool = False) -> Path:
 
 
 def test_a_line_is_the_mean_over_the_seeds(tmp_path: Path) -> None:
-    figure = render(read_experiment(small(tmp_path / "e")), FigureSpec(y="train_loss"))
+    figure = render(read_experiment(small(tmp_path / "e"), TITLES), FigureSpec(y="train_loss"))
     drawn = lines(figure.axes[0])
     assert drawn["PmSGD"].get_xdata().tolist() == [0, 10, 20]
     assert drawn["PmSGD"].get_ydata().tolist() == [9.0, (2 + 4 + 6) / 3, (1 + 2 + 3) / 3]
@@ -58,20 +58,22 @@ def test_a_line_is_the_mean_over_the_seeds(tmp_path: Path) -> None:
 
 
 def test_the_band_is_one_sample_deviation(tmp_path: Path) -> None:
-    figure = render(read_experiment(small(tmp_path / "e")), FigureSpec(y="train_loss"))
+    figure = render(read_experiment(small(tmp_path / "e"), TITLES), FigureSpec(y="train_loss"))
     corners = figure.axes[0].collections[0].get_paths()[0].vertices
     at_end = corners[corners[:, 0] == 20][:, 1]
     np.testing.assert_allclose([at_end.min(), at_end.max()], [2 - 1, 2 + 1], rtol=1e-14)
 
 
 def test_bytes_are_counted_in_a_unit_that_the_label_names(tmp_path: Path) -> None:
-    figure = render(read_experiment(small(tmp_path / "e")), FigureSpec(y="train_loss", x="bytes_sent_mean"))
+    figure = render(
+        read_experiment(small(tmp_path / "e"), TITLES), FigureSpec(y="train_loss", x="bytes_sent_mean")
+    )
     assert figure.axes[0].get_xlabel() == "data sent per worker (MB)"
     assert lines(figure.axes[0])["PmSGD"].get_xdata().tolist() == [0.0, 4.0, 8.0]
 
 
 def test_zeros_leave_a_logarithmic_axis_and_the_legend_says_so(tmp_path: Path) -> None:
-    figure = render(read_experiment(small(tmp_path / "e")), FigureSpec(y="consensus_sq"))
+    figure = render(read_experiment(small(tmp_path / "e"), TITLES), FigureSpec(y="consensus_sq"))
     assert figure.axes[0].get_yscale() == "log"
     assert np.isnan(lines(figure.axes[0])["PmSGD"].get_ydata()).all()
     np.testing.assert_array_equal(lines(figure.axes[0])["DecentLaM"].get_ydata(), [np.nan, 1e-3, 1e-6])
@@ -79,7 +81,7 @@ def test_zeros_leave_a_logarithmic_axis_and_the_legend_says_so(tmp_path: Path) -
 
 
 def test_an_axis_is_logarithmic_where_the_data_span_two_decades_unless_told(tmp_path: Path) -> None:
-    experiment = read_experiment(bias_against_lr(tmp_path / "e"))
+    experiment = read_experiment(bias_against_lr(tmp_path / "e"), TITLES)
     scales = {
         log: render(experiment, FigureSpec(y="bias_sq", x="train.lr", kind="final", log=log)).axes[0]
         for log in (None, "", "x", "y")
@@ -108,7 +110,7 @@ def test_final_points_are_means_and_theory_runs_as_a_line(tmp_path: Path) -> Non
 
 
 def test_a_final_figure_crosses_out_values_at_which_all_runs_diverged(tmp_path: Path) -> None:
-    experiment = read_experiment(bias_against_lr(tmp_path / "e", diverged=True))
+    experiment = read_experiment(bias_against_lr(tmp_path / "e", diverged=True), TITLES)
     figure = render(experiment, FigureSpec(y="bias_sq", x="train.lr", kind="final"))
     crosses = [line.get_xdata() for line in figure.axes[0].get_lines() if line.get_marker() == "x"]
     assert [list(c) for c in crosses] == [[0.1], []]
@@ -133,7 +135,7 @@ def test_a_diverged_run_does_not_flatten_the_others(tmp_path: Path) -> None:
 
 
 def test_each_panel_shows_its_own_runs_on_shared_axes(tmp_path: Path) -> None:
-    experiment = read_experiment(bias_against_lr(tmp_path / "e"))
+    experiment = read_experiment(bias_against_lr(tmp_path / "e"), TITLES)
     figure = render(experiment, FigureSpec(y="bias_sq", panel="algorithm.name"))
     assert [ax.get_title() for ax in figure.axes] == ["DmSGD", "DecentLaM"]
     ends = [lines(ax)["learning rate 0.1"].get_ydata()[-1] for ax in figure.axes]

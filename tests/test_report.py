@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from synthetic_experiment import Made, build, small
+from synthetic_experiment import TITLES, Made, build, small
 
 from decentral.errors import UserError
 from decentral.report.html import write_report
@@ -88,7 +88,7 @@ def test_the_embedded_figure_is_the_file_in_figures(tmp_path: Path) -> None:
 
 def test_the_summary_holds_mean_and_spread_of_results_csv(tmp_path: Path) -> None:
     folder = small(tmp_path / "e", TOML)
-    page = Page(write_report(folder).read_text(encoding="utf-8"))
+    page = Page(write_report(folder, titles=TITLES).read_text(encoding="utf-8"))
     header, *rows = page.tables["summary"]
     with (folder / "results.csv").open() as file:
         results = list(csv.DictReader(file))

@@ -10,6 +10,7 @@ import pytest
 from synthetic_experiment import Made, build, small
 
 from decentral.errors import UserError
+from decentral.report.columns import value_label
 from decentral.report.results import (
     band,
     final_values,
@@ -153,3 +154,15 @@ def test_what_is_no_experiment_is_refused_in_one_line(tmp_path: Path, broken: st
     with pytest.raises(UserError, match=rule) as caught:
         read_experiment(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_title_is_shown_and_the_name_stays_what_it_is(tmp_path: Path) -> None:
+    folder = build(
+        tmp_path / "e", [Made({"algorithm.name": name}, 0, {"round": [0]}) for name in ("d2", "own")]
+    )
+    runs = read_experiment(folder, {"d2": "D²"}).runs
+    assert [value_label("algorithm.name", run.fields["algorithm.name"]) for run in runs] == ["D²", "own"]
+    assert list(grouped(runs, ["algorithm.name"])) == [("d2",), ("own",)]
+    fixed = Made({"train.lr": 0.1}, 0, {"round": [0]}, config={"algorithm": {"name": "d2"}})
+    (run,) = read_experiment(build(tmp_path / "f", [fixed]), {"d2": "D²"}).runs
+    assert value_label("algorithm.name", run.field("algorithm.name")) == "D²"

@@ -1,12 +1,11 @@
 """Data-parallel methods: one file, one paper; this table is all that knows them by name.
 
-A method is a frozen dataclass with ``init(x, comm) -> state`` and
-``step(x, state, g, comm, lr) -> (x, state)``; its fields are its keys under ``[algorithm]`` in TOML.
+A method is a frozen dataclass with ``traits``, what may be known of it without running it, with
+``init(x, comm) -> state`` and ``step(x, state, g, comm, lr) -> (x, state)``; its fields, all of which have defaults,
+are its keys under ``[algorithm]`` in TOML.
 x and state are consumed: use what comes back, and keep no state in the memory of x, which the loop goes on using.
 Nothing here imports torch.
 """
-
-from typing import Any
 
 from decentral.algorithms.choco import CHOCO
 from decentral.algorithms.d2 import D2
@@ -22,6 +21,7 @@ from decentral.algorithms.gradient_tracking import GradientTracking
 from decentral.algorithms.local_sgd import LocalSGD
 from decentral.algorithms.matcha import MATCHA
 from decentral.algorithms.momentum_tracking import MomentumTracking
+from decentral.algorithms.named import ALGORITHMS
 from decentral.algorithms.pmsgd import PmSGD
 from decentral.algorithms.power_gossip import PowerGossip
 from decentral.algorithms.push_diging import PushDIGing
@@ -29,8 +29,9 @@ from decentral.algorithms.push_sum import PushSum
 from decentral.algorithms.quasi_global import QuasiGlobal
 from decentral.algorithms.relay_sgd import RelaySGD
 from decentral.algorithms.slowmo import SlowMo
+from decentral.algorithms.traits import Method, Traits
 
-ALGORITHMS: dict[str, type[Any]] = {
+ALGORITHMS |= {
     "pmsgd": PmSGD,
     "dsgd": DSGD,
     "dmsgd": DmSGD,
@@ -69,6 +70,7 @@ __all__ = [
     "GossipPGA",
     "GradientTracking",
     "LocalSGD",
+    "Method",
     "MomentumTracking",
     "PmSGD",
     "PowerGossip",
@@ -77,4 +79,5 @@ __all__ = [
     "QuasiGlobal",
     "RelaySGD",
     "SlowMo",
+    "Traits",
 ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from decentral.algorithms.descent import descend
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,10 +37,9 @@ class CHOCO:
     Reference: Koloskova, Stich, Jaggi, ICML 2019, arXiv 1902.00340.
     """
 
-    gamma: float = 1.0
+    traits: ClassVar[Traits] = Traits(title="CHOCO", needs=("static", "symmetric"), sends="differences")
 
-    needs: ClassVar[tuple[str, ...]] = ("static", "symmetric")
-    sends: ClassVar[str] = "differences"
+    gamma: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.gamma <= 1:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from decentral.algorithms.descent import descend
+from decentral.algorithms.rest import Rest
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +38,11 @@ class D2:
     Reference: Tang et al., ICML 2018, arXiv 1803.07068.
     """
 
-    least_eigenvalue: ClassVar[float] = -1 / 3  # of W, which must be above it
+    traits: ClassVar[Traits] = Traits(title="D2", least_eigenvalue=-1 / 3)
+
+    def rest(self) -> Rest:
+        """At the minimiser."""
+        return Rest("none")
 
     def init(self, x: Tensor, comm: Communicator) -> Correction:
         """No correction yet."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from decentral.algorithms.momentum import accumulate, check_momentum
+from decentral.algorithms.rest import Rest
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,10 +44,16 @@ class DecentLaM:
     Reference: Yuan et al., ICCV 2021, arXiv 2104.11981.
     """
 
+    traits: ClassVar[Traits] = Traits(title="DecentLaM")
+
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
         check_momentum(self.momentum)
+
+    def rest(self) -> Rest:
+        """Where DSGD (atc) does; its momentum is of the mixing too."""
+        return Rest("atc")
 
     def init(self, x: Tensor, comm: Communicator) -> Displacement:
         """No displacement yet."""

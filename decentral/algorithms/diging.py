@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from decentral.algorithms.gradient_tracking import GradientTracking
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +28,8 @@ class DIGing(GradientTracking):
     Unstable (A_i = a I, symmetric W, beta = 0) unless lr a < (1 + lambda)^2 / 2 for every eigenvalue lambda of W.
     Reference: Nedic, Olshevsky, Shi, SIAM J. Optim. 2017, arXiv 1607.03218.
     """
+
+    traits: ClassVar[Traits] = Traits(title="DIGing")
 
     def descend(self, x: Tensor, m: Tensor, comm: Communicator, lr: float) -> Tensor:
         """W x - lr m."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from decentral.algorithms.local_sgd import check_every, is_due
 from decentral.algorithms.momentum import check_momentum
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +40,7 @@ class DiLoCo:
     Reference: Douillard et al. 2023, arXiv 2311.08105.
     """
 
-    linear: ClassVar[bool] = False
+    traits: ClassVar[Traits] = Traits(title="DiLoCo", linear=False, optimizer="AdamW")
 
     every: int = 500
     momentum: float = 0.9

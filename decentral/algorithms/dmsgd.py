@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from decentral.algorithms.momentum import Momentum, accumulate, check_momentum
+from decentral.algorithms.rest import Rest
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +36,8 @@ class DmSGD:
     Reference for doubly-averaged: Yu, Jin, Yang 2019.
     """
 
+    traits: ClassVar[Traits] = Traits(title="DmSGD")
+
     momentum: float = 0.9
     variant: Literal["atc", "awc", "nesterov", "doubly-averaged"] = "atc"
 
@@ -41,6 +45,12 @@ class DmSGD:
         check_momentum(self.momentum)
         if self.variant not in VARIANTS:
             raise ValueError(f"variant = {self.variant!r} must be one of {', '.join(VARIANTS)}")
+
+    def rest(self) -> Rest | None:
+        """Where DSGD does with lr / (1 - beta), in three of the forms."""
+        if self.variant == "doubly-averaged":
+            return Rest("atc", remixed=self.momentum)
+        return Rest("awc" if self.variant == "awc" else "atc", over=1 - self.momentum, changing=True)
 
     def init(self, x: Tensor, comm: Communicator) -> Momentum:
         """Zero momentum."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from decentral.algorithms.descent import descend
+from decentral.algorithms.rest import Rest
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,11 +29,17 @@ class DSGD:
     Unstable at lr L >= 2 (atc), lr L >= 1 + lambda_n (awc).
     """
 
+    traits: ClassVar[Traits] = Traits(title="DSGD")
+
     variant: Literal["atc", "awc"] = "atc"
 
     def __post_init__(self) -> None:
         if self.variant not in ("atc", "awc"):
             raise ValueError(f"variant = {self.variant!r} must be 'atc' or 'awc'")
+
+    def rest(self) -> Rest:
+        """Apart, with the learning rate lr."""
+        return Rest(self.variant, changing=True)
 
     def init(self, x: Tensor, comm: Communicator) -> tuple[()]:
         """DSGD keeps no state."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decentral.algorithms.d2 import D2
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,7 @@ class ExactDiffusion(D2):
     Reference: Yuan, Ying, Zhao, Sayed, IEEE TSP 2019, arXiv 1702.05122.
     """
 
-    least_eigenvalue: ClassVar[float] = -1.0
+    traits: ClassVar[Traits] = Traits(title="exact diffusion", least_eigenvalue=-1.0)
 
     def gossip(self, x: Tensor, comm: Communicator) -> Tensor:
         """(x + W x) / 2."""

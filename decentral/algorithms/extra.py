@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from decentral.algorithms.d2 import Correction
+from decentral.algorithms.rest import Rest
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +28,12 @@ class EXTRA:
     Unstable on directed and on some changing W.
     Reference: Shi, Ling, Wu, Yin, SIAM J. Optim. 2015, arXiv 1404.6264.
     """
+
+    traits: ClassVar[Traits] = Traits(title="EXTRA")
+
+    def rest(self) -> Rest:
+        """At the minimiser."""
+        return Rest("none")
 
     def init(self, x: Tensor, comm: Communicator) -> Correction:
         """No correction yet."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from decentral.algorithms.local_sgd import LocalSGD
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +26,8 @@ class GossipPGA(LocalSGD):
     Unstable where DmSGD is, if averages are too rare to make up for it.
     Reference: Chen, Yuan, Zhang, Pan, Xu, Yin, ICML 2021, arXiv 2105.09080.
     """
+
+    traits: ClassVar[Traits] = Traits(title="Gossip-PGA")
 
     every: int = 6
 

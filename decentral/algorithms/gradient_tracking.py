@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from decentral.algorithms.momentum import accumulate, check_momentum
+from decentral.algorithms.rest import Rest
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,10 +45,16 @@ class GradientTracking:
     Reference: Lorenzo, Scutari 2016, arXiv 1602.00591; Pu, Nedic 2018, arXiv 1805.11454 (stochastic).
     """
 
+    traits: ClassVar[Traits] = Traits(title="gradient tracking")
+
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
         check_momentum(self.momentum)
+
+    def rest(self) -> Rest:
+        """At the minimiser."""
+        return Rest("none")
 
     def init(self, x: Tensor, comm: Communicator) -> Tracker | MomentumTracker:
         """Nothing tracked yet."""

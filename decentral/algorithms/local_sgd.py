@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from decentral.algorithms.momentum import Momentum, accumulate, check_momentum
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +28,8 @@ class LocalSGD:
     Unstable at lr L >= 2 (1 + beta) on quadratics, for n = 1 as for any n.
     Reference: Stich, ICLR 2019, arXiv 1805.09767.
     """
+
+    traits: ClassVar[Traits] = Traits(title="local SGD")
 
     every: int = 10
     momentum: float = 0.0

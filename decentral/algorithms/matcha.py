@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import topologies
 from decentral.algorithms.dmsgd import DmSGD
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -26,11 +27,11 @@ class MATCHA(DmSGD):
     Reference: Wang, Sahu, Yang, Joshi, Kar 2019, arXiv 1905.09435.
     """
 
+    traits: ClassVar[Traits] = Traits(title="MATCHA", weights=None)
+
     momentum: float = 0.0
     budget: float = 0.5
     seed: int = 0
-
-    weights: ClassVar[None] = None  # of its own
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,3 +43,7 @@ class MATCHA(DmSGD):
     def schedule(self, graph: nx.Graph) -> topologies.Schedule:
         """The mixing matrices that it makes of a connected undirected graph."""
         return topologies.matcha_of(graph, self.budget, self.seed)
+
+    def rest(self) -> None:
+        """Nowhere: W never rests."""
+        return None

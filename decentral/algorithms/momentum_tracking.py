@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from decentral.algorithms.momentum import accumulate, check_momentum
+from decentral.algorithms.rest import Rest
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,10 +38,16 @@ class MomentumTracking:
     Reference: Takezawa et al., TMLR 2023, arXiv 2209.15505.
     """
 
+    traits: ClassVar[Traits] = Traits(title="momentum tracking")
+
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
         check_momentum(self.momentum)
+
+    def rest(self) -> Rest:
+        """At the minimiser."""
+        return Rest("none")
 
     def init(self, x: Tensor, comm: Communicator) -> TrackedMomentum:
         """Zero momentum."""

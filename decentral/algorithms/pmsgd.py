@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decentral.algorithms.momentum import Momentum, accumulate, check_momentum
+from decentral.algorithms.rest import Rest
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,15 +28,19 @@ class PmSGD:
     Unstable at lr L >= 2 (1 + beta) on quadratics (heavy ball).
     """
 
+    traits: ClassVar[Traits] = Traits(title="PmSGD", sends="gradients")
+
     momentum: float = 0.9
     nesterov: bool = False
-
-    sends: ClassVar[str] = "gradients"
 
     def __post_init__(self) -> None:
         check_momentum(self.momentum)
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov = true needs momentum > 0; set momentum, or nesterov = false")
+
+    def rest(self) -> Rest:
+        """At the minimiser."""
+        return Rest("none")
 
     def init(self, x: Tensor, comm: Communicator) -> Momentum:
         """Zero momentum."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from decentral.algorithms.descent import descend
+from decentral.algorithms.traits import Traits
 from topologies.streams import stream
 
 if TYPE_CHECKING:
@@ -52,13 +53,12 @@ class PowerGossip:
     Reference: Vogels, Karimireddy, Jaggi, NeurIPS 2020, arXiv 2008.01425.
     """
 
+    traits: ClassVar[Traits] = Traits(
+        title="PowerGossip", needs=("static", "symmetric"), sends="edges", whole=True, linear=False
+    )
+
     rank: int = 1
     seed: int = 0
-
-    linear: ClassVar[bool] = False
-    whole: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = ("static", "symmetric")
-    sends: ClassVar[str] = "edges"
 
     def __post_init__(self) -> None:
         if self.rank < 1:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from decentral.algorithms.rest import Rest
+from decentral.algorithms.traits import Traits
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -34,9 +37,12 @@ class PushDIGing:
     Reference: Nedic, Olshevsky, Shi, SIAM J. Optim. 2017, arXiv 1607.03218.
     """
 
-    linear: ClassVar[bool] = False  # a quotient
-    needs: ClassVar[tuple[str, ...]] = ("columns",)
-    weights: ClassVar[str] = "push"
+    # not linear: a quotient
+    traits: ClassVar[Traits] = Traits(title="Push-DIGing", needs=("columns",), weights="push", linear=False)
+
+    def rest(self) -> Rest:
+        """At the minimiser."""
+        return Rest("none")
 
     def init(self, x: Tensor, comm: Communicator) -> PushTracker:
         """Nothing tracked yet; weight one everywhere."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from decentral.algorithms.rest import Rest
+from decentral.algorithms.traits import Traits
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -33,9 +36,12 @@ class PushSum:
     Reference: Assran, Loizou, Ballas, Rabbat, ICML 2019, arXiv 1811.10792; Nedic, Olshevsky 2016, arXiv 1406.2075.
     """
 
-    linear: ClassVar[bool] = False  # a quotient
-    needs: ClassVar[tuple[str, ...]] = ("columns",)
-    weights: ClassVar[str] = "push"
+    # not linear: a quotient
+    traits: ClassVar[Traits] = Traits(title="push-sum", needs=("columns",), weights="push", linear=False)
+
+    def rest(self) -> Rest:
+        """Where DSGD (atc) does, if P is doubly stochastic."""
+        return Rest("atc", changing=True)
 
     def init(self, x: Tensor, comm: Communicator) -> Mass:
         """Weight one everywhere."""

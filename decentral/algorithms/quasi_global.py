@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from decentral.algorithms.decentlam import Displacement
 from decentral.algorithms.momentum import check_momentum
+from decentral.algorithms.rest import Rest
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +32,8 @@ class QuasiGlobal:
     Reference: Lin et al., ICML 2021, arXiv 2102.04761.
     """
 
+    traits: ClassVar[Traits] = Traits(title="QG-DSGDm")
+
     momentum: float = 0.9
     mu: float | None = None
     nesterov: bool = False
@@ -38,6 +42,10 @@ class QuasiGlobal:
         check_momentum(self.momentum)
         if self.mu is not None and not 0 <= self.mu < 1:
             raise ValueError(f"mu = {self.mu} must be in [0, 1); leave it out for that of the momentum")
+
+    def rest(self) -> Rest:
+        """Where DSGD (atc) does, with (1 + beta) lr in the form nesterov; its momentum is of the mixing too."""
+        return Rest("atc", times=1 + self.momentum if self.nesterov else 1.0)
 
     def init(self, x: Tensor, comm: Communicator) -> Displacement:
         """No displacement yet."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from decentral.algorithms.descent import descend
+from decentral.algorithms.rest import Rest
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,15 +48,18 @@ class RelaySGD:
     Reference: Vogels, He, Koloskova, Lin, Karimireddy, Stich, Jaggi, NeurIPS 2021, arXiv 2110.04175.
     """
 
-    form: Literal["model", "gradient"] = "model"
+    # linear, but its state is on edges: not of the modes of W
+    traits: ClassVar[Traits] = Traits(title="RelaySGD", needs=("static", "tree"), sends="edges", linear=False)
 
-    linear: ClassVar[bool] = False  # linear, but its state is on edges: not of the modes of W
-    needs: ClassVar[tuple[str, ...]] = ("static", "tree")
-    sends: ClassVar[str] = "edges"
+    form: Literal["model", "gradient"] = "model"
 
     def __post_init__(self) -> None:
         if self.form not in ("model", "gradient"):
             raise ValueError(f"form = {self.form!r} must be 'model' or 'gradient'")
+
+    def rest(self) -> Rest | None:
+        """At the minimiser in form "model"; in the other workers stay apart."""
+        return Rest("none") if self.form == "model" else None
 
     def init(self, x: Tensor, comm: Communicator) -> Relay | GradientRelay:
         """Nothing has arrived."""

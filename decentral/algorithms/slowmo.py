@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from decentral.algorithms.local_sgd import check_every, is_due
 from decentral.algorithms.momentum import check_momentum
+from decentral.algorithms.named import ALGORITHMS
+from decentral.algorithms.traits import Traits, maker_of, traits_of
 
 if TYPE_CHECKING:
+    import networkx as nx
     from torch import Tensor
 
+    import topologies
+    from decentral.algorithms.traits import Method
     from decentral.comm import Communicator
 
 
@@ -45,8 +52,6 @@ class SlowMo:
     slow_lr: float = 1.0
 
     def __post_init__(self) -> None:
-        from decentral.algorithms import ALGORITHMS
-
         choices = [name for name in ALGORITHMS if name != "slowmo"]
         if self.base not in choices:
             raise ValueError(f"base = {self.base!r} must be one of {', '.join(choices)}")
@@ -56,32 +61,33 @@ class SlowMo:
         if self.slow_lr <= 0:
             raise ValueError(f"slow_lr = {self.slow_lr} must be positive; 1.0 is usual")
 
-    @property
-    def sends(self) -> str:
-        """Models, at the outer step at least; on edges nothing can be compressed."""
-        return "edges" if getattr(self.method(), "sends", "") == "edges" else "models"
+    @cached_property
+    def traits(self) -> Traits:
+        """Those of the base method; but models are sent, at the outer step at least, unless messages are on edges."""
+        base = traits_of(self.method)
+        return replace(base, title="SlowMo", sends="edges" if base.sends == "edges" else "models")
 
-    def __getattr__(self, name: str) -> Any:
-        """What the base method needs and is; where it does not say, neither does this."""
-        if name in ("linear", "whole", "needs", "weights", "schedule", "least_eigenvalue"):
-            return getattr(self.method(), name)
-        raise AttributeError(name)
+    def schedule(self, graph: nx.Graph) -> topologies.Schedule:
+        """The mixing matrices that the base method makes of a connected graph, if it does."""
+        make = maker_of(self.method)
+        if make is None:
+            raise ValueError(f"base = {self.base!r} makes no mixing matrices of its own")
+        return make(graph)
 
-    def method(self) -> Any:
+    @cached_property
+    def method(self) -> Method[Any]:
         """The base method."""
-        from decentral.algorithms import ALGORITHMS
-
-        kind = ALGORITHMS[self.base]
-        settings = {"momentum": self.momentum} if "momentum" in kind.__dataclass_fields__ else {}
-        return kind(**settings)
+        make = ALGORITHMS[self.base]
+        settings = {"momentum": self.momentum} if "momentum" in signature(make).parameters else {}
+        return make(**settings)
 
     def init(self, x: Tensor, comm: Communicator) -> Outer:
         """The base method's first state; no slow momentum."""
-        return Outer(self.method().init(x, comm), x.clone(), x.new_zeros(x.shape), 0.0)
+        return Outer(self.method.init(x, comm), x.clone(), x.new_zeros(x.shape), 0.0)
 
     def step(self, x: Tensor, state: Outer, g: Tensor, comm: Communicator, lr: float) -> tuple[Tensor, Outer]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
-        x, inner = self.method().step(x, state.inner, g, comm, lr)
+        x, inner = self.method.step(x, state.inner, g, comm, lr)
         if not is_due(self.every, comm):
             return x, state._replace(inner=inner)
         ratio = lr / state.lr if state.lr else 0.0

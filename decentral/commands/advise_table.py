@@ -12,15 +12,6 @@ from decentral.commands.advise import Advice, Row, Way, advise
 from decentral.network.cluster_file import read_cluster
 from decentral.report.columns import scaled_unit
 
-LEGEND = (
-    "gap: 1 - rho of a round, or of a period of more rounds. bias: where f_i differ, workers at rest are apart by at "
-    "most (lr b)^2 times this in squared distance, to first order in the learning rate lr, with b^2 the mean squared "
-    "gradient of f_i at the optimum; 0: none; -: no such term is known.",
-    "Rounds are synchronous. awc and extra send while they compute, diging and momentum-tracking one of two vectors, "
-    "the others nothing; an all-reduce of gradients that starts during the backward pass would hide some time, too. "
-    "All-reduces have one port a worker and, but for the hierarchical, the pace of the slowest link.",
-)
-
 
 def report(
     path: Path, model_bytes: float, compute_s: float, as_json: bool = False, out: Path | None = None
@@ -65,7 +56,7 @@ def print_tables(advice: Advice) -> None:
         sent, bias = _bytes(row.sent_bytes_mean), "-" if row.bias is None else _short(row.bias)
         table.add_row(", ".join(graphs), ", ".join(methods), milliseconds(row.seconds), sent, bias)
     console.print(table)
-    for line in (*sentences(advice), *LEGEND):
+    for line in (*sentences(advice), *legend(advice)):
         console.print(line)
         console.print()
 
@@ -102,6 +93,21 @@ def sentences(advice: Advice) -> list[str]:
         places = "; ".join(f"{method} on {', '.join(graphs)}" for method, graphs in refused.items())
         lines.append(f"Left out, since it would be refused (decentral list compatibility): {places}.")
     return lines
+
+
+def legend(advice: Advice) -> list[str]:
+    """What the columns mean, and what was assumed."""
+    parts = {"all": [m for m, part in advice.meanwhile.items() if part == 1]}
+    parts["a part"] = [m for m in advice.meanwhile if m not in parts["all"]]
+    early = [f"{part} of {', '.join(methods)}" for part, methods in parts.items() if methods]
+    return [
+        "gap: 1 - rho of a round, or of a period of more rounds. bias: where f_i differ, workers at rest are apart by "
+        "at most (lr b)^2 times this in squared distance, to first order in the learning rate lr, with b^2 the mean "
+        "squared gradient of f_i at the optimum; 0: none; -: no such term is known.",
+        f"Rounds are synchronous. While workers compute there travels {'; '.join([*early, 'nothing of others'])}. An "
+        "all-reduce of gradients that starts during the backward pass would hide some time, too. All-reduces have one "
+        "port a worker and, but for the hierarchical, the pace of the slowest link.",
+    ]
 
 
 def milliseconds(seconds: float) -> str:

@@ -20,6 +20,7 @@ from decentral.problems import PROBLEMS
 from decentral.problems.data import SOURCES
 from decentral.report.kinds import KINDS
 from decentral.tables import loaded, schema
+from topologies import named
 
 COMPATIBILITY = "compatibility"
 IMPORTING_TORCH = {
@@ -37,12 +38,7 @@ def catalogue() -> dict[str, Mapping[str, Any]]:
     """Kind -> name -> what bears it."""
     return {
         "algorithms": {**ALGORITHMS, **ASYNCHRONOUS},
-        "topologies": {
-            **topologies.TOPOLOGIES,
-            **topologies.SCHEDULES,
-            "file": topologies.read_graph,
-            "files": topologies.from_files,
-        },
+        "topologies": named.constructors() | named.READERS,
         "weights": topologies.WEIGHTS,
         "problems": PROBLEMS,
         "optimizers": OPTIMIZERS,

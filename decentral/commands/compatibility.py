@@ -12,7 +12,9 @@ from rich.table import Table
 
 import topologies
 from decentral.algorithms import ALGORITHMS
+from decentral.algorithms.traits import Method, Traits, maker_of, traits_of
 from decentral.rounds.trials.stability import refuses
+from topologies import named
 
 WORKERS = 16
 _CONDITIONS = (
@@ -31,23 +33,21 @@ class Refusal(NamedTuple):
 def compatibility(n: int = WORKERS) -> dict[str, dict[str, Refusal]]:
     """Method, with its default settings -> topology of n workers that it is refused on -> why."""
     table: dict[str, dict[str, Refusal]] = {}
-    schedules = {name: build(n) for name, build in {**topologies.TOPOLOGIES, **topologies.SCHEDULES}.items()}
-    for name, kind in ALGORITHMS.items():
-        method: Any = kind()
-        found = {topology: _refusal(method, built) for topology, built in schedules.items()}
+    places = {name: named.build(name, n) for name in named.constructors()}
+    for name, make in ALGORITHMS.items():
+        method = make()
+        found = {topology: _refusal(method, built) for topology, built in places.items()}
         table[name] = {topology: refusal for topology, refusal in found.items() if refusal is not None}
     return table
 
 
-def _refusal(method: Any, built: Any) -> Refusal | None:
-    if hasattr(method, "schedule"):
+def _refusal(method: Method[Any], built: Any) -> Refusal | None:
+    if maker_of(method):
         if isinstance(built, topologies.Schedule):
             return Refusal(float("nan"), "a graph that does not change")
         return Refusal(float("nan"), "an undirected graph") if built.is_directed() else None
-    if not isinstance(built, topologies.Schedule):
-        rule = getattr(method, "weights", "uniform" if built.is_directed() else "metropolis")
-        built = topologies.constant(topologies.mixing_matrix(built, rule))
-    refused = refuses(method, built)
+    own = traits_of(method).weights
+    refused = refuses(method, named.mixing(built, None if own == Traits.weights else own))
     if refused is None:
         return None
     growth, where, _ = refused
@@ -89,7 +89,7 @@ def markdown() -> str:
 
 def _rows() -> list[tuple[str, str, str]]:
     """Method, what it needs, and where it is refused: in fewer words, where it is not."""
-    every = [*topologies.TOPOLOGIES, *topologies.SCHEDULES]
+    every = list(named.constructors())
     rows = []
     for name, refused in compatibility().items():
         needs = "; ".join(dict.fromkeys(refusal.needs for refusal in refused.values() if refusal.needs))

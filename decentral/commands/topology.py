@@ -16,7 +16,7 @@ from scipy import sparse
 import topologies
 from decentral.errors import UserError, nearest
 from decentral.report.graph_drawing import draw, draw_graph
-from topologies import Schedule
+from topologies import Schedule, named
 
 __all__ = ["build", "describe", "draw", "draw_graph", "print_table", "report"]
 
@@ -56,19 +56,22 @@ def build(
     """The graph (of a schedule: all edges of its ``rounds``) and its mixing matrix or schedule."""
     given = dict(parameters or {})
     try:
-        if name in topologies.SCHEDULES:
-            schedule = _call(name, topologies.SCHEDULES[name], n, given)
-            if weights != "metropolis":
-                raise UserError(f"{name} has its own weights ({weights!r} was asked for); leave out the rule")
-            return topologies.union(schedule, name), schedule
-        if name in topologies.TOPOLOGIES:
-            graph = _call(name, topologies.TOPOLOGIES[name], n, given)
+        constructors = named.constructors()
+        if name in constructors:
+            graph = _call(name, constructors[name], n, given)
+            if isinstance(graph, Schedule):
+                if weights != "metropolis":
+                    raise UserError(
+                        f"{name} has its own weights ({weights!r} was asked for); leave out the rule"
+                    )
+                return topologies.union(graph, name), graph
         elif os.path.splitext(name)[1] or os.sep in name:
             _check_names(name, given, ["directed"])
             graph = topologies.read_graph(name, **given)
         else:
-            names = [*topologies.TOPOLOGIES, *topologies.SCHEDULES]
-            raise UserError(f"unknown topology {name!r}; {nearest(name, names)} (or give a graph's file)")
+            raise UserError(
+                f"unknown topology {name!r}; {nearest(name, constructors)} (or give a graph's file)"
+            )
         if n is not None and n != len(graph):
             raise UserError(f"{name} has {len(graph)} workers, not {n}; leave out n or give {len(graph)}")
         if not os.path.splitext(weights)[1] and weights not in topologies.WEIGHTS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from decentral.report.results import MISSING, Experiment, Run, Value
+from decentral.report.results import MISSING, Experiment, Run, Titled, Value
 
 
 @dataclass(frozen=True)
@@ -112,16 +112,6 @@ FIELDS = {
     "dataflow.workers": "workers",
 }
 
-ALGORITHM_NAMES = {
-    "pmsgd": "PmSGD", "dsgd": "DSGD", "dmsgd": "DmSGD", "decentlam": "DecentLaM", "quasi-global": "QG-DSGDm",
-    "d2": "D2", "exact-diffusion": "exact diffusion", "extra": "EXTRA", "gradient-tracking": "gradient tracking",
-    "diging": "DIGing", "momentum-tracking": "momentum tracking", "local-sgd": "local SGD",
-    "gossip-pga": "Gossip-PGA", "slowmo": "SlowMo", "diloco": "DiLoCo", "relay-sgd": "RelaySGD",
-    "push-sum": "push-sum", "push-diging": "Push-DIGing", "choco": "CHOCO", "power-gossip": "PowerGossip",
-    "matcha": "MATCHA", "ad-psgd": "AD-PSGD", "async-push-sum": "async push-sum",
-    "async-local-sgd": "async local SGD",
-}  # fmt: skip
-
 
 def column_words(column: str) -> Column:
     """The words for a column; a name that is not in the dictionary speaks for itself."""
@@ -136,8 +126,8 @@ def field_label(field: str) -> str:
 
 def value_label(field: str, value: Value) -> str:
     """A swept value as people write it: ``DecentLaM``, ``0.01``, ``ring``."""
-    if field == "algorithm.name":
-        return ALGORITHM_NAMES.get(str(value), str(value))
+    if isinstance(value, Titled):
+        return value.words
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -27,13 +27,16 @@ from decentral.report.summary import (
 )
 
 
-def write_report(folder: Path, drawn: Sequence[Path] | None = None) -> Path:
+def write_report(
+    folder: Path, drawn: Sequence[Path] | None = None, titles: Mapping[str, str] | None = None
+) -> Path:
     """Write ``folder/report.html``, whole or not at all; nothing in it is fetched.
 
     ``drawn`` is what :func:`decentral.report.plots.draw_experiment` returned; without it the figures are drawn here.
+    ``titles``: of methods.
     """
-    experiment = read_experiment(folder)
-    paths = draw_experiment(folder) if drawn is None else drawn
+    experiment = read_experiment(folder, titles)
+    paths = draw_experiment(folder, titles) if drawn is None else drawn
     pictures = {p.stem: p for p in paths if p.suffix == ".png"}
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ from decentral.report.scene import Kind, Scene
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
-def draw_experiment(folder: Path) -> list[Path]:
-    """Draw each figure of the experiment as PNG and SVG into ``folder/figures``."""
-    experiment, home = read_experiment(folder), Path(folder) / "figures"
+def draw_experiment(folder: Path, titles: Mapping[str, str] | None = None) -> list[Path]:
+    """Draw each figure of the experiment as PNG and SVG into ``folder/figures``; ``titles``: of methods."""
+    experiment, home = read_experiment(folder, titles), Path(folder) / "figures"
     paths = []
     for spec in figures_of(experiment):
         paths += _saved(render(experiment, spec), home / spec.stem)
@@ -55,8 +55,9 @@ def draw(
     y: str | None = None,
     group: str | None = None,
     log: str | None = None,
+    titles: Mapping[str, str] | None = None,
 ) -> Path:
-    """Draw one figure of one or several experiments into ``out``; the suffix says the format.
+    """Draw one figure of one or several experiments into ``out``; the suffix says the format. ``titles``: of methods.
 
     Without ``x`` and ``y`` it is the first figure that the experiment asks for. ``group`` may join several
     fields by commas. An ``x`` that is a swept field draws final values.
@@ -66,7 +67,7 @@ def draw(
         raise UserError(f"--out {out} must end in .png, .svg or .pdf; {nearest(out.suffix, SUFFIXES)}")
     if not folders:
         raise UserError("nothing to draw; name at least one experiment folder")
-    experiment = merge([read_experiment(folder) for folder in folders])
+    experiment = merge([read_experiment(folder, titles) for folder in folders])
     return save(render(experiment, _chosen(experiment, x, y, group, log)), out)
 
 

@@ -22,6 +22,18 @@ Array = NDArray[np.float64]
 MISSING = "–"  # the value of a field that a run does not have
 
 
+class Titled(str):
+    """A name out of a file, equal to its text; ``words``: how people write it."""
+
+    words: str
+
+    def __new__(cls, name: str, words: str) -> Titled:
+        """The name, with its words."""
+        made = super().__new__(cls, name)
+        made.words = words
+        return made
+
+
 @dataclass(frozen=True)
 class Run:
     """One run: what was chosen, how it ended, and its columns over the rounds."""
@@ -50,6 +62,8 @@ class Run:
         value: Any = self.config
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
+        if isinstance(value, str):
+            return value
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None if value is None or isinstance(value, Mapping) else str(value)
         return float(value)
@@ -80,8 +94,11 @@ class Experiment:
         return tuple(sorted({run.seed for run in self.runs}))
 
 
-def read_experiment(folder: Path) -> Experiment:
-    """Read ``experiment.toml``, ``results.csv`` and ``runs/*`` of an experiment's folder."""
+def read_experiment(folder: Path, titles: Mapping[str, str] | None = None) -> Experiment:
+    """Read ``experiment.toml``, ``results.csv`` and ``runs/*`` of an experiment's folder.
+
+    ``titles``: name of a method -> how people write it, :func:`decentral.algorithms.titles.titles`.
+    """
     config = _read_toml(_experiment_file(Path(folder)))
     folder = Path(folder)
     header, rows = _read_csv(folder / "results.csv") if (folder / "results.csv").is_file() else ([], [])
@@ -99,7 +116,7 @@ def read_experiment(folder: Path) -> Experiment:
         config=config,
         swept=swept,
         metrics=metrics,
-        runs=tuple(_read_run(folder, row, swept, metrics) for row in rows),
+        runs=tuple(_read_run(folder, row, swept, metrics, titles or {}) for row in rows),
         unfinished=unfinished,
     )
 
@@ -255,21 +272,36 @@ def _unfinished(folder: Path, known: set[str]) -> tuple[str, ...]:
     )
 
 
-def _read_run(folder: Path, row: Mapping[str, str], swept: Sequence[str], metrics: Sequence[str]) -> Run:
+def _read_run(
+    folder: Path,
+    row: Mapping[str, str],
+    swept: Sequence[str],
+    metrics: Sequence[str],
+    titles: Mapping[str, str],
+) -> Run:
     home = folder / "runs" / row["run"]
     environment = home / "environment.json"
-    config = home / "config.toml"
+    config = _read_toml(home / "config.toml") if (home / "config.toml").is_file() else {}
+    fields = {f: parse_value(row[f]) for f in swept}
+    _give_title(config.get("algorithm", {}), "name", titles)
+    _give_title(fields, "algorithm.name", titles)
     return Run(
         id=row["run"],
         status=row["status"],
         message=row["message"],
         seed=int(row["seed"]),
-        fields={f: parse_value(row[f]) for f in swept},
+        fields=fields,
         final={m: _number(row[m]) for m in metrics},
         columns=_read_columns(home / "metrics.csv", required=row["status"] == "finished"),
-        config=_read_toml(config) if config.is_file() else {},
+        config=config,
         environment=json.loads(environment.read_text(encoding="utf-8")) if environment.is_file() else {},
     )
+
+
+def _give_title(table: dict[str, Any], key: str, titles: Mapping[str, str]) -> None:
+    name = table.get(key)
+    if isinstance(name, str) and name in titles:
+        table[key] = Titled(name, titles[name])
 
 
 def _read_columns(path: Path, *, required: bool) -> dict[str, Array]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,11 +73,11 @@ class Summary:
     rows: tuple[Row, ...]
 
 
-def compare(folders: Sequence[Path]) -> None:
-    """Print one table over all the experiments; it fits 100 columns."""
+def compare(folders: Sequence[Path], titles: Mapping[str, str] | None = None) -> None:
+    """Print one table over all the experiments; it fits 100 columns. ``titles``: of methods."""
     if not folders:
         raise UserError("nothing to compare; name at least one experiment folder")
-    experiment = merge([read_experiment(folder) for folder in folders])
+    experiment = merge([read_experiment(folder, titles) for folder in folders])
     console = Console()
     console = Console(width=min(100, console.width) if console.is_terminal else 100)
     console.print(summary_table(experiment, width=console.width))

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from decentral.algorithms.state import map_state, tensors_of, with_tensors
+from decentral.algorithms.traits import Method, traits_of
 from decentral.blocks import block_width, column_blocks
 from decentral.comm import Communicator
-from decentral.rounds.compiled import CompiledMethod
 from decentral.rounds.posting import AHEAD, PostingComm, in_turns
 
 
 def advance(
-    method: Any,
+    method: Method[Any],
     x: Tensor,
     state: Any,
     gradient: Iterable[tuple[slice, Tensor | None]],
@@ -46,9 +46,8 @@ def advance(
     Weight decay joins the gradient here, before the method, and so before any communication.
     """
     width = width or block_width(*x.shape)
-    # a compiled method fuses the whole round by itself, and is made for one width
     apart = comm.links is not None or comm.faults is not None
-    if isinstance(method, CompiledMethod) or apart or getattr(method, "whole", False):
+    if apart or traits_of(method).whole:
         width, gradient = x.shape[1], _joined(list(gradient))
     rest, wide = state, [s.shape[1] > 1 for s in tensors_of(state)]
 
@@ -58,7 +57,7 @@ def advance(
         if weight_decay and g is not None:
             g = g.add(part, alpha=weight_decay)
         state_part = map_state(partial(_columns, block), state)
-        part_after, rest = method.step(part, state_part, g, rounds, lr)
+        part_after, rest = method.step(part, state_part, g, rounds, lr)  # type: ignore[arg-type]  # see g above
         _write(part, part_after)
         for is_cut, target, source in zip(wide, tensors_of(state_part), tensors_of(rest), strict=True):
             if is_cut:
@@ -69,7 +68,7 @@ def advance(
     # one block is the whole round: nothing to cut or to put back
     if first.stop - first.start == x.shape[1]:
         g = g.add(x, alpha=weight_decay) if weight_decay and g is not None else g
-        return method.step(x, state, g, comm.at(t), lr)  # type: ignore[no-any-return]
+        return method.step(x, state, g, comm.at(t), lr)  # type: ignore[arg-type]  # see g above
     rounds = PostingComm(comm) if comm.ranks > 1 else comm
     works = chain(
         [partial(one_block, first, g, rounds.at(t))],

@@ -6,12 +6,14 @@ round, and sums may be rounded differently; so it is an option, never the defaul
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from decentral.algorithms.state import map_state
+from decentral.algorithms.traits import Method, traits_of
 from decentral.comm import Communicator
 from decentral.comm.plan import MixingPlan
 from decentral.errors import UserError
@@ -20,13 +22,15 @@ from decentral.errors import UserError
 class CompiledMethod:
     """Stands in for ``method`` in the round loop; traffic is billed as ever."""
 
-    def __init__(self, method: Any, comm: Communicator) -> None:
+    def __init__(self, method: Method[Any], comm: Communicator) -> None:
         if comm.ranks > 1 or comm.schedule.period != 1:
             raise UserError(
                 "train.compile = true needs one process and a graph that does not change; set it to false"
             )
         self.method = method
-        traced = _TracedComm(comm)
+        # a round is fused as a whole, and for one width
+        self.traits = replace(traits_of(method), whole=True)
+        traced: Any = _TracedComm(comm)
 
         def step(x: Tensor, state: Any, g: Tensor, lr: float) -> Any:
             # copies, which the compiler fuses away: else what the method overwrites costs a pass of its own
@@ -34,6 +38,10 @@ class CompiledMethod:
 
         self._step = torch.compile(step)
         self._bill: tuple[int, int] | None = None
+
+    def init(self, x: Tensor, comm: Communicator) -> Any:
+        """As the method."""
+        return self.method.init(x, comm)
 
     def step(self, x: Tensor, state: Any, g: Tensor, comm: Communicator, lr: float) -> Any:
         """One round, compiled."""
@@ -47,7 +55,7 @@ class CompiledMethod:
     def _traffic(self, x: Tensor, state: Any, g: Tensor, comm: Communicator) -> tuple[int, int]:
         """How often a step mixes and averages, told by a step on one column that only counts."""
         if self._bill is None:
-            counter = _CountingComm(comm)
+            counter: Any = _CountingComm(comm)
             small = map_state(lambda s: s[:, :1].clone(), state)
             self.method.step(x[:, :1].clone(), small, g[:, :1].clone(), counter, 1.0)
             self._bill = counter.mixes, counter.means

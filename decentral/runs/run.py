@@ -216,18 +216,20 @@ def _show(folder: Path) -> None:
     """The closing table, the figures and the report, all from the files."""
     from rich.console import Console
 
+    from decentral.algorithms.titles import titles
     from decentral.report.html import write_report
     from decentral.report.plots import draw_experiment
     from decentral.report.results import read_experiment
     from decentral.report.summary import summary_table
 
     console = Console(width=min(Console().width, 100))
-    console.print(summary_table(read_experiment(folder), console.width))
+    of_methods = titles()
+    console.print(summary_table(read_experiment(folder, of_methods), console.width))
     try:
-        figures = draw_experiment(folder)
+        figures = draw_experiment(folder, of_methods)
     except UserError as error:
         raise UserError(
             f"{error}; all runs have ended: mend [[figure]] and draw again with --resume"
         ) from error
-    report = write_report(folder, figures)
+    report = write_report(folder, figures, of_methods)
     console.print(f"figures in {folder / 'figures'}, report in {report}", soft_wrap=True, markup=False)

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from decentral.algorithms.traits import Method
 from decentral.runtime.requests import Program, StageNumber
 from decentral.stages.layers import Network
 from decentral.stages.peer_comm import PeerComm, interruptible
@@ -20,7 +21,7 @@ class Peers:
     """The workers that a stage gossips among: ``mixing``, a matrix (n, n) or a Schedule, and a decentralized method."""
 
     mixing: Any
-    method: Any
+    method: Method[Any]
     weight_decay: float = 0.0
 
 
@@ -80,7 +81,7 @@ class PeerStage(Stage):
             self.state = method.init(x, self.comm)
         x, self.state = method.step(x, self.state, g, self.comm.at(self.round), self.lr(t))
         self.round += 1
-        for p, part in zip(learning, x[0].split([p.numel() for p in learning]), strict=True):
+        for p, part in zip(learning, x[0].split_with_sizes([p.numel() for p in learning]), strict=True):
             p.data.copy_(part.view_as(p))
             p.grad = None
 

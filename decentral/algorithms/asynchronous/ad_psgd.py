@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decentral.algorithms.asynchronous.exchange import Exchange
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,9 +32,7 @@ class ADPSGD:
     Reference: Lian, Zhang, Zhang, Liu, ICML 2018, arXiv 1710.06952; exchange by displacements is our form.
     """
 
-    training: ClassVar[str] = "decentral.runs.asynchronous.training"
-    needs: ClassVar[tuple[str, ...]] = ("static", "symmetric")
-    sends: ClassVar[str] = "edges"  # each message has a meaning of its own, so links do not compress
+    traits: ClassVar[Traits] = Traits(title="AD-PSGD", needs=("static", "symmetric"), sends="edges")
 
     def side(self, x: Tensor, near: Neighbourhood) -> Exchange:
         """One worker's side, from the model x (1, d)."""

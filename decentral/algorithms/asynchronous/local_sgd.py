@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decentral.algorithms.asynchronous.exchange import Exchange
+from decentral.algorithms.traits import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,9 +27,7 @@ class AsyncLocalSGD:
     of AD-PSGD (Lian et al., ICML 2018, arXiv 1710.06952).
     """
 
-    training: ClassVar[str] = "decentral.runs.asynchronous.training"
-    needs: ClassVar[tuple[str, ...]] = ("static", "symmetric")
-    sends: ClassVar[str] = "edges"  # each message has a meaning of its own, so links do not compress
+    traits: ClassVar[Traits] = Traits(title="async local SGD", needs=("static", "symmetric"), sends="edges")
 
     every: int = 4
 

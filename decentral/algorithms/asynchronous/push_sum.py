@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from decentral.algorithms.traits import Traits
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -36,10 +38,9 @@ class AsyncPushSum:
     and the least weight are our form.
     """
 
-    training: ClassVar[str] = "decentral.runs.asynchronous.training"
-    needs: ClassVar[tuple[str, ...]] = ("static", "columns")
-    weights: ClassVar[str] = "push"
-    sends: ClassVar[str] = "edges"  # each message has a meaning of its own, so links do not compress
+    traits: ClassVar[Traits] = Traits(
+        title="async push-sum", needs=("static", "columns"), sends="edges", weights="push"
+    )
 
     least_weight: float = 0.01
     most_under_way: int = 32

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from decentral.algorithms.traits import Described
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -54,3 +56,10 @@ class Side(Protocol):
 
     def acknowledged(self, target: int) -> None:
         """A message to ``target`` has had its effect."""
+
+
+class AsynchronousMethod(Described, Protocol):
+    """A method of workers without rounds."""
+
+    def side(self, x: Tensor, near: Neighbourhood) -> Side:
+        """One worker's side, from the model x (1, d), among its neighbours."""

@@ -11,14 +11,14 @@ from torch.nn.parameter import is_lazy
 from torch.optim import LBFGS, SGD, Optimizer, SparseAdam
 
 import topologies
-from decentral.algorithms import DiLoCo, SlowMo
+from decentral.algorithms.traits import Method, maker_of, traits_of
 from decentral.comm import Communicator
 from decentral.errors import UserError
 from decentral.rounds.trials.needs import unmet
 from decentral.rounds.trials.stability import refuses
 
 
-def check_arguments(optimizer: Any, method: Any, comm: Any, model: Any) -> None:
+def check_arguments(optimizer: object, method: object, comm: object, model: object) -> None:
     """Raise UserError for what is of the wrong kind, which it is on every rank."""
     if not isinstance(optimizer, Optimizer) or hasattr(optimizer, "method_state"):
         raise UserError(
@@ -40,11 +40,10 @@ def check_arguments(optimizer: Any, method: Any, comm: Any, model: Any) -> None:
         raise UserError(
             f"model should be the torch.nn.Module whose parameters the optimizer has, not {_a(model)}"
         )
-    has_own = isinstance(method, DiLoCo) or (isinstance(method, SlowMo) and method.base == "diloco")
     plain = type(optimizer) is SGD and not any(g["momentum"] for g in optimizer.param_groups)
-    if has_own and not plain:
+    if (own := traits_of(method).optimizer) and not plain:
         raise UserError(
-            f"{type(method).__name__} has an AdamW of its own; give it torch.optim.SGD without momentum"
+            f"{type(method).__name__} has an {own} of its own; give it torch.optim.SGD without momentum"
         )
 
 
@@ -72,12 +71,12 @@ def check_model(given: list[nn.Parameter], trained: list[nn.Parameter]) -> None:
         raise UserError("two parameters share memory; to tie them, use one Parameter in both places")
 
 
-def check_mixing(method: Any, schedule: topologies.Schedule) -> None:
+def check_mixing(method: Method[Any], schedule: topologies.Schedule) -> None:
     """Raise UserError if the method needs what the schedule is not."""
     name = type(method).__name__
     if schedule.n == 1:
         return
-    if hasattr(method, "schedule") and schedule.period is not None:
+    if maker_of(method) and schedule.period is not None:
         raise UserError(
             f"{name} makes its own mixing matrices of a graph; use decentral.join(..., method=method)"
         )
@@ -87,7 +86,7 @@ def check_mixing(method: Any, schedule: topologies.Schedule) -> None:
         raise UserError(f"{name} needs {missing[0]}; {remedy}")
 
 
-def divergence(method: Any, schedule: topologies.Schedule) -> str:
+def divergence(method: Method[Any], schedule: topologies.Schedule) -> str:
     """A warning where the method is bound to diverge on the schedule, whatever the learning rate; else ""."""
     name, diverges = type(method).__name__, refuses(method, schedule) if schedule.n > 1 else None
     if diverges is None:
@@ -118,7 +117,7 @@ def check_load(kept: Any, comm: Communicator, method: str, checksum: int) -> Non
         )
 
 
-def model_text(groups: list[dict[str, Any]], model: nn.Module | None, method: Any) -> str:
+def model_text(groups: list[dict[str, Any]], model: nn.Module | None, method: Method[Any]) -> str:
     """What must be alike on all ranks, in words and as a hash."""
     parameters = [p for group in groups for p in group["params"]]
     shapes = [[(tuple(p.shape), str(p.dtype), p.requires_grad) for p in group["params"]] for group in groups]

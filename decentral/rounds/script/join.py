@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import topologies
+from decentral.algorithms.traits import Method, maker_of, traits_of
 from decentral.comm.launch import find_world, use_threads
 from decentral.errors import UserError, nearest
+from decentral.rounds.mixing import mixing_for, rule_for
+from decentral.tables import from_table
+from topologies import named
 
 if TYPE_CHECKING:
     from decentral.comm import Communicator
@@ -29,7 +33,9 @@ class AgreedError(UserError):
     """A mistake that all ranks know of: each ends by itself, and rank 0 says why."""
 
 
-def join(mixing: Any, weights: str | None = None, method: Any = None, **parameters: Any) -> Communicator:
+def join(
+    mixing: Any, weights: str | None = None, method: Method[Any] | None = None, **parameters: Any
+) -> Communicator:
     """The communicator of this process, one worker a rank of the MPI job it was started in; called by every rank.
 
         comm = decentral.join("one-peer-exponential")
@@ -96,7 +102,7 @@ def say(rank: int, text: str) -> None:
 
 
 def _schedule(
-    mixing: Any, weights: str | None, method: Any, parameters: dict[str, Any], ranks: int
+    mixing: Any, weights: str | None, method: Method[Any] | None, parameters: dict[str, Any], ranks: int
 ) -> topologies.Schedule:
     import networkx as nx
 
@@ -129,52 +135,36 @@ def _schedule(
 
 
 def _by_name(
-    name: str, weights: str | None, method: Any, parameters: dict[str, Any], ranks: int
+    name: str, weights: str | None, method: Method[Any] | None, parameters: dict[str, Any], ranks: int
 ) -> topologies.Schedule:
-    from decentral.runs.sections.topology import Topology
-
-    names = {**topologies.TOPOLOGIES, **topologies.SCHEDULES}
-    if name not in names:
-        raise UserError(f"topology {name!r} is not known; {nearest(name, names)}")
+    constructors = named.constructors()
+    if name not in constructors:
+        raise UserError(f"topology {name!r} is not known; {nearest(name, constructors)}")
     if "n" in parameters or "workers" in parameters:
         raise UserError(
             "the number of workers is the number of ranks; leave it out, and start with mpirun -n RANKS"
         )
-    table = {
-        "name": name,
-        "workers": ranks,
-        **parameters,
-        **({} if weights is None else {"weights": weights}),
-    }
     try:
+        rule = rule_for(method, name, weights)
         try:
-            topology = Topology.from_table(table, method)
+            built = from_table(constructors[name], parameters, "topology", name, n=ranks)
         except UserError as error:
             if ranks > 1 or error.__cause__ is None:
                 raise
             return topologies.constant(np.eye(1))  # its keys are right, but it wants more workers
-        if ranks == 1 and hasattr(method, "schedule"):
+        if ranks == 1 and maker_of(method):
             return topologies.constant(np.eye(1))
-        return topology.mixing()
-    except UserError as error:
+        return mixing_for(method, name, built, rule)
+    except ValueError as error:
         said = str(error).replace("topology.", "").replace("[topology] ", "")
         raise UserError(f"join on {ranks} rank{'s' * (ranks > 1)}: {said}") from None
 
 
-def _of_graph(graph: Any, weights: str | None, method: Any) -> topologies.Schedule:
-    if hasattr(method, "schedule"):
-        if weights is not None:
-            raise UserError(
-                f"weights = {weights!r}: {type(method).__name__} makes its own; leave weights out"
-            )
-        return _user_values(lambda: method.schedule(graph))
-
-    def made_of_graph() -> topologies.Schedule:
-        w = topologies.mixing_matrix(graph, weights or getattr(method, "weights", "metropolis"))
-        topologies.check_mixing_matrix(w, graph, sums="either")
-        return topologies.constant(w)
-
-    return _user_values(made_of_graph)
+def _of_graph(graph: Any, weights: str | None, method: Method[Any] | None) -> topologies.Schedule:
+    make = maker_of(method)
+    if make and weights is not None:
+        raise UserError(f"weights = {weights!r}: {type(method).__name__} makes its own; leave weights out")
+    return _user_values(lambda: named.mixing(graph, weights or traits_of(method).weights, make))
 
 
 def _user_values(make: Callable[[], topologies.Schedule]) -> topologies.Schedule:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from decentral.algorithms.state import numbers_of, tensors_of, with_numbers
+from decentral.algorithms.traits import Method, traits_of
 from decentral.comm import Communicator
 from decentral.errors import UserError
 from decentral.rounds.advance import advance
@@ -67,7 +68,7 @@ class Decentralized(Optimizer):
     def __init__(
         self,
         optimizer: Optimizer,
-        method: Any,
+        method: Method[Any],
         comm: Communicator,
         model: nn.Module | None = None,
         overlap: bool = True,
@@ -96,7 +97,7 @@ class Decentralized(Optimizer):
             say(comm.rank, warning)
         self.frozen = [p for p in given if not p.requires_grad]
         self._share_root(given)
-        whole = bool(getattr(method, "whole", False)) or comm.links is not None
+        whole = traits_of(method).whole or comm.links is not None
         place = outer_step(method)
         self.row = ParameterRow(trained, whole, gathers=place is None)
         self._inner_steps = InnerOptimizer(optimizer, self.row, place)

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from decentral.algorithms.state import tensors_of
+from decentral.algorithms.traits import Method
 from decentral.rounds.trials.messages import TRIAL_LR, trials
 
 Place = Literal["first", "last"]
 
 
-def outer_step(method: Any, n: int = 4) -> Place | None:
+def outer_step(method: Method[Any], n: int = 4) -> Place | None:
     """Where in a round the gradient step is made, if ``method.step`` with g = None is all the rest of it; else None.
 
         outer_step(DSGD())         "first"    step(x, g) = step(x - lr g, None)

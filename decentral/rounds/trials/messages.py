@@ -10,14 +10,16 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 import topologies
 from decentral.algorithms.state import map_state
+from decentral.algorithms.traits import Method
 from decentral.comm import LocalComm
+from decentral.tables import fields_of
 
 _WIDTH = 3  # columns: methods act alike on every one
 TRIAL_LR = 1e-3
@@ -25,7 +27,7 @@ _AT_LEAST = 6  # rounds that are looked at of any method
 _AT_MOST = 2_000  # and of one that acts every k-th round; its k is one of its settings
 
 
-def early_messages(method: Any, n: int = 4) -> tuple[bool, ...]:
+def early_messages(method: Method[Any], n: int = 4) -> tuple[bool, ...]:
     """For each message that a round sends, in order: whether it is ready before the round's gradient.
 
     ``n``: workers of the path on which it is tried, a graph that has what every method needs; at least 2. A message is
@@ -39,36 +41,61 @@ def early_messages(method: Any, n: int = 4) -> tuple[bool, ...]:
         early_messages(DSGD("awc"))          (True,)         W x - lr g
         early_messages(MomentumTracking())   (True, False)   W x, then W v with the gradient in v
     """
-    found: list[bool] = []
-    for trial in trials(method, n):
-        sent, otherwise = trial.messages(method)
-        alike = [
-            a is not None and b is not None and torch.equal(a, b) for a, b in zip_longest(sent, otherwise)
-        ]
-        found = [a and b for a, b in zip_longest(found, alike, fillvalue=True)]
-    return tuple(found)
+    return _early(_rounds(method, n))
 
 
-def sends_model_first(method: Any, n: int = 4) -> bool:
+def sends_model_first(method: Method[Any], n: int = 4) -> bool:
     """Whether the first message of every round is the models as the last round left them: it may leave at once."""
     return all(
-        bool(sent) and torch.equal(sent[0], trial.x)
+        bool(sent) and torch.equal(sent[0].x, trial.x)
         for trial in trials(method, n)
         for sent in trial.messages(method)
     )
 
 
-def averages_and_gossips(method: Any, schedule: topologies.Schedule) -> tuple[bool, bool]:
-    """Whether the method averages exactly, and whether it gossips: by its ledger, after a round of either kind."""
-    comm, averages, gossips = LocalComm(schedule), False, False
-    x = torch.zeros(schedule.n, 1, dtype=torch.float64)
-    state = method.init(x, comm)
-    for t in sorted({0, getattr(method, "every", 1) - 1}):
-        _, state = method.step(x.clone(), map_state(Tensor.clone, state), x.clone(), comm.at(t), 1.0)
-        ledger = comm.ledger.state()
-        averages = bool(ledger["reduced_bytes"])
-        gossips = bool(comm.ledger.bytes_sent.any()) and ledger["gossip_bytes"].any()  # type: ignore[attr-defined]
-    return averages, gossips
+class Messages(NamedTuple):
+    """How many a round sends in the mean: gossip ready before the gradient, gossip that is not, and all-reduces."""
+
+    early: float
+    late: float
+    averages: float
+
+    @property
+    def gossip(self) -> float:
+        """Messages to neighbours."""
+        return self.early + self.late
+
+
+def messages_a_round(method: Method[Any], n: int = 4) -> Messages:
+    """What a round sends in the mean over the rounds after which it repeats.
+
+    Told as by :func:`early_messages`, from the same rounds.
+
+        messages_a_round(DSGD())              (0, 1, 0)
+        messages_a_round(DIGing())            (1, 1, 0)
+        messages_a_round(GossipPGA(every=6))  (0, 5/6, 1/6)
+    """
+    rounds = _rounds(method, n)
+    early, kinds = _early(rounds), [[averages for _, averages in a_round] for a_round in rounds]
+    period = next(k for k in range(1, len(kinds) + 1) if kinds[k:] == kinds[:-k])
+    gossip = [early[i] for kind in kinds[:period] for i, averages in enumerate(kind) if not averages]
+    averages = sum(map(sum, kinds[:period]))
+    return Messages(sum(gossip) / period, (len(gossip) - sum(gossip)) / period, averages / period)
+
+
+def _rounds(method: Method[Any], n: int) -> list[list[tuple[bool, bool]]]:
+    """Of each message of each round tried: whether another gradient leaves it as it is, whether it is an all-reduce."""
+    found = []
+    for trial in trials(method, n):
+        pairs = zip_longest(*trial.messages(method))
+        found.append([(bool(a and b and torch.equal(a.x, b.x)), (a or b).averages) for a, b in pairs])
+    return found
+
+
+def _early(rounds: list[list[tuple[bool, bool]]]) -> tuple[bool, ...]:
+    """Of each place in a round: whether what stands there is ready before the gradient in every round that has it."""
+    always = (True, False)
+    return tuple(all(alike for alike, _ in place) for place in zip_longest(*rounds, fillvalue=always))
 
 
 @dataclass(frozen=True)
@@ -80,13 +107,13 @@ class Trial:
     state: Any
     g: Tensor
 
-    def step(self, method: Any, x: Tensor, g: Tensor | None) -> tuple[Tensor, Any]:
+    def step(self, method: Method[Any], x: Tensor, g: Tensor | None) -> tuple[Tensor, Any]:
         """The models and the state after the round from x with g; nothing given is written to."""
         self.comm.sent.clear()
-        after, state = method.step(x.clone(), map_state(Tensor.clone, self.state), g, self.comm, TRIAL_LR)
-        return after, state
+        given: Any = g  # whether the method can do without is what is tried
+        return method.step(x.clone(), map_state(Tensor.clone, self.state), given, self.comm, TRIAL_LR)
 
-    def messages(self, method: Any) -> tuple[list[Tensor], list[Tensor]]:
+    def messages(self, method: Method[Any]) -> tuple[list[Message], list[Message]]:
         """What the round sends with the gradient g, and with another."""
         self.step(method, self.x, self.g)
         sent = list(self.comm.sent)
@@ -94,7 +121,7 @@ class Trial:
         return sent, list(self.comm.sent)
 
 
-def trials(method: Any, n: int) -> Iterator[Trial]:
+def trials(method: Method[Any], n: int) -> Iterator[Trial]:
     """Successive rounds of ``method`` on a path of n workers, with random models and gradients."""
     comm = RecordingComm(topologies.mixing_matrix(topologies.path(n)))
     draw = torch.Generator().manual_seed(0)
@@ -110,14 +137,17 @@ def trials(method: Any, n: int) -> Iterator[Trial]:
         x, state = trial.step(method, x, trial.g)
 
 
-def _rounds_to_try(method: Any) -> int:
-    settings = (
-        [getattr(method, f.name) for f in dataclasses.fields(method)]
-        if dataclasses.is_dataclass(method)
-        else []
-    )
-    longest = max((value for value in settings if type(value) is int), default=0)
+def _rounds_to_try(method: Method[Any]) -> int:
+    settings: dict[str, Any] = fields_of(method) if dataclasses.is_dataclass(method) else {}
+    longest = max((value for value in settings.values() if type(value) is int), default=0)
     return min(max(_AT_LEAST, 2 * longest), _AT_MOST)
+
+
+class Message(NamedTuple):
+    """One vector of each worker, or one along each edge, as rows of x; ``averages``: it goes into an all-reduce."""
+
+    x: Tensor
+    averages: bool
 
 
 class RecordingComm(LocalComm):
@@ -125,16 +155,16 @@ class RecordingComm(LocalComm):
 
     def __init__(self, mixing: Any) -> None:
         super().__init__(mixing)
-        self.sent: list[Tensor] = []
+        self.sent: list[Message] = []
 
     def bill_gossip(self, x: Tensor) -> None:
         """Called with each vector and each set of edges' vectors that is sent."""
-        self._keep(x)
+        self._keep(x, False)
 
     def bill_all_reduce(self, x: Tensor) -> None:
         """Called with each vector that is averaged."""
-        self._keep(x)
+        self._keep(x, True)
 
-    def _keep(self, x: Tensor) -> None:
+    def _keep(self, x: Tensor, averages: bool) -> None:
         if not self.rider:
-            self.sent.append(x.clone())
+            self.sent.append(Message(x.clone(), averages))

@@ -1,6 +1,6 @@
 """What a method needs of the matrices that it mixes with, by name; asked before any work.
 
-A method's ``needs`` names them. Without it, rows must sum to one: mixing then leaves workers that agree as they are.
+A method's traits name them; by default rows must sum to one: mixing then leaves workers that agree as they are.
 """
 
 from __future__ import annotations
@@ -9,20 +9,21 @@ from collections.abc import Callable
 from typing import Any
 
 import topologies
+from decentral.algorithms.traits import Described, Need, traits_of
 from decentral.errors import UserError
 from topologies import Schedule
 
 
-def unmet(method: Any, schedule: Schedule) -> tuple[str, str] | None:
+def unmet(method: Described, schedule: Schedule) -> tuple[str, str] | None:
     """(what the method needs and the schedule is not, the remedy) for the first need that is not met; else None."""
-    for name in getattr(method, "needs", ("rows",)):
+    for name in traits_of(method).needs:
         rule, remedy, holds = _NEEDS[name]
         if not holds(schedule):
             return rule, remedy
     return None
 
 
-def refuse_unmet(method: Any, schedule: Schedule) -> None:
+def refuse_unmet(method: Described, schedule: Schedule) -> None:
     """Raise UserError for the first need that is not met."""
     missing = unmet(method, schedule)
     if missing is not None:
@@ -38,7 +39,7 @@ def _is_tree(schedule: Schedule) -> bool:
     return len(edges) == 2 * (schedule.n - 1) and all((j, i) in edges for i, j in edges)
 
 
-_NEEDS: dict[str, tuple[str, str, Callable[[Schedule], bool]]] = {
+_NEEDS: dict[Need, tuple[str, str, Callable[[Schedule], bool]]] = {
     "rows": (
         "rows of W that sum to 1",
         "use push-sum or push-diging, or topology.weights = metropolis or uniform",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import topologies
 from decentral.algorithms.state import tensors_of, with_tensors
+from decentral.algorithms.traits import Method, traits_of
 from decentral.comm import LocalComm
 from decentral.errors import UserError
 from decentral.problems.capabilities import Linear
@@ -58,10 +59,10 @@ class ModeComm:
         return x * self.consensus
 
 
-def amplification(method: Any, eigenvalue: Any, step: float, consensus: Any = False) -> Any:
+def amplification(method: Method[Any], eigenvalue: Any, step: float, consensus: Any = False) -> Any:
     """Spectral radius of a round on the mode ``eigenvalue``, or on each of many; lr times curvature = ``step``."""
     values = torch.from_numpy(np.atleast_1d(np.asarray(eigenvalue, dtype=np.complex128)))[None]
-    comm = ModeComm(values, torch.from_numpy(np.atleast_1d(consensus)))
+    comm: Any = ModeComm(values, torch.from_numpy(np.atleast_1d(consensus)))
     zero = torch.zeros_like(values)
     state = _state(method, zero, comm, 1.0)
     size = 1 + len(tensors_of(state))
@@ -74,7 +75,7 @@ def amplification(method: Any, eigenvalue: Any, step: float, consensus: Any = Fa
     return radius if np.ndim(eigenvalue) else float(radius[0])
 
 
-def growth_of_schedule(method: Any, schedule: topologies.Schedule) -> float:
+def growth_of_schedule(method: Method[Any], schedule: topologies.Schedule) -> float:
     """Growth a round, apart from consensus, over a period of a mixing that changes.
 
     Where it never repeats: from round 200 to round 400, when what is passing has passed.
@@ -102,7 +103,7 @@ def growth_of_schedule(method: Any, schedule: topologies.Schedule) -> float:
     return float((np.linalg.norm(late, 2) / early_norm) ** (1 / rounds)) if early_norm > 1e-200 else 0.0
 
 
-def growth_on_quadratics(method: Any, w: Any, hessians: NDArray[np.float64], lr: float) -> float:
+def growth_on_quadratics(method: Method[Any], w: Any, hessians: NDArray[np.float64], lr: float) -> float:
     """Growth a round of the method's own linear map on f_i = x' H_i x / 2; NaN if that cannot be found."""
     n, d = hessians.shape[:2]
     comm, H = LocalComm(w), torch.from_numpy(hessians)
@@ -120,7 +121,7 @@ def growth_on_quadratics(method: Any, w: Any, hessians: NDArray[np.float64], lr:
     return _radius(a_round, parts * n * d)
 
 
-def _state(method: Any, zero: Tensor, comm: Any, lr: float) -> Any:
+def _state(method: Method[Any], zero: Tensor, comm: Any, lr: float) -> Any:
     """The state of a method that has seen this learning rate, and only zeros."""
     return method.step(zero.clone(), method.init(zero, comm), zero.clone(), comm, lr)[1]
 
@@ -141,7 +142,7 @@ def _radius(linear: Any, size: int) -> float:
 
 
 def refuse_unstable(
-    method: Any, schedule: topologies.Schedule, lr: float, problem: Any, seed: int, decay: float
+    method: Method[Any], schedule: topologies.Schedule, lr: float, problem: Any, seed: int, decay: float
 ) -> None:
     """Raise UserError with the reason if the method is bound to diverge on this mixing or on this problem.
 
@@ -151,7 +152,7 @@ def refuse_unstable(
     """
     if schedule.n == 1:
         return
-    is_linear = getattr(method, "linear", True)
+    is_linear = traits_of(method).linear
     modes = _modes(schedule.matrix(0)) if schedule.period == 1 and is_linear else None
     refused = _diverges(method, schedule, modes)
     if refused is not None:
@@ -183,7 +184,7 @@ def refuse_unstable(
 
 
 def refuses(
-    method: Any, schedule: topologies.Schedule, modes: NDArray[Any] | None = None
+    method: Method[Any], schedule: topologies.Schedule, modes: NDArray[Any] | None = None
 ) -> tuple[float, str, str] | None:
     """(growth a round, where, remedy) if differences between workers grow whatever the learning rate; else None.
 
@@ -194,14 +195,14 @@ def refuses(
 
 
 def _diverges(
-    method: Any, schedule: topologies.Schedule, modes: NDArray[Any] | None
+    method: Method[Any], schedule: topologies.Schedule, modes: NDArray[Any] | None
 ) -> tuple[float, str, str] | None:
     """As :func:`refuses`, of a method that has what it needs."""
-    if not getattr(method, "linear", True):
+    if not traits_of(method).linear:
         return None
     if modes is None and schedule.period == 1:
         modes = _modes(schedule.matrix(0))
-    least = getattr(method, "least_eigenvalue", -np.inf)
+    least = traits_of(method).least_eigenvalue
     if modes is not None and modes.real.min() <= least + _TOLERANCE:
         lowest = _show(modes[modes.real.argmin()])
         where = f"every eigenvalue of W above {least:.4g}, and this mixing has {lowest}"
@@ -213,7 +214,7 @@ def _diverges(
 
 
 def _growth_of_mixing(
-    method: Any, schedule: topologies.Schedule, modes: NDArray[Any] | None
+    method: Method[Any], schedule: topologies.Schedule, modes: NDArray[Any] | None
 ) -> tuple[float, str, float]:
     """The largest growth apart from consensus at lr -> 0, on what, and how far it may be off."""
     if modes is None:

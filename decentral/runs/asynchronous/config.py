@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from decentral.algorithms.asynchronous import ASYNCHRONOUS
+from decentral.algorithms.asynchronous.side import AsynchronousMethod
 from decentral.optimizers.schedules import Schedule
 from decentral.runs.kind import Key, Named, Run, Table
 from decentral.runs.rounds.config import METHODS, PROBLEMS, SCHEDULES, check_problem
@@ -23,7 +24,7 @@ class AsynchronousRun(Run):
 
     problem: Annotated[Any, Named(PROBLEMS)]
     topology: Topology
-    algorithm: Annotated[Any, Named(METHODS)]
+    algorithm: Annotated[AsynchronousMethod, Named(METHODS)]
     allow_unstable: Annotated[bool, Key("algorithm", False)]
     network: Network
     train: Train

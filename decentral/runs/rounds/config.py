@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
+from decentral.algorithms.traits import Method
 from decentral.errors import UserError
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.capabilities import Trainable
@@ -28,7 +29,7 @@ class RoundsRun(Run):
 
     problem: Annotated[Any, Named(PROBLEMS)]
     topology: Topology
-    algorithm: Annotated[Any, Named(METHODS)]
+    algorithm: Annotated[Method[Any], Named(METHODS)]
     allow_unstable: Annotated[bool, Key("algorithm", False)]
     compression: Compression | None
     network: Network

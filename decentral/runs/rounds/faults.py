@@ -10,23 +10,19 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 import topologies
+from decentral.algorithms.traits import Method, traits_of
 from decentral.comm import Communicator
 from decentral.comm.faults.links import Faults as FaultyLinks
 from decentral.errors import UserError
-from decentral.rounds.trials.messages import averages_and_gossips
+from decentral.rounds.trials.messages import messages_a_round
 from decentral.runs.metrics import norms
 from decentral.runs.sections.faults import Faults
 
 _ALONE = "or leave nothing but slow_workers in [faults]"
 
 
-def pushes(method: Any) -> bool:
-    """Whether the method mixes with columns that sum to one, as push-sum does."""
-    return "columns" in getattr(method, "needs", ())
-
-
 def refuse_faults(
-    method: Any, schedule: topologies.Schedule, faults: Faults, *, compressed: bool, compiled: bool
+    method: Method[Any], schedule: topologies.Schedule, faults: Faults, *, compressed: bool, compiled: bool
 ) -> None:
     """Raise UserError if the method, or its links, have no answer to these faults."""
     if not faults.of_links:
@@ -38,18 +34,18 @@ def refuse_faults(
         raise UserError(f"[faults] change W, which train.compile = true compiles; set it to false, {_ALONE}")
     if compressed:
         raise UserError(f"[faults] are for links that carry whole vectors; remove [compression], {_ALONE}")
-    if "static" in getattr(method, "needs", ()):
+    if "static" in traits_of(method).needs:
         raise UserError(
             f"{name} keeps at its neighbours what it has sent, which one lost or missed message breaks for good; "
             f"use a method that forgets, such as dsgd or push-sum, {_ALONE}"
         )
-    averages, gossips = averages_and_gossips(method, schedule)
-    if averages and faults.absent_workers:
+    sent = messages_a_round(method)
+    if sent.averages and faults.absent_workers:
         raise UserError(
             f"{name} averages exactly, and an all-reduce waits for faults.absent_workers = "
             f"{list(faults.absent_workers)}; use a method that only gossips, such as dsgd"
         )
-    if averages and not gossips:
+    if sent.averages and not sent.gossip:
         raise UserError(
             f"{name} does not gossip, and an all-reduce sends again what is lost; use a method that gossips, such as "
             f"dsgd, {_ALONE}"
@@ -61,11 +57,11 @@ def refuse_faults(
         )
 
 
-def fault_notes(method: Any, schedule: topologies.Schedule, faults: Faults) -> list[str]:
+def fault_notes(method: Method[Any], schedule: topologies.Schedule, faults: Faults) -> list[str]:
     """What the method loses, in words."""
     if not faults.of_links:
         return []
-    found, averages = [], averages_and_gossips(method, schedule)[0]
+    found = []
     if faults.loss or faults.late:
         found.append(f"faults: {_loss_in_words(method, faults)}")
     if faults.absent_workers:
@@ -77,9 +73,13 @@ def fault_notes(method: Any, schedule: topologies.Schedule, faults: Faults) -> l
         if not _connected_without(faults.absent_workers, schedule):
             found.append(
                 "faults: without them the graph is not connected"
-                + (", and workers that no weight reaches take ever larger steps" if pushes(method) else "")
+                + (
+                    ", and workers that no weight reaches take ever larger steps"
+                    if traits_of(method).pushes
+                    else ""
+                )
             )
-    if averages:
+    if messages_a_round(method).averages:
         found.append("faults: exact averages go by a transport that sends again: only gossip has faults")
     return found
 
@@ -90,8 +90,8 @@ def _connected_without(absent: Sequence[int], schedule: topologies.Schedule) -> 
     return bool(connected_components(union, connection="strong")[0] == 1)
 
 
-def _loss_in_words(method: Any, faults: Faults) -> str:
-    if pushes(method):
+def _loss_in_words(method: Method[Any], faults: Faults) -> str:
+    if traits_of(method).pushes:
         return (
             "a sender keeps the share that is lost, and one that is late is under way: columns of the mixing sum to "
             "one, so nothing of the sum is lost, and mass stays 1"
@@ -111,12 +111,12 @@ def _loss_in_words(method: Any, faults: Faults) -> str:
 
 
 def links_with(
-    faults: Faults | None, method: Any, comm: Communicator, x: Tensor, seed: int
+    faults: Faults | None, method: Method[Any], comm: Communicator, x: Tensor, seed: int
 ) -> FaultyLinks | None:
     """The links' faults, for models x (h, d); None where they have none."""
     if faults is None or not faults.of_links:
         return None
-    return FaultyLinks(faults.fates(comm.schedule, seed), pushes(method), comm.rows, x)
+    return FaultyLinks(faults.fates(comm.schedule, seed), traits_of(method).pushes, comm.rows, x)
 
 
 def fault_counts(comm: Communicator, state: Any) -> dict[str, float]:

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 import topologies
+from decentral.algorithms.traits import traits_of
 from decentral.comm.launch import workers_a_rank
 from decentral.errors import UserError
 from decentral.network import Gossip, all_reduce_s
 from decentral.rounds.compiled import CompiledMethod
-from decentral.rounds.trials.messages import averages_and_gossips, early_messages
+from decentral.rounds.trials.messages import early_messages, messages_a_round
 from decentral.rounds.trials.needs import refuse_unmet
 from decentral.rounds.trials.stability import refuse_unstable
 from decentral.runs.place import place_of
@@ -40,7 +41,7 @@ def check(run: RoundsRun, world: Any) -> None:
 
 
 def _check_compiled(run: RoundsRun, world: Any, mixing: topologies.Schedule) -> None:
-    if run.compression or not getattr(run.algorithm, "linear", True):
+    if run.compression or not traits_of(run.algorithm).linear:
         raise UserError(
             "train.compile = true is for methods of arithmetic, mixing and means alone; set it to false, or do "
             f"without {'[compression]' if run.compression else type(run.algorithm).__name__}"
@@ -52,7 +53,7 @@ def _check_network(run: RoundsRun, mixing: topologies.Schedule) -> None:
     cluster = run.network.cluster
     try:
         Gossip(mixing, cluster)
-        if cluster.between is None and averages_and_gossips(run.algorithm, mixing)[0]:
+        if cluster.between is None and messages_a_round(run.algorithm).averages:
             all_reduce_s(run.network.all_reduce, cluster, 0.0)
     except UserError as error:
         raise UserError(f"[network] {error}") from None

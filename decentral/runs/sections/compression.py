@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from decentral.algorithms.traits import Described, traits_of
 from decentral.errors import UserError
-from decentral.tables import from_table, pop_name, schema
+from decentral.tables import fields_of, from_table, pop_name, schema
 
 if TYPE_CHECKING:
     from decentral.comm.compression import Compressor
@@ -26,7 +27,7 @@ class Compression:
     error_feedback: bool
 
     @classmethod
-    def from_table(cls, table: Mapping[str, Any], algorithm: Any) -> Compression | None:
+    def from_table(cls, table: Mapping[str, Any], algorithm: Described) -> Compression | None:
         """Checked against the compressor's fields and what the method sends; None for no table or the name "none"."""
         if not table:
             return None
@@ -43,7 +44,9 @@ class Compression:
         if not isinstance(feedback, bool | None):
             raise UserError(f"compression.error_feedback = {feedback!r} should be true or false")
         if feedback is None:
-            feedback = _sends(algorithm) == "gradients" and not chosen.unbiased and not chosen.keeps_residue
+            feedback = (
+                traits_of(algorithm).sends == "gradients" and not chosen.unbiased and not chosen.keeps_residue
+            )
         compression = cls(name, keys, chosen, feedback)
         compression._check(algorithm)
         return compression
@@ -58,8 +61,8 @@ class Compression:
         """The table with its defaults written out."""
         return {"name": self.name, **self.keys, "error_feedback": self.error_feedback}
 
-    def _check(self, method: Any) -> None:
-        sends, name = _sends(method), type(method).__name__
+    def _check(self, method: Described) -> None:
+        sends, name = traits_of(method).sends, type(method).__name__
         if sends == "edges":
             raise UserError(
                 f"compression.name = {self.name!r}: {name} has links of its own; remove [compression]"
@@ -85,16 +88,12 @@ class Compression:
                     else f"{name} feeds errors back"
                 )
                 raise UserError(f"{what}: {error}") from error
-        momentum = getattr(method, "momentum", 0.0)
+        momentum = fields_of(method).get("momentum", 0.0)
         if self.name == "dgc" and momentum:
             raise UserError(
                 f"compression.name = {self.name!r} has momentum itself and algorithm.momentum = {momentum}; "
                 "set algorithm.momentum = 0.0"
             )
-
-
-def _sends(method: Any) -> str:
-    return getattr(method, "sends", "models")
 
 
 _WITHOUT = {"adacomp": "use algorithm.name = pmsgd", "dgc": "use top-k"}

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import topologies
+from decentral.algorithms.traits import Described
 from decentral.errors import UserError
+from decentral.rounds.mixing import mixing_for, rule_for
 from decentral.tables import from_table, pop_name
+from topologies import named
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -28,27 +31,17 @@ class Topology:
     workers: int
     weights: str | None
     parameters: Mapping[str, Any]
-    method: Any = None
+    method: Described | None = None
 
     @classmethod
-    def from_table(cls, table: Mapping[str, Any], algorithm: Any = None) -> Topology:
+    def from_table(cls, table: Mapping[str, Any], algorithm: Described | None = None) -> Topology:
         """Checked against the tables of :mod:`topologies`."""
         table, method = dict(table), algorithm
-        built_in = {**topologies.TOPOLOGIES, **topologies.SCHEDULES}
-        name = pop_name(table, "topology", {**built_in, "file": None, "files": None})
-        weights = table.pop("weights", None)
-        if weights is not None and name in topologies.SCHEDULES:
-            raise UserError(f"topology.weights = {weights!r}: {name} has weights of its own; remove the key")
-        if weights is not None and hasattr(method, "schedule"):
-            raise UserError(
-                f"topology.weights = {weights!r}: {type(method).__name__} makes its own weights; remove the key"
-            )
-        if not isinstance(weights, str | None):
-            raise UserError(f"topology.weights = {weights!r} should be a rule's name or a matrix file's path")
-        if weights is None and name not in topologies.SCHEDULES:
-            weights = getattr(method, "weights", "metropolis")
-            if name == "files":  # a schedule is what it makes, whatever the method would make of a graph
-                weights = weights or "metropolis"
+        name = pop_name(table, "topology", named.constructors() | named.READERS)
+        try:
+            weights = rule_for(method, name, table.pop("weights", None))
+        except UserError as error:
+            raise UserError(f"topology.{error}") from None
         workers = table.pop("workers", None)
         if workers is None and name == "file":
             return cls(name, _read(table).number_of_nodes(), weights, table, method)
@@ -78,8 +71,8 @@ class Topology:
                     "nodes; set the key to that number, or remove it"
                 )
             return schedule
-        constructors = {**topologies.TOPOLOGIES, **topologies.SCHEDULES}
-        return from_table(constructors[self.name], self.parameters, "topology", self.name, n=self.workers)
+        make = named.constructors()[self.name]
+        return from_table(make, self.parameters, "topology", self.name, n=self.workers)
 
     def resolved(self) -> dict[str, Any]:
         """The table with its defaults written out."""
@@ -88,22 +81,13 @@ class Topology:
 
     def mixing(self) -> topologies.Schedule:
         """The checked mixing matrix, as a Schedule."""
-        graph, of_method = self.build(), getattr(self.method, "schedule", None)
-        if isinstance(graph, topologies.Schedule):
-            if of_method:
-                raise UserError(
-                    f"topology.name = {self.name!r} changes already, and {type(self.method).__name__} makes a "
-                    "schedule of a graph; use a graph such as ring, or algorithm.name = dsgd"
-                )
-            return graph
+        built = self.build()
         try:
-            if of_method:
-                return of_method(graph)  # type: ignore[no-any-return]
-            w = topologies.mixing_matrix(graph, self.weights)
-            topologies.check_mixing_matrix(w, graph, sums="either")
+            return mixing_for(self.method, self.name, built, self.weights)
+        except UserError as error:
+            raise UserError(f"topology.{error}") from None
         except ValueError as error:
             raise UserError(f"[topology] {error}") from error
-        return topologies.constant(w)
 
 
 def _read(parameters: Mapping[str, Any]) -> nx.Graph:

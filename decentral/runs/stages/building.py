@@ -86,6 +86,7 @@ class Plan:
         }
         if config.topology is None:
             return [Stage(k, self.spans, network, self._optimizer, **shared) for k in indices]
+        assert config.algorithm is not None
         peers = Peers(mixing, config.algorithm, config.train.weight_decay)
         return [PeerStage(worker, peers, k, self.spans, network, **shared) for k in indices]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
+from decentral.algorithms.traits import Method
 from decentral.errors import UserError
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.capabilities import Layered
@@ -39,7 +40,7 @@ class StageRun(Run):
     topology: Topology | None
     problem: Annotated[Any, Named(PROBLEMS)]
     program: Annotated[Any, Named(PROGRAMS)]
-    algorithm: Annotated[Any | None, Named(METHODS)]
+    algorithm: Annotated[Method[Any] | None, Named(METHODS)]
     optimizer: Annotated[Any | None, Named(OPTIMIZERS)]
     schedule: Annotated[Schedule, Named(SCHEDULES, "constant")]
 

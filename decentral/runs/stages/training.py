@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import topologies
+from decentral.algorithms.traits import traits_of
 from decentral.comm.local import LocalComm
 from decentral.errors import UserError
 from decentral.rounds.trials.needs import refuse_unmet
@@ -33,9 +34,9 @@ from decentral.stages.profile import cost_table, profile
 def check(run: StageRun, world: Any) -> None:
     """Refuse what does not fit: the cut, the program, its heads, the ranks."""
     hosts(run.stages.count, run.workers, world.ranks)
-    if run.topology is not None:
+    if run.topology is not None and run.algorithm is not None:
         refuse_unmet(run.algorithm, run.topology.mixing())
-        if getattr(run.algorithm, "whole", False):
+        if traits_of(run.algorithm).whole:
             raise UserError(
                 f"{type(run.algorithm).__name__} looks at whole models and a stage holds a part; use another method"
             )
