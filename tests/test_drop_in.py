@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 import decentral as dc
 from decentral.comm.mpi import MPIWorld
 from decentral.runs.journal import Journal
-from decentral.runs.kind import read
+from decentral.runs.reading import read
 from decentral.runs.place import Here
 from decentral.runs.rounds.config import RoundsRun
 from decentral.problems.data.batches import EpochBatches

@@ -9,7 +9,7 @@ from command import experiment, write
 
 from decentral.errors import UserError
 from decentral.runs.experiment import expand, load, parse_override
-from decentral.runs.kind import read
+from decentral.runs.reading import read, resolved
 from decentral.runs.rounds.config import RoundsRun
 
 LINKED = {
@@ -149,9 +149,9 @@ def test_the_resolved_configuration_run_again_is_the_same_run(tmp_path, changes)
     (first,) = load(write(tmp_path / "x.toml", seeds=[4], **changes)).runs
     elsewhere = tmp_path / "out" / "runs" / first.id
     elsewhere.mkdir(parents=True)
-    (elsewhere / "config.toml").write_text(tomli_w.dumps(first.config.resolved()))
+    (elsewhere / "config.toml").write_text(tomli_w.dumps(resolved(first.config)))
     (again,) = load(elsewhere / "config.toml").runs
-    assert again.config.resolved() == first.config.resolved()
+    assert resolved(again.config) == resolved(first.config)
     for part in ("name", "seed", "problem", "topology", "algorithm", "allow_unstable", "train", "schedule"):
         assert getattr(again.config, part) == getattr(first.config, part), part
     assert again.id == first.id

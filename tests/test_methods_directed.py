@@ -15,7 +15,7 @@ from decentral.algorithms import ALGORITHMS, DSGD, PushDIGing, PushSum, SlowMo
 from decentral.comm import LocalComm
 from decentral.rounds.advance import advance
 from decentral.rounds.trials.needs import unmet
-from decentral.runs.kind import read
+from decentral.runs.reading import read
 from decentral.runs.rounds.config import RoundsRun
 
 PUSH = [PushSum(), PushDIGing()]

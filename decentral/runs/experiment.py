@@ -22,6 +22,7 @@ from decentral.report.results import Experiment as Results
 from decentral.report.results import Run
 from decentral.runs.kind import Run as Config
 from decentral.runs.kinds import SECTIONS, run_of
+from decentral.runs.reading import resolved
 from decentral.runs.sections.paths import absolute_paths
 
 CASE = "case"
@@ -76,15 +77,15 @@ def expand(table: Mapping[str, Any], overrides: Sequence[tuple[str, Any]] = ()) 
     axes = list(_axes(table.get("sweep", {})))
     runs: dict[str, PlannedRun] = {}
     for point in itertools.product(*(values for _, values in axes)):
-        resolved = copy.deepcopy(base)
+        one = copy.deepcopy(base)
         swept: dict[str, Any] = {}
         for (key, _), value in zip(axes, point, strict=True):
             for name, inner in value.items() if key == CASE else ((key, value),):
-                _put(resolved, name, inner)
+                _put(one, name, inner)
                 swept |= _flat(name, inner)
         for seed in _seeds(table):
-            resolved["seeds"] = [seed]
-            config = run_of(copy.deepcopy(resolved))
+            one["seeds"] = [seed]
+            config = run_of(copy.deepcopy(one))
             run_id = _run_id(swept, seed, config)
             runs[run_id] = PlannedRun(run_id, swept, config)
     planned = tuple(_same_fields(list(runs.values())))
@@ -200,7 +201,7 @@ def _check_figures(table: Mapping[str, Any], planned: Sequence[PlannedRun]) -> N
         return
     recorded = {name: np.empty(0) for name, column in COLUMNS.items() if not column.final}
     runs = [
-        Run(r.id, "planned", "", r.config.seed, r.swept, {}, recorded, r.config.resolved(), {})
+        Run(r.id, "planned", "", r.config.seed, r.swept, {}, recorded, resolved(r.config), {})
         for r in planned
     ]
     swept = tuple(planned[0].swept)
@@ -213,10 +214,8 @@ def _same_fields(runs: list[PlannedRun]) -> Iterator[PlannedRun]:
     """Give every run every swept field: one that only some tables of an axis name has its resolved value."""
     names = list(dict.fromkeys(name for run in runs for name in run.swept))
     for run in runs:
-        resolved = run.config.resolved()
-        yield PlannedRun(
-            run.id, {name: run.swept.get(name, _get(resolved, name)) for name in names}, run.config
-        )
+        table = resolved(run.config)
+        yield PlannedRun(run.id, {name: run.swept.get(name, _get(table, name)) for name in names}, run.config)
 
 
 def _get(table: Mapping[str, Any], dotted: str) -> Any:
@@ -234,5 +233,5 @@ def _run_id(swept: Mapping[str, Any], seed: int, config: Config) -> str:
     )
     words = [str(v) if k.endswith(".name") else f"{k.split('.')[-1]}-{v}" for k, v in ordered]
     slug = re.sub(r"[^A-Za-z0-9.+-]+", "-", "_".join(words) or config.name)[:80]
-    digest = hashlib.sha256(json.dumps(config.resolved(), sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(resolved(config), sort_keys=True).encode()).hexdigest()[:8]
     return f"{slug}_seed-{seed}_{digest}"

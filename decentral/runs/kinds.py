@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from decentral.errors import UserError
 from decentral.runs.asynchronous.config import AsynchronousRun
 from decentral.runs.dataflow.config import DataflowRun
-from decentral.runs.kind import Run, Table, read, sections_of
+from decentral.runs.kind import Run, Table, sections_of
+from decentral.runs.reading import read
 from decentral.runs.rounds.config import RoundsRun
 from decentral.runs.stages.config import StageRun
 

@@ -20,6 +20,7 @@ from decentral.runs.folder import PART, RunFolder, write_results, write_whole
 from decentral.runs.kinds import training_of
 from decentral.runs.progress import Progress
 from decentral.runs.provenance import command_line, environment
+from decentral.runs.reading import resolved
 from decentral.runtime.requests import DeadlockError, NonFiniteError
 
 _FINISHED, _USER, _DIVERGED, _INTERRUPTED = 0, 2, 3, 130
@@ -190,7 +191,7 @@ def _one(world: Any, planned: PlannedRun, folder: RunFolder, progress: Progress)
     def begun(facts: Mapping[str, Any], notes: Sequence[str]) -> None:
         if root:
             facts = {**facts, "device": str(device), "notes": list(notes)}
-            folder.begin(config.resolved(), environment(world.ranks, **facts))
+            folder.begin(resolved(config), environment(world.ranks, **facts))
             for note in notes:
                 progress.say(f"{planned.id}: {note}", style="dim")
 

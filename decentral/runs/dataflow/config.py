@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from decentral.dataflow.models import NODE_MODELS
 from decentral.errors import UserError
 from decentral.optimizers.schedules import Schedule
-from decentral.runs.kind import Named, Run, Table, choices_of
+from decentral.runs.kind import Named, Run, Table, choices_of, name_of
 from decentral.runs.rounds.config import PROBLEMS, SCHEDULES
 from decentral.runs.sections.dataflow import Dataflow
 from decentral.runs.sections.network import WITHOUT_CLUSTER, Network
@@ -53,7 +53,7 @@ class DataflowRun(Run):
     def fits(self) -> None:
         """The problem has a network of nodes."""
         if type(self.problem) not in NODE_MODELS:
-            name = self.resolved()["problem"]["name"]
+            name = name_of(self.problem, PROBLEMS)
             choices = [key for key, kind in choices_of(PROBLEMS).items() if kind in NODE_MODELS]
             raise UserError(
                 f"problem.name = {name!r} has no network of nodes; use one of {', '.join(choices)}"

@@ -9,7 +9,7 @@ from decentral.algorithms.traits import Method
 from decentral.errors import UserError
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.capabilities import Trainable
-from decentral.runs.kind import Key, Named, Run, Table
+from decentral.runs.kind import Key, Named, Run, Table, name_of
 from decentral.runs.sections.compression import Compression
 from decentral.runs.sections.faults import Faults
 from decentral.runs.sections.network import Network
@@ -57,7 +57,7 @@ def check_problem(run: Run) -> None:
     """Refuse a problem that workers cannot train as this run wants."""
     problem = run.problem
     if not isinstance(problem, Trainable):
-        name = run.resolved()["problem"]["name"]
+        name = name_of(problem, PROBLEMS)
         raise UserError(f"problem.name = {name!r} is trained as a network of nodes only; add [dataflow]")
     try:
         problem.check(run.train.batch_size, run.train.weight_decay)

@@ -11,7 +11,7 @@ from decentral.errors import UserError
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.capabilities import Layered
 from decentral.problems.language_settings import Language
-from decentral.runs.kind import Named, Run, Table
+from decentral.runs.kind import Named, Run, Table, name_of
 from decentral.runs.rounds.config import PROBLEMS, SCHEDULES
 from decentral.runs.sections.network import WITHOUT_CLUSTER, Network
 from decentral.runs.sections.stages import Stages
@@ -87,7 +87,7 @@ class StageRun(Run):
         """The problem has layers; workers have stretches of a text; and the program can gossip, if it has to."""
         problem, gossips = self.problem, self.topology is not None
         if not isinstance(problem, Layered):
-            name = self.resolved()["problem"]["name"]
+            name = name_of(problem, PROBLEMS)
             raise UserError(f"problem.name = {name!r} has no layers to cut into stages; use mlp, for example")
         if gossips and isinstance(problem, Language) and problem.partition != "contiguous":
             raise UserError(
@@ -95,7 +95,7 @@ class StageRun(Run):
                 "use contiguous"
             )
         if gossips and not getattr(self.program, "lockstep", True):
-            name = self.resolved()["program"]["name"]
+            name = name_of(self.program, PROGRAMS)
             raise UserError(
                 f"program.name = {name!r} updates its stages at their own speeds, so they cannot gossip; use local, or "
                 "remove [topology] and [algorithm]"
