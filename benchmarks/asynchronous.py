@@ -20,7 +20,7 @@ def end(method: str) -> dict[str, Any]:
     """On all ranks: graph -> for each time over (seconds, steps, messages asked, answered), one worker a rank."""
     import torch
 
-    from decentral.comm.mpi import MPIWorld
+    from decentral.comm.mpi_world import MPIWorld
     from decentral.runs.asynchronous.training import Training
     from decentral.runs.experiment import expand
     from decentral.runs.journal import Journal

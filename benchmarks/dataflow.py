@@ -149,7 +149,7 @@ def on_two_ranks(turns: int = 3) -> dict[str, float]:
     """Seconds of the trees on one rank alone, with the nodes on two, and with a copy of all nodes on each."""
     from mpi4py import MPI
 
-    from decentral.comm.mpi import MPIWorld
+    from decentral.comm.mpi_world import MPIWorld
     from decentral.runtime.mpi import MPIDriver
 
     keep_freed_memory()

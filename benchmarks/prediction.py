@@ -25,7 +25,7 @@ def makespans() -> dict[str, Any]:
     from mpi4py import MPI
     from torch import nn
 
-    from decentral.comm.mpi import MPIWorld
+    from decentral.comm.mpi_world import MPIWorld
     from decentral.runtime import VirtualClock
     from decentral.runtime.mpi import MPIDriver
     from decentral.stages import programs

@@ -32,7 +32,7 @@ def share(name: str) -> float:
     keep_freed_memory()
     import torch
 
-    from decentral.comm.launch import find_world
+    from decentral.comm.world import find_world
     from decentral.runs.experiment import expand
     from decentral.runs.folder import RunFolder
     from decentral.runs.journal import Journal
@@ -76,7 +76,7 @@ def measure() -> list[Line]:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         result = share(sys.argv[1])
-        from decentral.comm.launch import find_world
+        from decentral.comm.world import find_world
 
         if find_world().rank == 0:
             print(json.dumps(result))

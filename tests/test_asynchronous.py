@@ -14,7 +14,7 @@ from command import but_wall_time, decentral, experiment, read_csv, write
 
 import topologies
 from decentral.algorithms.asynchronous import ADPSGD, AsyncLocalSGD, AsyncPushSum
-from decentral.comm.launch import LocalWorld
+from decentral.comm.world import LocalWorld
 from decentral.network import COMPUTE_TIMES, Clocks, Cluster, Gossip
 from decentral.network.cluster import messages
 from decentral.report.columns import COLUMNS

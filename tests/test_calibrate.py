@@ -13,7 +13,7 @@ from command import decentral as here
 from ranks import decentral
 
 from decentral.comm import LocalComm
-from decentral.comm.launch import LocalWorld
+from decentral.comm.world import LocalWorld
 from decentral.commands.advise import advise
 from decentral.commands.calibration import sampling
 from decentral.commands.calibration.arithmetic import ring_matrix, rounds

@@ -19,7 +19,7 @@ TOML = """
 import numpy as np, torch, tomllib
 from torch.nn.functional import cross_entropy
 import decentral as dc
-from decentral.comm.mpi import MPIWorld
+from decentral.comm.mpi_world import MPIWorld
 from decentral.runs.journal import Journal
 from decentral.runs.reading import read
 from decentral.runs.place import Here

@@ -8,7 +8,7 @@ from torch.optim import SGD, lr_scheduler
 
 import topologies
 from decentral.comm import LocalComm
-from decentral.comm.launch import LocalWorld
+from decentral.comm.world import LocalWorld
 from decentral.optimizers.schedules import Constant, Cosine, Step
 from decentral.report.columns import COLUMNS
 from decentral.runs.divergence import first_divergence

@@ -13,7 +13,7 @@ from decentral.runtime.pauses import common, cut_out
 BEGIN = """
 import sys, time, numpy as np, torch
 from mpi4py import MPI
-from decentral.comm.mpi import MPIWorld
+from decentral.comm.mpi_world import MPIWorld
 from decentral.runtime import *
 from decentral.runtime.mpi import MPIDriver, gathered
 torch.set_num_threads(1)

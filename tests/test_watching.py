@@ -233,7 +233,7 @@ def test_a_run_on_two_ranks_leaves_a_timeline_of_its_middle_rounds(tmp_path):
 
 SLOW = """
 import sys, time, pathlib, torch
-from decentral.comm.mpi import MPIWorld
+from decentral.comm.mpi_world import MPIWorld
 from decentral.runs.experiment import load
 from decentral.runs.folder import RunFolder
 from decentral.runs.journal import Journal

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from decentral.comm.communicator import Communicator
 from decentral.comm.ledger import Ledger
 from decentral.comm.local import LocalComm
+from decentral.comm.mixer import Mixer
 
 if TYPE_CHECKING:
     from decentral.comm.mpi import MPIComm
 
-__all__ = ["Communicator", "Ledger", "LocalComm", "MPIComm"]
+__all__ = ["Communicator", "Ledger", "LocalComm", "MPIComm", "Mixer"]
 
 
 def __getattr__(name: str) -> Any:

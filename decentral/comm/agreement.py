@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from decentral.errors import UserError
+
+if TYPE_CHECKING:
+    from decentral.comm.world import World
 
 T = TypeVar("T")
 
 
-def together(world: Any, make: Callable[[], T]) -> T:
+def together(world: World, make: Callable[[], T]) -> T:
     """What ``make`` gives on this rank. If it raises UserError on any, rank 0 raises the first and the others end."""
     made, mistake = None, ""
     try:
@@ -25,7 +28,7 @@ def together(world: Any, make: Callable[[], T]) -> T:
     raise SystemExit(2)
 
 
-def on_root(world: Any, make: Callable[[], T]) -> T:
+def on_root(world: World, make: Callable[[], T]) -> T:
     """What ``make`` gives on rank 0, on every rank (it pickles); a UserError as in :func:`together`."""
 
     def tried() -> tuple[str, T | None]:
@@ -36,7 +39,7 @@ def on_root(world: Any, make: Callable[[], T]) -> T:
 
     mistake, made = world.from_root(tried)
     if not mistake:
-        return made  # type: ignore[no-any-return]
+        return made  # type: ignore[return-value]
     if world.rank == 0:
         raise UserError(mistake)
     raise SystemExit(2)

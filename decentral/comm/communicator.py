@@ -1,14 +1,9 @@
-"""What a method sees of the other workers, whichever world they live in.
-
-Everything a method touches has shape (h, d): one row for each hosted worker. ``mix`` is
-(W x)_i = sum_j W_ij x_j; ``mean`` is the exact mean over all n workers; ``exchange`` carries one row
-along each directed edge. A method cannot tell how many workers it is, nor where they are.
-"""
+"""The mixer of a world: rows of workers that live here, their way to the others, and what that is billed."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Self
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -17,24 +12,38 @@ from scipy import sparse
 from torch.nn.functional import embedding_bag
 
 import topologies
-from decentral.comm.launch import workers_a_rank
 from decentral.comm.ledger import Ledger
-from decentral.comm.plan import MixingPlan, plan_for
+from decentral.comm.mixer import Mixer
+from decentral.comm.plan import MixingPlan, plan_for, workers_a_rank
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from decentral.comm.departures import Departures
     from decentral.comm.faults.links import Faults
     from decentral.comm.layout import Layout
     from decentral.comm.links import Links, Sent
+    from decentral.comm.mixer import Pending
+
+Mixing: TypeAlias = topologies.Schedule | sparse.csr_array | NDArray[np.float64]
+"""A mixing matrix (n, n), scipy's or numpy's, row i receives; or a Schedule of such."""
 
 _FEW_ROWS = 16  # up to which adding one after the other costs no more
 
 
-class Communicator(ABC):
+class Watch(Protocol):
+    """A stopwatch, in rounds whose timeline is measured."""
+
+    def switch(self, kind: str) -> None:
+        """From here on this rank does ``kind``."""
+
+
+class Communicator(Mixer):
     """Workers ``rows`` of n, and their way to the others. Built by LocalComm or MPIComm."""
 
-    def __init__(self, mixing: Any, rank: int, ranks: int) -> None:
+    departures: Departures | None = None  # where ranks may end early
+
+    def __init__(self, mixing: Mixing, rank: int, ranks: int) -> None:
         self.schedule = as_schedule(mixing)
         self.n: int = self.schedule.n
         self.rank, self.ranks = rank, ranks
@@ -47,7 +56,7 @@ class Communicator(ABC):
         self.links: Links | None = None
         self.faults: Faults | None = None
         self.layout: Layout | None = None  # of a model's columns, for methods that look at layers
-        self.watch: Any = None  # a Stopwatch, in rounds whose timeline is measured
+        self.watch: Watch | None = None
         self._plans: dict[int, MixingPlan] = {}
 
     def at(self, t: int, opening: bool = True) -> Self:
@@ -77,6 +86,11 @@ class Communicator(ABC):
         bound.__dict__.update(self.__dict__, rider=True, links=None)
         return bound
 
+    @property
+    def whole(self) -> bool:
+        """Whether links look at whole vectors: they compress, or keep late messages."""
+        return self.links is not None or self.faults is not None
+
     def doing(self, kind: str) -> None:
         """From here on this rank does ``kind`` ("update", "send" or "wait"): for the timeline, in watched rounds."""
         if self.watch is not None:
@@ -84,7 +98,7 @@ class Communicator(ABC):
 
     @property
     def plan(self) -> MixingPlan:
-        """The mixing plan of this round."""
+        """See :class:`Mixer`."""
         period = self.schedule.period
         key = self.t % period if period else self.t
         if key not in self._plans:
@@ -96,55 +110,17 @@ class Communicator(ABC):
     def _plan_of(self, w: sparse.csr_array) -> MixingPlan:
         return plan_for(w, self.rows.start, self.rows.stop)
 
-    @property
-    def edges_out(self) -> NDArray[np.int64]:
-        """(e, 2) directed edges (from, to) leaving the hosted workers, by sender, then receiver."""
-        return self.plan.out_edges
-
-    @property
-    def edges_in(self) -> NDArray[np.int64]:
-        """(e', 2) directed edges (from, to) entering the hosted workers, by receiver, then sender.
-
-        On an undirected graph row k is the reverse of row k of :attr:`edges_out`.
-        """
-        return self.plan.in_edges
-
-    @property
-    def edges_before(self) -> int:
-        """Edges that enter workers before the hosted ones, in the order of :attr:`edges_in` over all workers."""
-        return self.plan.edges_before
-
-    @property
-    def weights_in(self) -> NDArray[np.float64]:
-        """(e',) weights W_ij of the edges :attr:`edges_in`, j -> i."""
-        return self.plan.in_weights
-
-    def mix(self, x: Tensor) -> Tensor:
-        """W x: x (h, d) to a new (h, d). Each worker sends its row to each out-neighbour.
-
-        On links that compress: x + (W - I) C(x), which keeps the mean where W does. On links with faults: what arrives
-        of it (:mod:`decentral.comm.faults.links`).
-        """
-        return self.finish(self.start(x))
-
     def mix_sent(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(q, W q), where q (h, d) is what links make of x: C(x) where they compress, else x itself."""
+        """See :class:`Mixer`."""
         if self.links is None:
-            return x, self.mix(x)
+            return super().mix_sent(x)
         self.doing("send")
         sent = self.links.encode(x)
         self.ledger.count_packets(self.plan.out_degree, sent.packet_bytes, self.opening)
         return sent.rows, self._mix_packets(self.plan, sent)
 
-    def mix_(self, x: Tensor) -> Tensor:
-        """W x, giving up x: the result lies in its memory where no hosted worker needs another's row."""
-        if self.links is not None or self.faults is not None:
-            return self.mix(x)
-        pending = self.start(x)
-        return self.finish(pending, x if pending[0].apart else None)
-
-    def start(self, x: Tensor) -> Any:
-        """Send the rows of x (h, d); x must not change until :meth:`finish`."""
+    def start(self, x: Tensor) -> Pending:
+        """See :class:`Mixer`."""
         if self.links is not None:
             sent, mixed = self.mix_sent(x)
             return None, mixed.sub_(sent).add_(x), None
@@ -153,7 +129,7 @@ class Communicator(ABC):
             return None, self.faults.mix(x, self.rider, self._apply), None
         return self.post(x)
 
-    def post(self, x: Tensor) -> Any:
+    def post(self, x: Tensor) -> Pending:
         """:meth:`start` without an entry in the ledger, for who bills the message in the round that it belongs to.
 
         Links must not compress.
@@ -161,18 +137,18 @@ class Communicator(ABC):
         plan = self.plan
         return plan, x, None if plan.exact else self._start_mix(plan, x)
 
-    def finish(self, pending: Any, out: Tensor | None = None) -> Tensor:
-        """W x for the x that :meth:`start` was given: in ``out``, or a new (h, d)."""
+    def finish(self, pending: Pending, out: Tensor | None = None) -> Tensor:
+        """See :class:`Mixer`."""
         plan, x, request = pending
         if plan is None:
-            return x  # type: ignore[no-any-return]
+            return x
         if plan.exact:
             whole: Tensor = self._mean(x).expand(x.shape).clone()
             return whole
         return self._finish_mix(plan, x, request, out)
 
     def exchange(self, y: Tensor) -> Tensor:
-        """Carry y (e, d), rows as :attr:`edges_out`, to their receivers: (e', d), rows as :attr:`edges_in`."""
+        """See :class:`Mixer`."""
         plan = self.plan
         if y.shape[0] != len(plan.out_edges):
             raise ValueError(
@@ -181,19 +157,8 @@ class Communicator(ABC):
         self.bill_gossip(y)
         return self._carry(plan, y)
 
-    def departing(self, x: Tensor) -> Tensor:
-        """Each hosted worker's row of x (h, d) once for each edge that leaves it: (e, d), rows as :attr:`edges_out`."""
-        return x[self.plan.senders]
-
-    def arrived(self, y: Tensor) -> Tensor:
-        """Sum of the rows of y (e', d) that reached each hosted worker, by ascending sender: (h, d)."""
-        total = y.new_zeros((self.h, y.shape[1]))
-        for rows, edges in self.plan.arrivals:
-            total[rows] += y[edges]
-        return total
-
     def mean(self, x: Tensor) -> Tensor:
-        """The exact mean over all n workers, workers summed ascending: (h, d) to (1, d). An all-reduce.
+        """See :class:`Mixer`.
 
         On links that compress: the mean of C(x_i), by an all-gather of their packets.
         """
@@ -258,7 +223,7 @@ class Communicator(ABC):
     def _mean(self, x: Tensor) -> Tensor: ...
 
 
-def as_schedule(mixing: Any) -> topologies.Schedule:
+def as_schedule(mixing: Mixing) -> topologies.Schedule:
     """A Schedule as it is; any scipy or numpy matrix as the schedule that never changes. Checked."""
     if isinstance(mixing, topologies.Schedule):
         return mixing

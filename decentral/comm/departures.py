@@ -8,9 +8,14 @@ from __future__ import annotations
 import atexit
 import os
 import time
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from decentral.errors import UserError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from decentral.comm.mixer import Pending
 
 _GONE = 6  # tag
 _PATIENCE = 50  # polls in vain before looking for who has ended, and before giving way to other processes
@@ -23,11 +28,11 @@ class Departures:
     even when nobody else remembers them, for MPI goes on reading and writing their memory.
     """
 
-    def __init__(self, mpi: Any) -> None:
+    def __init__(self, mpi: MPI.Comm) -> None:
         self.mpi = mpi
         self.steps = 0
         self.gone: dict[int, int] = {}
-        self.under_way: list[list[Any]] = []
+        self.under_way: list[list[Pending]] = []
         atexit.register(self._depart)  # runs before MPI ends
 
     def wait(self, requests: list[Any]) -> None:
@@ -71,8 +76,8 @@ class Departures:
 _HERE: list[Departures] = []
 
 
-def departures_of(world: Any) -> Departures:
+def departures_of(mpi: MPI.Comm) -> Departures:
     """The one of this process, made for all ranks of the job: each says once that it ends."""
     if not _HERE:
-        _HERE.append(Departures(world))
+        _HERE.append(Departures(mpi))
     return _HERE[0]

@@ -20,11 +20,11 @@ class Traffic(NamedTuple):
     """
 
     gossips: int = 0
-    gossip_bytes: Any = 0
+    gossip_bytes: int | NDArray[np.int64] = 0
     reduces: int = 0
     reduced_bytes: int = 0
     gathers: int = 0
-    gathered_bytes: Any = 0
+    gathered_bytes: int | NDArray[np.int64] = 0
 
 
 class Ledger:
@@ -42,7 +42,7 @@ class Ledger:
         # as much in each round
         self._vectors = self._gossip_bytes.copy()
         self._vector_bytes = self._vector_messages = 0
-        self._seen = [0] * len(Traffic._fields)  # since traffic was taken
+        self._seen: list[Any] = [0] * len(Traffic._fields)  # since traffic was taken
 
     def take_traffic(self) -> Traffic:
         """What was moved since this was last asked."""
@@ -71,7 +71,7 @@ class Ledger:
             self._messages += int(copies.sum())
         self._saw(4 if gathers else 0, packet_bytes, messages)
 
-    def _saw(self, kind: int, size: Any, messages: bool) -> None:
+    def _saw(self, kind: int, size: int | NDArray[np.int64], messages: bool) -> None:
         self._seen[kind] += messages
         self._seen[kind + 1] += size
 
@@ -100,7 +100,7 @@ class Ledger:
         reduced = 2.0 * (self.workers - 1) * self._reduced_bytes / self.workers
         return self._gossip_bytes.astype(np.float64) + reduced
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of this ledger; ``gossip_bytes`` is per hosted worker."""
         self._settle()
         return {

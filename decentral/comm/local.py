@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decentral.comm.communicator import Communicator, sum_rows
+from decentral.comm.communicator import Communicator, Mixing, sum_rows
 from decentral.comm.plan import MixingPlan
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class LocalComm(Communicator):
     Raises ValueError if neither its rows nor its columns sum to one, or if it is not connected.
     """
 
-    def __init__(self, mixing: Any) -> None:
+    def __init__(self, mixing: Mixing) -> None:
         super().__init__(mixing, rank=0, ranks=1)
 
     def share_root(self, x: Tensor) -> None:

@@ -7,21 +7,17 @@ each rank receives its columns of all n rows and adds them ascending, so the bit
 
 from __future__ import annotations
 
-import math
-import sys
-import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from decentral.comm.communicator import Communicator, sum_rows
-from decentral.comm.departures import Departures
+from decentral.comm.communicator import Communicator, Mixing, sum_rows
 from decentral.comm.launch import check_launch, cuda_aware, yield_when_oversubscribed
 from decentral.comm.links import Sent
 from decentral.comm.plan import MixingPlan
@@ -33,8 +29,9 @@ import mpi4py  # noqa: E402
 mpi4py.rc.thread_level = "funneled"  # only the main thread of a rank speaks MPI
 from mpi4py import MPI  # noqa: E402
 
-T = TypeVar("T")
-_HALO, _EDGES, _MADE, _POSTED, _PACKETS = 1, 2, 3, 4, 5  # tags
+__all__ = ["HALO", "MADE", "MPI", "POSTED", "MPIComm", "as_array", "as_buffer"]
+
+HALO, _EDGES, MADE, POSTED, _PACKETS = 1, 2, 3, 4, 5  # tags
 _MPI_TYPES = {torch.float32: MPI.FLOAT, torch.float64: MPI.DOUBLE}
 
 
@@ -46,13 +43,12 @@ class MPIComm(Communicator):
     pinned host memory.
     """
 
-    def __init__(self, mixing: Any, world: Any = None) -> None:
+    def __init__(self, mixing: Mixing, world: MPI.Comm | None = None) -> None:
         self.mpi = MPI.COMM_WORLD if world is None else world
         check_launch(self.mpi.size)
         super().__init__(mixing, self.mpi.rank, self.mpi.size)
         self._routes: dict[int, Routes] = {}
         self._halos: defaultdict[Any, list[_Halo]] = defaultdict(list)  # not in use, by size
-        self.departures: Departures | None = None
 
     def share_root(self, x: Tensor) -> None:
         """A broadcast, as bytes."""
@@ -89,12 +85,12 @@ class MPIComm(Communicator):
         halo = free.pop() if free else _Halo(x, len(plan.halo))
         kind = _MPI_TYPES[dtype]
         requests = [
-            mpi.Irecv([halo.wire[a:b], kind], source=rank, tag=_HALO) for rank, a, b in routes.halo_from
+            mpi.Irecv([halo.wire[a:b], kind], source=rank, tag=HALO) for rank, a, b in routes.halo_from
         ]
-        whole = _array(_to_wire(x)) if routes.sends_all else None
+        whole = as_array(_to_wire(x)) if routes.sends_all else None
         for rank, rows in routes.rows_to:
-            part = whole if rows is None else _array(_to_wire(x[rows]))
-            requests.append(mpi.Isend([part, kind], dest=rank, tag=_HALO))
+            part = whole if rows is None else as_array(_to_wire(x[rows]))
+            requests.append(mpi.Isend([part, kind], dest=rank, tag=HALO))
         self.ledger.mpi_bytes += routes.rows_sent * width * dtype.itemsize
         self.doing("update")
         return requests, halo, free
@@ -107,18 +103,18 @@ class MPIComm(Communicator):
         free.append(halo)
         return mixed
 
-    def _carry(self, plan: Any, y: Tensor) -> Tensor:
+    def _carry(self, plan: MixingPlan, y: Tensor) -> Tensor:
         self.doing("send")
         routes = self._routes_of(plan)
         received = _wire_like(y, len(plan.in_edges))
         requests = [
-            self.mpi.Irecv(_buffer(received[a:b]), source=rank, tag=_EDGES)
+            self.mpi.Irecv(as_buffer(received[a:b]), source=rank, tag=_EDGES)
             for rank, a, b in routes.edges_from
         ]
         outgoing = []
         for rank, edges in routes.edges_to:
             outgoing.append(_to_wire(y[edges]))
-            requests.append(self.mpi.Isend(_buffer(outgoing[-1]), dest=rank, tag=_EDGES))
+            requests.append(self.mpi.Isend(as_buffer(outgoing[-1]), dest=rank, tag=_EDGES))
             if rank != self.rank:
                 self.ledger.mpi_bytes += outgoing[-1].nbytes
         self._wait(requests)
@@ -180,19 +176,19 @@ class MPIComm(Communicator):
         kind = _MPI_TYPES[x.dtype]
         self.doing("wait")
         self.mpi.Alltoallv(
-            [_array(outgoing), self.h * width, kind], [_array(incoming), [self.h * mine] * ranks, kind]
+            [as_array(outgoing), self.h * width, kind], [as_array(incoming), [self.h * mine] * ranks, kind]
         )
         self.doing("update")
         share = _to_wire(sum_rows(_from_wire(incoming, x)).div_(self.n))
         total = _wire_like(x, 1)
         self.doing("wait")
-        self.mpi.Allgatherv([_array(share), kind], [_array(total), width, kind])
+        self.mpi.Allgatherv([as_array(share), kind], [as_array(total), width, kind])
         self.doing("update")
         size = x.element_size()
         self.ledger.mpi_bytes += size * (self.h * (columns - mine) + mine * (ranks - 1))
         return _from_wire(total, x)
 
-    def _routes_of(self, plan: Any) -> Routes:
+    def _routes_of(self, plan: MixingPlan) -> Routes:
         key = id(plan)
         if key not in self._routes:
             if len(self._routes) > 64:  # a schedule without a period makes a new plan every round
@@ -207,7 +203,7 @@ class _Halo:
 
     def __init__(self, x: Tensor, rows: int) -> None:
         self.rows = _wire_like(x, rows)
-        self.wire = _array(self.rows)
+        self.wire = as_array(self.rows)
 
 
 def _to_wire(x: Tensor) -> Tensor:
@@ -231,135 +227,11 @@ def _from_wire(wire: Tensor, x: Tensor) -> Tensor:
     return wire.to(x.device, non_blocking=False)
 
 
-def _array(wire: Tensor) -> Any:
+def as_array(wire: Tensor) -> Any:
+    """The memory of a tensor, for MPI."""
     return wire if wire.is_cuda else wire.numpy()
 
 
-def _buffer(wire: Tensor) -> Any:
-    return [_array(wire), _MPI_TYPES[wire.dtype]]
-
-
-class _Unsent:
-    """A communicator that does what a rank does itself, its copies included, and sends nothing.
-
-    Memory that would receive is filled with ones when it is first seen: what lies there by chance might be numbers so
-    small that arithmetic with them is slow.
-    """
-
-    def __init__(self, mpi: Any) -> None:
-        self.mpi, self.rank, self.size = mpi, mpi.rank, mpi.size
-        self._seen: set[int] = set()
-
-    def Irecv(self, buffer: Any, source: int, tag: int) -> Any:  # noqa: N802 - MPI's names
-        self._fill(buffer[0])
-        return self.mpi.Irecv(buffer, source=MPI.PROC_NULL, tag=tag)
-
-    def Isend(self, buffer: Any, dest: int, tag: int) -> Any:  # noqa: N802
-        return self.mpi.Isend(buffer, dest=MPI.PROC_NULL, tag=tag)
-
-    def Alltoallv(self, outgoing: Any, incoming: Any) -> None:  # noqa: N802
-        a, b = int(sum(outgoing[1][: self.rank])), int(sum(incoming[1][: self.rank]))
-        count = int(incoming[1][self.rank])
-        self._fill(incoming[0])
-        incoming[0].reshape(-1)[b : b + count] = outgoing[0].reshape(-1)[a : a + count]
-
-    def Allgatherv(self, outgoing: Any, incoming: Any) -> None:  # noqa: N802
-        a = int(sum(incoming[1][: self.rank]))
-        self._fill(incoming[0])
-        incoming[0].reshape(-1)[a : a + outgoing[0].size] = outgoing[0].reshape(-1)
-
-    def _fill(self, memory: NDArray[Any]) -> None:
-        if memory.ctypes.data not in self._seen:
-            self._seen.add(memory.ctypes.data)
-            memory.fill(1)
-
-
-class MPIWorld:
-    """The ranks of this job, before any graph is known: who writes, who fails, what all agree on."""
-
-    def __init__(self, mpi: Any = None) -> None:
-        self.mpi = MPI.COMM_WORLD if mpi is None else mpi
-        self.rank, self.ranks = self.mpi.rank, self.mpi.size
-        self._posts: list[Any] = []
-        check_launch(self.ranks)
-
-    def communicator(self, mixing: Any) -> MPIComm:
-        """An MPIComm over all ranks."""
-        return MPIComm(mixing, self.mpi)
-
-    def first(self, ranks: int) -> MPIWorld | None:
-        """The world of the first ``ranks`` ranks, at least two; None on the others. Every rank calls it."""
-        part = self.mpi.Split(self.rank < ranks, self.rank)
-        return MPIWorld(part) if self.rank < ranks else None
-
-    def rest(self) -> None:
-        """Wait until every rank has come here, asleep: a barrier would spin, and take a core from those who work."""
-        request = self.mpi.Ibarrier()
-        while not request.Test():
-            time.sleep(0.005)
-
-    def host_names(self) -> list[str]:
-        """The name of every rank's host, in the order of ranks."""
-        return self.agree(MPI.Get_processor_name())
-
-    def exchange(self, outgoing: Tensor, incoming: Tensor, partner: int) -> Callable[[], object]:
-        """Begin to swap rows with another rank as a mix does, both ways at once; call what it gives to wait for it.
-
-        ``incoming``: contiguous memory of the CPU.
-        """
-        requests = [
-            self.mpi.Irecv(_buffer(incoming), source=partner, tag=_HALO),
-            self.mpi.Isend(_buffer(outgoing), dest=partner, tag=_HALO),
-        ]
-        return lambda: MPI.Request.Waitall(requests)
-
-    def without_messages(self, mixing: Any) -> MPIComm:
-        """An MPIComm that works as over all ranks but whose messages do not travel: what is left is arithmetic."""
-        return MPIComm(mixing, _Unsent(self.mpi))
-
-    def from_root(self, make: Callable[[], T]) -> T:
-        """What ``make`` gives on rank 0, on every rank (it pickles). ``make`` must not raise."""
-        if self.rank == 0:
-            made = make()
-            MPI.Request.waitall([self.mpi.isend(made, dest=rank, tag=_MADE) for rank in range(1, self.ranks)])
-            return made
-        while not self.mpi.iprobe(source=0, tag=_MADE):
-            time.sleep(0.001)  # a broadcast would spin, and take the core that rank 0 needs
-        received: T = self.mpi.recv(source=0, tag=_MADE)
-        return received
-
-    def post(self, value: Any) -> None:
-        """Send a value to rank 0 (it pickles), without waiting."""
-        self._posts = [request for request in self._posts if not request.test()[0]]
-        self._posts.append(self.mpi.isend(value, dest=0, tag=_POSTED))
-
-    def posted(self) -> list[Any]:
-        """On rank 0: the values that have come."""
-        found = []
-        while self.mpi.iprobe(tag=_POSTED):
-            found.append(self.mpi.recv(tag=_POSTED))
-        return found
-
-    def agree(self, value: T) -> list[T]:
-        """Every rank's value, in the order of ranks, on every rank (small values: it pickles)."""
-        everyone: list[T] = self.mpi.allgather(value)
-        return everyone
-
-    def collect(self, rows: Tensor) -> Tensor | None:
-        """The rows of all ranks, in the order of ranks, on rank 0; None elsewhere. Ranks may have different numbers."""
-        mine = rows.detach().cpu().contiguous()
-        counts = self.mpi.gather(mine.shape[0], root=0)
-        if counts is None:
-            self.mpi.Gatherv([_array(mine), mine.nbytes, MPI.BYTE], None, root=0)
-            return None
-        whole = torch.empty((sum(counts), *mine.shape[1:]), dtype=mine.dtype)
-        width = mine.itemsize * math.prod(mine.shape[1:])
-        sizes = [count * width for count in counts]
-        self.mpi.Gatherv([_array(mine), mine.nbytes, MPI.BYTE], [_array(whole), sizes, MPI.BYTE], root=0)
-        return whole
-
-    def abort(self, text: str, code: int = 1) -> NoReturn:
-        """End all ranks with this rank's message."""
-        print(f"decentral: rank {self.rank}: {text}", file=sys.stderr, flush=True)
-        self.mpi.Abort(code)
-        raise SystemExit(code)
+def as_buffer(wire: Tensor) -> Any:
+    """The same with the type of its numbers."""
+    return [as_array(wire), _MPI_TYPES[wire.dtype]]

@@ -19,6 +19,8 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from decentral.errors import UserError
+
 _SMALL = 4  # workers up to which W = 11'/n is a graph like others
 _FEW = 4  # hosted rows for each row of the halo
 
@@ -141,6 +143,17 @@ class Bags(NamedTuple):
 
 def _rows(x: Tensor, start: int, size: int) -> Tensor:
     return x if size == x.shape[0] else x[start : start + size]
+
+
+def workers_a_rank(workers: int, ranks: int) -> int:
+    """How many workers each rank hosts. Raises UserError where the ranks do not divide the workers."""
+    if workers % ranks:
+        *fewer, most = [str(r) for r in range(1, workers + 1) if workers % r == 0]
+        raise UserError(
+            f"topology has {workers} workers but MPI has {ranks} ranks, which do not divide them; "
+            f"launch {', '.join(fewer)}{' or ' * bool(fewer)}{most} ranks"
+        )
+    return workers // ranks
 
 
 def plan_for(w: sparse.csr_array, lo: int, hi: int) -> MixingPlan:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from decentral.comm.plan import MixingPlan
 
 
 @dataclass(frozen=True)
 class Routes:
     """Which rows and which edges go to, and come from, which rank."""
 
-    plan: Any  # keeps the plan alive, so that its id stays its own
+    plan: MixingPlan  # keeps the plan alive, so that its id stays its own
     halo_from: list[tuple[int, int, int]]
     rows_to: list[tuple[int, slice | list[int] | None]]  # None: all
     rows_sent: int
@@ -23,7 +24,7 @@ class Routes:
     edge_order: list[int]
 
     @classmethod
-    def of(cls, plan: Any, h: int, rank: int) -> Routes:
+    def of(cls, plan: MixingPlan, h: int, rank: int) -> Routes:
         """Of ``plan`` on ``rank``, with h workers a rank."""
         senders, receivers = plan.out_edges[:, 0], plan.out_edges[:, 1]
         rows_to, rows_sent = [], 0

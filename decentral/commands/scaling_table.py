@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from decentral.comm.agreement import on_root, together
-from decentral.comm.launch import LocalWorld, find_world, use_threads
+from decentral.comm.launch import use_threads
+from decentral.comm.world import LocalWorld, World, find_world
 from decentral.commands.calibration.arithmetic import KINDS, ring_matrix, rounds
 from decentral.commands.calibration.command import check_ranks, check_seconds
 from decentral.commands.calibration.machine import Machine, load_average
@@ -26,14 +26,14 @@ def report(path: Path | None, as_json: bool, seconds: float) -> None:
 
     Raises UserError before any measurement; on ranks but 0, SystemExit(2) then.
     """
-    world: Any = find_world()
+    world = find_world()
     given = on_root(world, lambda: _checked(world, path, seconds))
     use_threads()
     machine = together(world, lambda: Machine.of(world))
     rows: list[Row] = []
     calm: dict[int, float] = {}
     for ranks in rank_counts(world.ranks):
-        part: Any = world.first(ranks) if ranks > 1 else LocalWorld() if world.rank == 0 else None
+        part: World | None = world.first(ranks) if ranks > 1 else LocalWorld() if world.rank == 0 else None
         if part is not None:
             found_rows, calm[ranks] = _measure(part, given, seconds)
             rows += found_rows
@@ -55,7 +55,7 @@ def report(path: Path | None, as_json: bool, seconds: float) -> None:
         _print(rows, notes)
 
 
-def _checked(world: Any, path: Path | None, seconds: float) -> Calibrated | None:
+def _checked(world: World, path: Path | None, seconds: float) -> Calibrated | None:
     check_ranks(world.ranks, "bench scaling")
     check_seconds(seconds)
     if path is None:
@@ -77,7 +77,7 @@ def _checked(world: Any, path: Path | None, seconds: float) -> Calibrated | None
     return given
 
 
-def _measure(world: Any, given: Calibrated | None, seconds: float) -> tuple[list[Row], float]:
+def _measure(world: World, given: Calibrated | None, seconds: float) -> tuple[list[Row], float]:
     """Rows of this many ranks, and the share of undisturbed samples; a calibration goes in turns with the rounds."""
     machine = Machine.of(world)
     comm = world.communicator(ring_matrix(world.ranks))

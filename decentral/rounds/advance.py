@@ -21,7 +21,7 @@ from torch import Tensor
 from decentral.algorithms.state import map_state, tensors_of, with_tensors
 from decentral.algorithms.traits import Method, traits_of
 from decentral.blocks import block_width, column_blocks
-from decentral.comm import Communicator
+from decentral.comm import Mixer
 from decentral.rounds.posting import AHEAD, PostingComm, in_turns
 
 
@@ -30,7 +30,7 @@ def advance(
     x: Tensor,
     state: Any,
     gradient: Iterable[tuple[slice, Tensor | None]],
-    comm: Communicator,
+    comm: Mixer,
     t: int,
     lr: float,
     weight_decay: float = 0.0,
@@ -46,12 +46,11 @@ def advance(
     Weight decay joins the gradient here, before the method, and so before any communication.
     """
     width = width or block_width(*x.shape)
-    apart = comm.links is not None or comm.faults is not None
-    if apart or traits_of(method).whole:
+    if comm.whole or traits_of(method).whole:
         width, gradient = x.shape[1], _joined(list(gradient))
     rest, wide = state, [s.shape[1] > 1 for s in tensors_of(state)]
 
-    def one_block(block: slice, g: Tensor | None, rounds: Any) -> None:
+    def one_block(block: slice, g: Tensor | None, rounds: Mixer) -> None:
         nonlocal rest
         part = x[:, block]
         if weight_decay and g is not None:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from decentral.algorithms.state import map_state
 from decentral.algorithms.traits import Method, traits_of
-from decentral.comm import Communicator
-from decentral.comm.plan import MixingPlan
+from decentral.comm import Communicator, Mixer
+from decentral.comm.stand_ins import AtOnce
 from decentral.errors import UserError
 
 
@@ -30,7 +30,7 @@ class CompiledMethod:
         self.method = method
         # a round is fused as a whole, and for one width
         self.traits = replace(traits_of(method), whole=True)
-        traced: Any = _TracedComm(comm)
+        traced = _TracedComm(comm)
 
         def step(x: Tensor, state: Any, g: Tensor, lr: float) -> Any:
             # copies, which the compiler fuses away: else what the method overwrites costs a pass of its own
@@ -39,11 +39,11 @@ class CompiledMethod:
         self._step = torch.compile(step)
         self._bill: tuple[int, int] | None = None
 
-    def init(self, x: Tensor, comm: Communicator) -> Any:
+    def init(self, x: Tensor, comm: Mixer) -> Any:
         """As the method."""
         return self.method.init(x, comm)
 
-    def step(self, x: Tensor, state: Any, g: Tensor, comm: Communicator, lr: float) -> Any:
+    def step(self, x: Tensor, state: Any, g: Tensor, comm: Mixer, lr: float) -> Any:
         """One round, compiled."""
         mixes, means = self._traffic(x, state, g, comm)
         for _ in range(mixes):
@@ -52,42 +52,37 @@ class CompiledMethod:
             comm.bill_all_reduce(x)
         return self._step(x, state, g, lr)
 
-    def _traffic(self, x: Tensor, state: Any, g: Tensor, comm: Communicator) -> tuple[int, int]:
+    def _traffic(self, x: Tensor, state: Any, g: Tensor, comm: Mixer) -> tuple[int, int]:
         """How often a step mixes and averages, told by a step on one column that only counts."""
         if self._bill is None:
-            counter: Any = _CountingComm(comm)
+            counter = _CountingComm(comm)
             small = map_state(lambda s: s[:, :1].clone(), state)
             self.method.step(x[:, :1].clone(), small, g[:, :1].clone(), counter, 1.0)
             self._bill = counter.mixes, counter.means
         return self._bill
 
 
-class _TracedComm:
+class _TracedComm(AtOnce):
     """Mixing and mean as tensor expressions that a compiler can fuse."""
 
     def __init__(self, comm: Communicator) -> None:
-        self.plan: MixingPlan = comm.plan
         self.n, self.h = comm.n, comm.h
+        self.exact, self.runs = comm.plan.exact, comm.plan.runs
         self.shifts = _shifts(comm)
 
     def mix(self, x: Tensor) -> Tensor:
-        if self.plan.exact:
+        if self.exact:
             return self.mean(x).expand(x.shape).clone()
         if self.shifts:
             return sum(x.roll(-shift, 0) * weight for shift, weight in self.shifts.items())  # type: ignore[return-value]
         parts = []
-        for run in self.plan.runs:
+        for run in self.runs:
             terms = [x[row : row + run.size] * weight for row, weight in run.terms]
             total = terms[0]
             for term in terms[1:]:
                 total = total + term
             parts.append(total)
         return torch.cat(parts)
-
-    mix_ = mix
-
-    def mix_sent(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, self.mix(x)
 
     def mean(self, x: Tensor) -> Tensor:
         return x.mean(0, keepdim=True)
@@ -103,21 +98,16 @@ def _shifts(comm: Communicator) -> dict[int, float]:
     return {shift: values.pop() for shift, values in sorted(weights.items())} if same else {}
 
 
-class _CountingComm:
+class _CountingComm(AtOnce):
     """Counts the calls of one step."""
 
-    def __init__(self, comm: Communicator) -> None:
+    def __init__(self, comm: Mixer) -> None:
         self.n, self.h = comm.n, comm.h
         self.mixes = self.means = 0
 
     def mix(self, x: Tensor) -> Tensor:
         self.mixes += 1
         return x.clone()
-
-    mix_ = mix
-
-    def mix_sent(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, self.mix(x)
 
     def mean(self, x: Tensor) -> Tensor:
         self.means += 1

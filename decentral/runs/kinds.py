@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from decentral.comm.world import World
 from decentral.errors import UserError
 from decentral.runs.asynchronous.config import AsynchronousRun
 from decentral.runs.dataflow.config import DataflowRun
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class Training(Protocol):
     """The module that trains the runs of a kind."""
 
-    def check(self, run: Any, world: Any) -> None:
+    def check(self, run: Any, world: World) -> None:
         """Refuse what only a trial shows: graph, cut, ranks; UserError."""
 
     def execute(self, run: Any, here: Here, journal: Journal, kept: Mapping[str, Any] | None) -> Outcome:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
+from decentral.comm.world import World
 from decentral.errors import UserError
 from decentral.problems.objective import Place
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 class Here(NamedTuple):
     """This rank among all, and its device."""
 
-    world: Any
+    world: World
     device: torch.device
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import tomli_w
 
 from decentral.comm.agreement import on_root, together
-from decentral.comm.launch import find_world, local_rank, use_threads
+from decentral.comm.launch import local_rank, use_threads
+from decentral.comm.world import World, find_world
 from decentral.errors import UserError
 from decentral.runs.event_files import EventFiles, need_tensorboard
 from decentral.runs.experiment import Experiment, PlannedRun, load
@@ -56,7 +57,7 @@ def run(
         return _end(world, f"{type(error).__name__}: {error}", 1)
 
 
-def _end(world: Any, text: str, code: int) -> int:
+def _end(world: World, text: str, code: int) -> int:
     """End this process, or all ranks, with a line on standard error."""
     if world.ranks > 1:
         world.abort(text, code)
@@ -65,7 +66,7 @@ def _end(world: Any, text: str, code: int) -> int:
 
 
 def prepare(
-    world: Any,
+    world: World,
     file: Path,
     overrides: Sequence[str],
     out: Path | None,
@@ -83,7 +84,7 @@ def prepare(
 
 
 def _plan(
-    world: Any, file: Path, overrides: Sequence[str], out: Path | None, resume: bool, tensorboard: bool
+    world: World, file: Path, overrides: Sequence[str], out: Path | None, resume: bool, tensorboard: bool
 ) -> tuple[Experiment, Path, dict[str, dict[str, Any]]]:
     """Rank 0's part: the experiment, its folder and the runs that have ended."""
     if tensorboard:
@@ -142,7 +143,7 @@ def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[st
 
 
 def _run_all(
-    world: Any, experiment: Experiment, folder: Path, done: dict[str, dict[str, Any]], tensorboard: bool
+    world: World, experiment: Experiment, folder: Path, done: dict[str, dict[str, Any]], tensorboard: bool
 ) -> int:
     if world.ranks > 1:
         use_threads()
@@ -177,7 +178,7 @@ def _run_all(
     return _DIVERGED if diverged else _FINISHED
 
 
-def _one(world: Any, planned: PlannedRun, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+def _one(world: World, planned: PlannedRun, folder: RunFolder, progress: Progress) -> dict[str, Any]:
     """Run or resume one run; its status."""
     from decentral.runs.journal import Journal
     from decentral.runs.place import Here, device_of

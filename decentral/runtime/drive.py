@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
+from decentral.comm.world import World
 from decentral.runtime.clock import Cost, Link, VirtualClock
 from decentral.runtime.driver import Driver
 from decentral.runtime.requests import Program
 from decentral.runtime.trace import Trace
 
 
-def clock_of(world: Any) -> str:
+def clock_of(world: World) -> str:
     """What the time of programs in this world is: "simulated" or "measured"."""
     return "simulated" if world.ranks == 1 else "measured"
 
@@ -19,7 +19,7 @@ def clock_of(world: Any) -> str:
 def drive(
     programs: Mapping[int, Program],
     host: Sequence[int],
-    world: Any,
+    world: World,
     *,
     cost: Cost,
     link: Callable[[VirtualClock], Link],

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from decentral.comm.world import World
 
 
 class Gathering:
@@ -17,7 +20,7 @@ class Gathering:
     ``training_s``: seconds since :meth:`begin` without them, the wall time of a run.
     """
 
-    def __init__(self, world: Any, count: int, complete: Callable[[int, list[Any]], None]) -> None:
+    def __init__(self, world: World, count: int, complete: Callable[[int, list[Any]], None]) -> None:
         self.world, self.count, self.complete = world, count, complete
         self.spent_s = self._began_s = 0.0
         self._waiting: dict[int, dict[int, Any]] = {}

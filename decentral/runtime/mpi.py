@@ -47,7 +47,7 @@ class MPIDriver(Driver):
         host: Sequence[int],
         on_done: Callable[[int, int], None] | None = None,
         timeout_s: float = 60.0,
-        world: Any = None,
+        world: MPI.Comm | None = None,
     ) -> None:
         super().__init__(programs, on_done, Trace("measured"))
         self.world = MPI.COMM_WORLD if world is None else world
@@ -162,7 +162,7 @@ class MPIDriver(Driver):
                 os.sched_yield()  # time.sleep(0) would sleep as long as the kernel's timers are coarse
 
 
-def common_start(comm: Any) -> float:
+def common_start(comm: MPI.Comm) -> float:
     """One moment on this rank's clock, the same for all ranks: the end of rank 0's last barrier.
 
     Clocks are compared by the median of several barriers, because the system may hold a rank up after one.
@@ -175,7 +175,7 @@ def common_start(comm: Any) -> float:
     return float(first[-1] + median(mine - its for mine, its in zip(ends, first, strict=True)))
 
 
-def gathered(trace: Trace, world: Any = None) -> Trace | None:
+def gathered(trace: Trace, world: MPI.Comm | None = None) -> Trace | None:
     """The traces of all ranks as one, on rank 0; None elsewhere. All ranks call it, after :meth:`MPIDriver.run`.
 
     Each channel was counted once, by the rank that its messages began on.

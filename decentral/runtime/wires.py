@@ -14,7 +14,7 @@ import struct
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from torch import Tensor
 from decentral.comm.launch import cuda_aware
 from decentral.runtime.packing import flattened, pack, packed_bytes, restored
 from decentral.runtime.requests import Channel
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 _HEAD_TAG = 0  # lane n has tag n + 1
 _HEAD = struct.Struct(
@@ -53,7 +56,7 @@ class Wires:
     """
 
     def __init__(
-        self, comm: Any, arrived: Callable[[Channel, Any], None], taken: Callable[[Channel], None]
+        self, comm: MPI.Comm, arrived: Callable[[Channel, Any], None], taken: Callable[[Channel], None]
     ) -> None:
         self.comm, self.arrived, self.taken = comm, arrived, taken
         self.sent = self.received = 0

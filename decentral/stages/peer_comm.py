@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from greenlet import getcurrent, greenlet
 
-from decentral.comm.communicator import Communicator, as_schedule, sum_rows
+from decentral.comm.communicator import Communicator, Mixing, as_schedule, sum_rows
 from decentral.runtime.requests import Channel, Compute, Program, Recv, Request, Send
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class PeerComm(Communicator):
     2 (n - 1) / n of the vector a worker, in 2 (n - 1) messages.
     """
 
-    def __init__(self, mixing: Any, worker: int, number_of: Callable[[int], int]) -> None:
+    def __init__(self, mixing: Mixing, worker: int, number_of: Callable[[int], int]) -> None:
         schedule = as_schedule(mixing)
         super().__init__(schedule, worker, schedule.n)
         self.worker, self.number_of = worker, number_of

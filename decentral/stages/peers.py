@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from decentral.algorithms.traits import Method
+from decentral.comm.communicator import Mixing
 from decentral.runtime.requests import Program, StageNumber
 from decentral.stages.layers import Network
 from decentral.stages.peer_comm import PeerComm, interruptible
@@ -20,7 +21,7 @@ from decentral.stages.stage import Stage
 class Peers:
     """The workers that a stage gossips among: ``mixing``, a matrix (n, n) or a Schedule, and a decentralized method."""
 
-    mixing: Any
+    mixing: Mixing
     method: Method[Any]
     weight_decay: float = 0.0
 

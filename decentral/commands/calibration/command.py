@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from decentral.comm.agreement import on_root, together
-from decentral.comm.launch import find_world, use_threads
+from decentral.comm.launch import use_threads
+from decentral.comm.world import World, find_world
 from decentral.commands.calibration.machine import Machine
 from decentral.commands.calibration.progress import progress
 from decentral.commands.calibration.sampling import sample
@@ -65,7 +66,7 @@ def check_seconds(seconds: float) -> None:
         raise UserError(f"--seconds {seconds:g} must be positive and finite")
 
 
-def _checked(world: Any, file: Path | None, out: Path | None, seconds: float) -> RoundsRun:
+def _checked(world: World, file: Path | None, out: Path | None, seconds: float) -> RoundsRun:
     check_ranks(world.ranks, "calibrate")
     check_seconds(seconds)
     if out is not None:

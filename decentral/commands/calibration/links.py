@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import nnls
 from torch import Tensor
 
+from decentral.comm.world import World
 from decentral.errors import UserError
 from decentral.network.cluster import Link
 from decentral.rounds.posting import AHEAD
@@ -85,7 +85,7 @@ def partners(ranks: int, size: int) -> dict[str, list[int | None]]:
 
 
 def walk(
-    world: Any, partner: int | None, message_bytes: int, exchanges: bool, kind: Walk
+    world: World, partner: int | None, message_bytes: int, exchanges: bool, kind: Walk
 ) -> Callable[[], None]:
     """A walk of that kind over messages of one size; without ``exchanges`` nothing is sent. Idle without a partner."""
     width, blocks = message_bytes // 4, kind.blocks

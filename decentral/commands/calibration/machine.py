@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from decentral.comm.world import World
 from decentral.commands.calibration.arithmetic import KINDS, ROUND_BYTES, gradients, ring_matrix, rounds
 from decentral.commands.calibration.links import MESSAGE_BYTES, WALKS, fit, host_size, partners, walk
 from decentral.commands.calibration.sampling import Samples, core_count, undisturbed
@@ -22,7 +23,7 @@ Key = tuple[Any, ...]
 class Machine:
     """The ranks of ``world``: the names of their hosts, ranks a host, cores, and whether ranks outnumber them."""
 
-    world: Any
+    world: World
     names: list[str]
     host_ranks: int
     cores: int
@@ -30,7 +31,7 @@ class Machine:
     load_average: float
 
     @classmethod
-    def of(cls, world: Any) -> Machine:
+    def of(cls, world: World) -> Machine:
         """Look at the hosts; raises UserError where a cluster file cannot describe them. Every rank calls it."""
         names = world.host_names()
         cores, crowded = core_count(world, names)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+
+from decentral.comm.world import World
 
 
 @contextmanager
-def progress(world: Any, what: str, seconds: float) -> Iterator[Callable[[float], None]]:
+def progress(world: World, what: str, seconds: float) -> Iterator[Callable[[float], None]]:
     """A bar on standard error of rank 0, or one line where that is no terminal; takes the share that is done."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn

@@ -13,11 +13,13 @@ import os
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import trim_mean
+
+from decentral.comm.world import World
 
 K = TypeVar("K", bound=Hashable)
 Work = Callable[[], object]
@@ -66,7 +68,7 @@ class Samples:
 
 
 def sample(
-    world: Any, works: Mapping[K, Work], seconds: float, progress: Callable[[float], None], crowded: bool
+    world: World, works: Mapping[K, Work], seconds: float, progress: Callable[[float], None], crowded: bool
 ) -> dict[K, Samples]:
     """Samples of each piece of work: 25 undisturbed ones, or as many as there are after ``seconds``, but at least five.
 
@@ -100,7 +102,7 @@ def undisturbed(samples: Iterable[Samples]) -> float:
     return 1 - float(np.concatenate([one.disturbed for one in samples]).mean())
 
 
-def core_count(world: Any, names: list[str]) -> tuple[int, bool]:
+def core_count(world: World, names: list[str]) -> tuple[int, bool]:
     """Cores of all hosts that the ranks may use, and whether a host has more ranks than cores."""
     allowed = world.agree(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set())
     total, crowded = 0, False
@@ -111,7 +113,7 @@ def core_count(world: Any, names: list[str]) -> tuple[int, bool]:
     return total, crowded
 
 
-def _repeats(world: Any, work: Work) -> int:
+def _repeats(world: World, work: Work) -> int:
     """Repetitions of a sample, the same on all ranks."""
     world.agree(None)
     elapsed_s, _ = _timed(work, 2)

@@ -130,5 +130,5 @@ def model_text(groups: list[dict[str, Any]], model: nn.Module | None, method: Me
     )
 
 
-def _a(value: Any) -> str:
+def _a(value: object) -> str:
     return repr(value) if isinstance(value, str | int | float | None | type) else f"a {type(value).__name__}"

@@ -17,7 +17,8 @@ import numpy as np
 
 import topologies
 from decentral.algorithms.traits import Method, maker_of, traits_of
-from decentral.comm.launch import find_world, use_threads
+from decentral.comm.launch import use_threads
+from decentral.comm.world import World, find_world
 from decentral.errors import UserError, nearest
 from decentral.rounds.mixing import mixing_for, rule_for
 from decentral.tables import from_table
@@ -65,19 +66,18 @@ def join(
     assert schedule is not None
     if len(set(world.agree(_fingerprint(schedule)))) > 1:
         raise AgreedError("ranks ask for different mixing; call join with the same arguments on every rank")
-    comm: Any = world.communicator(schedule)
+    comm = world.communicator(schedule)
     if world.ranks > 1:
         from decentral.comm.departures import departures_of
 
         use_threads()
-        comm.departures = departures_of(comm.mpi)
+        comm.departures = departures_of(world.mpi)
     else:
         say(
             world.rank,
             "one process, so there is one worker and nothing is sent; start with mpirun -n RANKS for more",
         )
-    joined: Communicator = comm
-    return joined
+    return comm
 
 
 def refuse_together(mistakes: list[str]) -> None:
@@ -201,7 +201,7 @@ def _fingerprint(schedule: topologies.Schedule) -> str:
 class _Ending:
     """sys.excepthook of a script that has joined: see the module."""
 
-    def __init__(self, world: Any, before: Any) -> None:
+    def __init__(self, world: World, before: Any) -> None:
         self.world = world
         self.before: Any = before.before if isinstance(before, _Ending) else before
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from decentral.algorithms.state import numbers_of, tensors_of, with_numbers
 from decentral.algorithms.traits import Method, traits_of
 from decentral.comm import Communicator
+from decentral.comm.mixer import Pending
 from decentral.errors import UserError
 from decentral.rounds.advance import advance
 from decentral.rounds.early import EarlyComm
@@ -106,10 +107,10 @@ class Decentralized(Optimizer):
         self.t = 0
         self.method_state = method.init(self.row.x, comm)
         self._sends_early = overlap and comm.n > 1 and comm.links is None and sends_model_first(method)
-        self._posted: list[Any] = []
+        self._posted: list[Pending] = []
         self._posted_bytes = 0
         self._versions = self.row.versions()
-        self._departures = getattr(comm, "departures", None)
+        self._departures = comm.departures
         if self._departures is not None:
             self._departures.under_way.append(self._posted)
         self._ready = True
@@ -124,7 +125,7 @@ class Decentralized(Optimizer):
         self._check_unmoved()
         row, comm = self.row, self.comm
         given = self._inner_steps.begin()
-        rounds: Any = EarlyComm(comm, self._posted) if self._posted else comm
+        rounds = EarlyComm(comm, self._posted) if self._posted else comm
         gradient, lr, decay, _ = given
         x, self.method_state = advance(
             self.method, row.x, self.method_state, gradient, rounds, self.t, lr, decay, row.width
@@ -159,7 +160,7 @@ class Decentralized(Optimizer):
             "numbers": numbers_of(self.method_state),
             "rounds": self.t,
             "ledger": {
-                "gossip_bytes": ledger["gossip_bytes"].tolist(),  # type: ignore[attr-defined]
+                "gossip_bytes": ledger["gossip_bytes"].tolist(),
                 "reduced_bytes": ledger["reduced_bytes"],
                 "messages": ledger["messages"],
                 "mpi_bytes": self.comm.ledger.mpi_bytes

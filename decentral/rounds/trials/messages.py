@@ -19,6 +19,7 @@ import topologies
 from decentral.algorithms.state import map_state
 from decentral.algorithms.traits import Method
 from decentral.comm import LocalComm
+from decentral.comm.communicator import Mixing
 from decentral.tables import fields_of
 
 _WIDTH = 3  # columns: methods act alike on every one
@@ -153,7 +154,7 @@ class Message(NamedTuple):
 class RecordingComm(LocalComm):
     """A LocalComm that keeps a copy of each message in ``sent``."""
 
-    def __init__(self, mixing: Any) -> None:
+    def __init__(self, mixing: Mixing) -> None:
         super().__init__(mixing)
         self.sent: list[Message] = []
 

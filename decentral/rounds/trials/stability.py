@@ -8,18 +8,22 @@ checked too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 from torch import Tensor
 
 import topologies
 from decentral.algorithms.state import tensors_of, with_tensors
 from decentral.algorithms.traits import Method, traits_of
-from decentral.comm import LocalComm
+from decentral.comm import LocalComm, Mixer
+from decentral.comm.communicator import Mixing
+from decentral.comm.stand_ins import AtOnce
 from decentral.errors import UserError
 from decentral.problems.capabilities import Linear
 from decentral.rounds.trials.needs import unmet
@@ -31,8 +35,8 @@ _SMALL = 600  # size up to which a linear map is written out as a matrix
 _ALLOW = "--set algorithm.allow_unstable=true goes on regardless"
 
 
-class ModeComm:
-    """A communicator on modes of W, one a column: mixing multiplies by the eigenvalue, a mean sees consensus."""
+class ModeComm(AtOnce):
+    """A mixer on modes of W, one a column: mixing multiplies by the eigenvalue, a mean sees consensus."""
 
     n = h = 1
     t = 0  # of methods that do more in some rounds, an ordinary one
@@ -44,16 +48,6 @@ class ModeComm:
         """Lambda x."""
         return x * self.eigenvalues
 
-    def mix_sent(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x as it is, and Lambda x."""
-        return x, self.mix(x)
-
-    mix_ = start = mix
-
-    def finish(self, mixed: Tensor) -> Tensor:
-        """What start gave."""
-        return mixed
-
     def mean(self, x: Tensor) -> Tensor:
         """The mean of a consensus is itself, of any other mode zero."""
         return x * self.consensus
@@ -62,7 +56,7 @@ class ModeComm:
 def amplification(method: Method[Any], eigenvalue: Any, step: float, consensus: Any = False) -> Any:
     """Spectral radius of a round on the mode ``eigenvalue``, or on each of many; lr times curvature = ``step``."""
     values = torch.from_numpy(np.atleast_1d(np.asarray(eigenvalue, dtype=np.complex128)))[None]
-    comm: Any = ModeComm(values, torch.from_numpy(np.atleast_1d(consensus)))
+    comm = ModeComm(values, torch.from_numpy(np.atleast_1d(consensus)))
     zero = torch.zeros_like(values)
     state = _state(method, zero, comm, 1.0)
     size = 1 + len(tensors_of(state))
@@ -103,7 +97,7 @@ def growth_of_schedule(method: Method[Any], schedule: topologies.Schedule) -> fl
     return float((np.linalg.norm(late, 2) / early_norm) ** (1 / rounds)) if early_norm > 1e-200 else 0.0
 
 
-def growth_on_quadratics(method: Method[Any], w: Any, hessians: NDArray[np.float64], lr: float) -> float:
+def growth_on_quadratics(method: Method[Any], w: Mixing, hessians: NDArray[np.float64], lr: float) -> float:
     """Growth a round of the method's own linear map on f_i = x' H_i x / 2; NaN if that cannot be found."""
     n, d = hessians.shape[:2]
     comm, H = LocalComm(w), torch.from_numpy(hessians)
@@ -121,12 +115,12 @@ def growth_on_quadratics(method: Method[Any], w: Any, hessians: NDArray[np.float
     return _radius(a_round, parts * n * d)
 
 
-def _state(method: Method[Any], zero: Tensor, comm: Any, lr: float) -> Any:
+def _state(method: Method[Any], zero: Tensor, comm: Mixer, lr: float) -> Any:
     """The state of a method that has seen this learning rate, and only zeros."""
     return method.step(zero.clone(), method.init(zero, comm), zero.clone(), comm, lr)[1]
 
 
-def _radius(linear: Any, size: int) -> float:
+def _radius(linear: Callable[[NDArray[np.float64]], NDArray[np.float64]], size: int) -> float:
     """Spectral radius of the map of (size, ...) to itself; NaN if Arnoldi does not find it."""
     if size <= _SMALL:
         return float(np.abs(np.linalg.eigvals(linear(np.eye(size)))).max())
@@ -225,7 +219,7 @@ def _growth_of_mixing(
     return growths.max(), f", which{kind} has the eigenvalue {_show(modes[growths.argmax()])}", _TOLERANCE
 
 
-def _modes(w: Any) -> NDArray[Any]:
+def _modes(w: sparse.csr_array) -> NDArray[Any]:
     """Eigenvalues of W apart from one eigenvalue 1: all, or where those are too many the outermost."""
     try:
         values = topologies.eigenvalues(w)
@@ -237,7 +231,7 @@ def _modes(w: Any) -> NDArray[Any]:
     return np.asarray(np.delete(values, np.abs(values - 1).argmin()))
 
 
-def _outermost(w: Any, which: str) -> NDArray[Any]:
+def _outermost(w: sparse.csr_array, which: str) -> NDArray[Any]:
     first = np.random.default_rng(0).standard_normal(w.shape[0])
     try:
         found = eigs(w, 6, which=which, v0=first, tol=1e-6, return_eigenvectors=False)

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from decentral.comm.launch import workers_a_rank
 from decentral.comm.local import LocalComm
+from decentral.comm.plan import workers_a_rank
+from decentral.comm.world import World
 from decentral.errors import UserError
 from decentral.problems.objective import Objective
 from decentral.rounds.trials.needs import refuse_unmet
@@ -36,7 +37,7 @@ from decentral.runtime.trace import Trace
 _SPANS = 100_000  # kept, the latest: what a trace file holds
 
 
-def check(run: AsynchronousRun, world: Any) -> None:
+def check(run: AsynchronousRun, world: World) -> None:
     """Refuse what does not fit: ranks, graph, cluster, and what asynchronous workers cannot do."""
     name = type(run.algorithm).__name__
     workers_a_rank(run.workers, world.ranks)

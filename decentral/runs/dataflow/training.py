@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from decentral.comm.local import LocalComm
+from decentral.comm.world import World
 from decentral.dataflow.control import Controller, serve, updates_of
 from decentral.dataflow.ends import Score
 from decentral.dataflow.objective import InstanceObjective, row_of
@@ -31,7 +32,7 @@ from decentral.runtime.trace import Trace
 from topologies.streams import stream
 
 
-def check(run: DataflowRun, world: Any) -> None:
+def check(run: DataflowRun, world: World) -> None:
     """Refuse what does not fit: names of nodes, the placement, the ranks; and try the network on a few instances."""
     hosts(run.dataflow.workers, 1, world.ranks)
     Plan(run, torch.device("cpu")).layout()

@@ -13,6 +13,7 @@ from decentral.algorithms.state import numbers_of, tensors_of, with_numbers, wit
 from decentral.comm import Communicator
 from decentral.comm.faults.links import Faults
 from decentral.comm.links import Links
+from decentral.comm.world import World
 from decentral.errors import UserError
 from decentral.problems.objective import Objective
 
@@ -23,7 +24,7 @@ KEYS = (
 
 
 def state(
-    world: Any, comm: Communicator, objective: Objective, x: Tensor, method_state: Any, **more: Any
+    world: World, comm: Communicator, objective: Objective, x: Tensor, method_state: Any, **more: Any
 ) -> dict[str, Any]:
     """What a checkpoint holds, whole on rank 0, where the hosted rows of all ranks are. Every rank calls it.
 
@@ -90,7 +91,7 @@ def restore(
     return with_numbers(method_state, numbers)
 
 
-def _collect_links(world: Any, links: Links) -> dict[str, Any]:
+def _collect_links(world: World, links: Links) -> dict[str, Any]:
     """Of each vector that is sent in a round, the parts of all workers' states; and bytes since the last record."""
     states = []
     for of_workers in links.states:
@@ -116,7 +117,7 @@ def _restore_links(links: Links, kept: Mapping[str, Any], like: Tensor, rows: sl
             links.counts[kind] += count.numpy()
 
 
-def _collect_faults(world: Any, faults: Faults) -> dict[str, Any]:
+def _collect_faults(world: World, faults: Faults) -> dict[str, Any]:
     """What is kept of earlier rounds, of all workers; what faults have added to their sum; and the counts."""
     return {
         "vectors": [[world.collect(part) for part in kept] for kept in faults.vectors],

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 import topologies
 from decentral.algorithms.traits import traits_of
-from decentral.comm.launch import workers_a_rank
+from decentral.comm.plan import workers_a_rank
+from decentral.comm.world import World
 from decentral.errors import UserError
 from decentral.network import Gossip, all_reduce_s
 from decentral.rounds.compiled import CompiledMethod
@@ -22,7 +21,7 @@ from decentral.runs.rounds.faults import refuse_faults
 from decentral.runs.sections.network import PerSample
 
 
-def check(run: RoundsRun, world: Any) -> None:
+def check(run: RoundsRun, world: World) -> None:
     """Raise UserError for it."""
     workers_a_rank(run.workers, world.ranks)
     mixing, train = run.topology.mixing(), run.train
@@ -40,7 +39,7 @@ def check(run: RoundsRun, world: Any) -> None:
         refuse_unstable(run.algorithm, mixing, lr, run.problem, run.seed, train.weight_decay)
 
 
-def _check_compiled(run: RoundsRun, world: Any, mixing: topologies.Schedule) -> None:
+def _check_compiled(run: RoundsRun, world: World, mixing: topologies.Schedule) -> None:
     if run.compression or not traits_of(run.algorithm).linear:
         raise UserError(
             "train.compile = true is for methods of arithmetic, mixing and means alone; set it to false, or do "

@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from decentral.comm import Communicator
+from decentral.comm.world import World
 from decentral.runtime.pauses import Interval, common, cut_out
 from decentral.runtime.trace import Span, Trace
 
@@ -79,7 +79,7 @@ class Stopwatch:
             yield block
 
 
-def gathered_rounds(watch: Stopwatch, world: Any, hosted: int) -> Trace | None:
+def gathered_rounds(watch: Stopwatch, world: World, hosted: int) -> Trace | None:
     """The spans of all ranks as one trace that begins at 0, on rank 0; None elsewhere. Every rank calls it.
 
     ``hosted``: workers a rank. Cost: some barriers, to compare clocks, and one gather.

@@ -13,6 +13,7 @@ import torch
 import topologies
 from decentral.algorithms.traits import traits_of
 from decentral.comm.local import LocalComm
+from decentral.comm.world import World
 from decentral.errors import UserError
 from decentral.rounds.trials.needs import refuse_unmet
 from decentral.runs.divergence import overflow
@@ -31,7 +32,7 @@ from decentral.runtime.trace import Trace
 from decentral.stages.profile import cost_table, profile
 
 
-def check(run: StageRun, world: Any) -> None:
+def check(run: StageRun, world: World) -> None:
     """Refuse what does not fit: the cut, the program, its heads, the ranks."""
     hosts(run.stages.count, run.workers, world.ranks)
     if run.topology is not None and run.algorithm is not None:
