@@ -11,7 +11,7 @@ from decentral.algorithms.traits import Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 class Public(NamedTuple):
@@ -47,13 +47,13 @@ class CHOCO:
                 f"gamma = {self.gamma} must be above 0 and at most 1; the coarser C, the smaller"
             )
 
-    def init(self, x: Tensor, comm: Communicator) -> Public:
+    def init(self, x: Tensor, comm: Mixer) -> Public:
         """Nothing known yet."""
         del comm
         return Public(x.new_zeros(x.shape), x.new_zeros(x.shape))
 
     def step(
-        self, x: Tensor, state: Public, g: Tensor | None, comm: Communicator, lr: float
+        self, x: Tensor, state: Public, g: Tensor | None, comm: Mixer, lr: float
     ) -> tuple[Tensor, Public]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         y = descend(x, g, lr)

@@ -12,7 +12,7 @@ from decentral.algorithms.traits import Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 class Correction(NamedTuple):
@@ -44,13 +44,13 @@ class D2:
         """At the minimiser."""
         return Rest("none")
 
-    def init(self, x: Tensor, comm: Communicator) -> Correction:
+    def init(self, x: Tensor, comm: Mixer) -> Correction:
         """No correction yet."""
         del comm
         return Correction(x.new_zeros(x.shape), 0.0)
 
     def step(
-        self, x: Tensor, state: Correction, g: Tensor | None, comm: Communicator, lr: float
+        self, x: Tensor, state: Correction, g: Tensor | None, comm: Mixer, lr: float
     ) -> tuple[Tensor, Correction]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         psi = descend(x, g, lr)
@@ -58,6 +58,6 @@ class D2:
         after = self.gossip(corrected, comm)
         return after, Correction(corrected.copy_(after).sub_(psi), lr)
 
-    def gossip(self, x: Tensor, comm: Communicator) -> Tensor:
+    def gossip(self, x: Tensor, comm: Mixer) -> Tensor:
         """W x."""
         return comm.mix(x)

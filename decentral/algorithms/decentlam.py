@@ -12,7 +12,7 @@ from decentral.algorithms.traits import Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 class Displacement(NamedTuple):
@@ -55,13 +55,13 @@ class DecentLaM:
         """Where DSGD (atc) does; its momentum is of the mixing too."""
         return Rest("atc")
 
-    def init(self, x: Tensor, comm: Communicator) -> Displacement:
+    def init(self, x: Tensor, comm: Mixer) -> Displacement:
         """No displacement yet."""
         del comm
         return Displacement(x.new_zeros(x.shape), 0.0)
 
     def step(
-        self, x: Tensor, state: Displacement, g: Tensor, comm: Communicator, lr: float
+        self, x: Tensor, state: Displacement, g: Tensor, comm: Mixer, lr: float
     ) -> tuple[Tensor, Displacement]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         ratio = lr / state.lr if state.lr else 0.0

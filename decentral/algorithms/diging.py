@@ -11,7 +11,7 @@ from decentral.algorithms.traits import Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,6 @@ class DIGing(GradientTracking):
 
     traits: ClassVar[Traits] = Traits(title="DIGing")
 
-    def descend(self, x: Tensor, m: Tensor, comm: Communicator, lr: float) -> Tensor:
+    def descend(self, x: Tensor, m: Tensor, comm: Mixer, lr: float) -> Tensor:
         """W x - lr m."""
         return comm.mix_(x).sub_(m, alpha=lr)

@@ -12,7 +12,7 @@ from decentral.algorithms.traits import Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 class InnerOuter(NamedTuple):
@@ -62,14 +62,14 @@ class DiLoCo:
         if self.decay < 0:
             raise ValueError(f"decay = {self.decay} must not be negative; 0.0 is without")
 
-    def init(self, x: Tensor, comm: Communicator) -> InnerOuter:
+    def init(self, x: Tensor, comm: Mixer) -> InnerOuter:
         """No moments yet."""
         del comm
         m, v, u = (x.new_zeros(x.shape) for _ in range(3))
         return InnerOuter(m, v, x.clone(), u, 0)
 
     def step(
-        self, x: Tensor, state: InnerOuter, g: Tensor, comm: Communicator, lr: float
+        self, x: Tensor, state: InnerOuter, g: Tensor, comm: Mixer, lr: float
     ) -> tuple[Tensor, InnerOuter]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         k = state.steps + 1

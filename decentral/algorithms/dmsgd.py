@@ -12,7 +12,7 @@ from decentral.algorithms.traits import Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 VARIANTS = ("atc", "awc", "nesterov", "doubly-averaged")
 
@@ -52,14 +52,12 @@ class DmSGD:
             return Rest("atc", remixed=self.momentum)
         return Rest("awc" if self.variant == "awc" else "atc", over=1 - self.momentum, changing=True)
 
-    def init(self, x: Tensor, comm: Communicator) -> Momentum:
+    def init(self, x: Tensor, comm: Mixer) -> Momentum:
         """Zero momentum."""
         del comm
         return Momentum(x.new_zeros(x.shape))
 
-    def step(
-        self, x: Tensor, state: Momentum, g: Tensor, comm: Communicator, lr: float
-    ) -> tuple[Tensor, Momentum]:
+    def step(self, x: Tensor, state: Momentum, g: Tensor, comm: Mixer, lr: float) -> tuple[Tensor, Momentum]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         beta = self.momentum
         m = accumulate(state.m, beta, g)

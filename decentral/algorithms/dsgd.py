@@ -12,7 +12,7 @@ from decentral.algorithms.traits import Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class DSGD:
         """Apart, with the learning rate lr."""
         return Rest(self.variant, changing=True)
 
-    def init(self, x: Tensor, comm: Communicator) -> tuple[()]:
+    def init(self, x: Tensor, comm: Mixer) -> tuple[()]:
         """DSGD keeps no state."""
         del x, comm
         return ()
 
     def step(
-        self, x: Tensor, state: tuple[()], g: Tensor | None, comm: Communicator, lr: float
+        self, x: Tensor, state: tuple[()], g: Tensor | None, comm: Mixer, lr: float
     ) -> tuple[Tensor, tuple[()]]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         if self.variant == "atc":

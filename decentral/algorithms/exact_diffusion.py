@@ -11,7 +11,7 @@ from decentral.algorithms.traits import Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,6 @@ class ExactDiffusion(D2):
 
     traits: ClassVar[Traits] = Traits(title="exact diffusion", least_eigenvalue=-1.0)
 
-    def gossip(self, x: Tensor, comm: Communicator) -> Tensor:
+    def gossip(self, x: Tensor, comm: Mixer) -> Tensor:
         """(x + W x) / 2."""
         return comm.mix(x).add_(x).mul_(0.5)

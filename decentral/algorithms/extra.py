@@ -12,7 +12,7 @@ from decentral.algorithms.traits import Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class EXTRA:
         """At the minimiser."""
         return Rest("none")
 
-    def init(self, x: Tensor, comm: Communicator) -> Correction:
+    def init(self, x: Tensor, comm: Mixer) -> Correction:
         """No correction yet."""
         del comm
         return Correction(x.new_zeros(x.shape), 0.0)
 
     def step(
-        self, x: Tensor, state: Correction, g: Tensor, comm: Communicator, lr: float
+        self, x: Tensor, state: Correction, g: Tensor, comm: Mixer, lr: float
     ) -> tuple[Tensor, Correction]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         c = state.c.mul_(lr / state.lr if state.lr else 0.0)

@@ -11,7 +11,7 @@ from decentral.algorithms.traits import Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,6 @@ class GossipPGA(LocalSGD):
 
     every: int = 6
 
-    def between(self, x: Tensor, comm: Communicator) -> Tensor:
+    def between(self, x: Tensor, comm: Mixer) -> Tensor:
         """W x."""
         return comm.mix_(x)

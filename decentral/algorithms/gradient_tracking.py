@@ -12,7 +12,7 @@ from decentral.algorithms.traits import Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 class Tracker(NamedTuple):
@@ -56,14 +56,14 @@ class GradientTracking:
         """At the minimiser."""
         return Rest("none")
 
-    def init(self, x: Tensor, comm: Communicator) -> Tracker | MomentumTracker:
+    def init(self, x: Tensor, comm: Mixer) -> Tracker | MomentumTracker:
         """Nothing tracked yet."""
         del comm
         z = x.new_zeros(x.shape)
         return MomentumTracker(z, x.new_zeros(x.shape)) if self.momentum else Tracker(z)
 
     def step(
-        self, x: Tensor, state: Tracker | MomentumTracker, g: Tensor, comm: Communicator, lr: float
+        self, x: Tensor, state: Tracker | MomentumTracker, g: Tensor, comm: Mixer, lr: float
     ) -> tuple[Tensor, Tracker | MomentumTracker]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         y = state.z.add(g)
@@ -72,6 +72,6 @@ class GradientTracking:
         z = comm.mix_(y).sub_(g)
         return x, Tracker(z) if isinstance(state, Tracker) else MomentumTracker(z, m)
 
-    def descend(self, x: Tensor, m: Tensor, comm: Communicator, lr: float) -> Tensor:
+    def descend(self, x: Tensor, m: Tensor, comm: Mixer, lr: float) -> Tensor:
         """W (x - lr m)."""
         return comm.mix_(x.sub(m, alpha=lr))

@@ -11,7 +11,7 @@ from decentral.algorithms.traits import Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 @dataclass(frozen=True)
@@ -38,26 +38,24 @@ class LocalSGD:
         check_every(self.every)
         check_momentum(self.momentum)
 
-    def init(self, x: Tensor, comm: Communicator) -> Momentum:
+    def init(self, x: Tensor, comm: Mixer) -> Momentum:
         """Zero momentum."""
         del comm
         return Momentum(x.new_zeros(x.shape))
 
-    def step(
-        self, x: Tensor, state: Momentum, g: Tensor, comm: Communicator, lr: float
-    ) -> tuple[Tensor, Momentum]:
+    def step(self, x: Tensor, state: Momentum, g: Tensor, comm: Mixer, lr: float) -> tuple[Tensor, Momentum]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         m = accumulate(state.m, self.momentum, g)
         x = x.sub_(m, alpha=lr)
         return (x.copy_(comm.mean(x)) if is_due(self.every, comm) else self.between(x, comm)), Momentum(m)
 
-    def between(self, x: Tensor, comm: Communicator) -> Tensor:
+    def between(self, x: Tensor, comm: Mixer) -> Tensor:
         """What is done with x in other rounds: nothing."""
         del comm
         return x
 
 
-def is_due(every: int, comm: Communicator) -> bool:
+def is_due(every: int, comm: Mixer) -> bool:
     """Whether this is an ``every``-th round."""
     return (comm.t + 1) % every == 0
 

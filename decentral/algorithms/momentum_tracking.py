@@ -12,7 +12,7 @@ from decentral.algorithms.traits import Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 class TrackedMomentum(NamedTuple):
@@ -49,13 +49,13 @@ class MomentumTracking:
         """At the minimiser."""
         return Rest("none")
 
-    def init(self, x: Tensor, comm: Communicator) -> TrackedMomentum:
+    def init(self, x: Tensor, comm: Mixer) -> TrackedMomentum:
         """Zero momentum."""
         del comm
         return TrackedMomentum(x.new_zeros(x.shape), x.new_zeros(x.shape))
 
     def step(
-        self, x: Tensor, state: TrackedMomentum, g: Tensor, comm: Communicator, lr: float
+        self, x: Tensor, state: TrackedMomentum, g: Tensor, comm: Mixer, lr: float
     ) -> tuple[Tensor, TrackedMomentum]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         m = accumulate(state.m, self.momentum, g)

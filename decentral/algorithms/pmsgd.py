@@ -12,7 +12,7 @@ from decentral.algorithms.traits import Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,12 @@ class PmSGD:
         """At the minimiser."""
         return Rest("none")
 
-    def init(self, x: Tensor, comm: Communicator) -> Momentum:
+    def init(self, x: Tensor, comm: Mixer) -> Momentum:
         """Zero momentum."""
         del comm
         return Momentum(x.new_zeros(x.shape))
 
-    def step(
-        self, x: Tensor, state: Momentum, g: Tensor, comm: Communicator, lr: float
-    ) -> tuple[Tensor, Momentum]:
+    def step(self, x: Tensor, state: Momentum, g: Tensor, comm: Mixer, lr: float) -> tuple[Tensor, Momentum]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         g_mean = comm.mean(g)
         m = accumulate(state.m, self.momentum, g_mean)

@@ -13,7 +13,7 @@ from topologies.streams import stream
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 class Factors(NamedTuple):
@@ -64,7 +64,7 @@ class PowerGossip:
         if self.rank < 1:
             raise ValueError(f"rank = {self.rank} must be at least 1; 1 to 4 is usual")
 
-    def init(self, x: Tensor, comm: Communicator) -> Factors:
+    def init(self, x: Tensor, comm: Mixer) -> Factors:
         """Random right factors, the same at both ends of an edge."""
         matrices, _ = self._parts(x.shape[1], comm)
         lefts, rights = self.rank * sum(a.m for a in matrices), self.rank * sum(a.n for a in matrices)
@@ -77,7 +77,7 @@ class PowerGossip:
         return factors
 
     def step(
-        self, x: Tensor, state: Factors, g: Tensor | None, comm: Communicator, lr: float
+        self, x: Tensor, state: Factors, g: Tensor | None, comm: Mixer, lr: float
     ) -> tuple[Tensor, Factors]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         y = descend(x, g, lr)
@@ -107,7 +107,7 @@ class PowerGossip:
                 self._orthonormalise(new, (source, to), k, comm.t + 1)
         return y, state
 
-    def _parts(self, d: int, comm: Communicator) -> tuple[list[Matrix], list[slice]]:
+    def _parts(self, d: int, comm: Mixer) -> tuple[list[Matrix], list[slice]]:
         """The matrices of a model, and the columns that are gossiped whole."""
         matrices: list[Matrix] = []
         vectors, left, right = [], 0, 0
@@ -147,7 +147,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return a.clone() @ b.clone()
 
 
-def _shapes(d: int, comm: Communicator) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+def _shapes(d: int, comm: Mixer) -> Iterator[tuple[int, int, tuple[int, ...]]]:
     """(start, stop, shape) of each parameter; one vector where the layers are not known."""
     if comm.layout is None:
         yield 0, d, (d,)

@@ -11,7 +11,7 @@ from decentral.algorithms.traits import Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 class PushTracker(NamedTuple):
@@ -44,13 +44,13 @@ class PushDIGing:
         """At the minimiser."""
         return Rest("none")
 
-    def init(self, x: Tensor, comm: Communicator) -> PushTracker:
+    def init(self, x: Tensor, comm: Mixer) -> PushTracker:
         """Nothing tracked yet; weight one everywhere."""
         del comm
         return PushTracker(x.new_zeros(x.shape), x.new_ones((x.shape[0], 1)))
 
     def step(
-        self, x: Tensor, state: PushTracker, g: Tensor, comm: Communicator, lr: float
+        self, x: Tensor, state: PushTracker, g: Tensor, comm: Mixer, lr: float
     ) -> tuple[Tensor, PushTracker]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         y = state.z.add(g)

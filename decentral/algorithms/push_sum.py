@@ -11,7 +11,7 @@ from decentral.algorithms.traits import Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 class Mass(NamedTuple):
@@ -43,12 +43,12 @@ class PushSum:
         """Where DSGD (atc) does, if P is doubly stochastic."""
         return Rest("atc", changing=True)
 
-    def init(self, x: Tensor, comm: Communicator) -> Mass:
+    def init(self, x: Tensor, comm: Mixer) -> Mass:
         """Weight one everywhere."""
         del comm
         return Mass(x.new_ones((x.shape[0], 1)))
 
-    def step(self, x: Tensor, state: Mass, g: Tensor, comm: Communicator, lr: float) -> tuple[Tensor, Mass]:
+    def step(self, x: Tensor, state: Mass, g: Tensor, comm: Mixer, lr: float) -> tuple[Tensor, Mass]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         u = comm.mix_(x.mul_(state.w).sub_(g, alpha=lr))
         w = comm.along.mix(state.w)

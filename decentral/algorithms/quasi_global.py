@@ -13,7 +13,7 @@ from decentral.algorithms.traits import Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class QuasiGlobal:
         """Where DSGD (atc) does, with (1 + beta) lr in the form nesterov; its momentum is of the mixing too."""
         return Rest("atc", times=1 + self.momentum if self.nesterov else 1.0)
 
-    def init(self, x: Tensor, comm: Communicator) -> Displacement:
+    def init(self, x: Tensor, comm: Mixer) -> Displacement:
         """No displacement yet."""
         del comm
         return Displacement(x.new_zeros(x.shape), 0.0)
 
     def step(
-        self, x: Tensor, state: Displacement, g: Tensor, comm: Communicator, lr: float
+        self, x: Tensor, state: Displacement, g: Tensor, comm: Mixer, lr: float
     ) -> tuple[Tensor, Displacement]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         beta, mu = self.momentum, self.momentum if self.mu is None else self.mu

@@ -12,7 +12,7 @@ from decentral.algorithms.traits import Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 class Relay(NamedTuple):
@@ -61,7 +61,7 @@ class RelaySGD:
         """At the minimiser in form "model"; in the other workers stay apart."""
         return Rest("none") if self.form == "model" else None
 
-    def init(self, x: Tensor, comm: Communicator) -> Relay | GradientRelay:
+    def init(self, x: Tensor, comm: Mixer) -> Relay | GradientRelay:
         """Nothing has arrived."""
         edges = len(comm.edges_in)
         m = x.new_zeros((edges, x.shape[1]))
@@ -70,7 +70,7 @@ class RelaySGD:
         return Relay(m, x.new_zeros((edges, 1)), x.clone())
 
     def step(
-        self, x: Tensor, state: Relay | GradientRelay, g: Tensor | None, comm: Communicator, lr: float
+        self, x: Tensor, state: Relay | GradientRelay, g: Tensor | None, comm: Mixer, lr: float
     ) -> tuple[Tensor, Relay | GradientRelay]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         if isinstance(state, GradientRelay):
@@ -85,6 +85,6 @@ class RelaySGD:
         return y.div_(comm.n), Relay(m, c, state.start)
 
 
-def _relayed(own: Tensor, m: Tensor, comm: Communicator) -> Tensor:
+def _relayed(own: Tensor, m: Tensor, comm: Mixer) -> Tensor:
     """The messages that arrive: own (h, d) plus all that came last but for what came from the receiver."""
     return comm.exchange(comm.departing(own.add(comm.arrived(m))).sub_(m))

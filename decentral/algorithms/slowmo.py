@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import topologies
     from decentral.algorithms.traits import Method
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 
 class Outer(NamedTuple):
@@ -81,11 +81,11 @@ class SlowMo:
         settings = {"momentum": self.momentum} if "momentum" in signature(make).parameters else {}
         return make(**settings)
 
-    def init(self, x: Tensor, comm: Communicator) -> Outer:
+    def init(self, x: Tensor, comm: Mixer) -> Outer:
         """The base method's first state; no slow momentum."""
         return Outer(self.method.init(x, comm), x.clone(), x.new_zeros(x.shape), 0.0)
 
-    def step(self, x: Tensor, state: Outer, g: Tensor, comm: Communicator, lr: float) -> tuple[Tensor, Outer]:
+    def step(self, x: Tensor, state: Outer, g: Tensor, comm: Mixer, lr: float) -> tuple[Tensor, Outer]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         x, inner = self.method.step(x, state.inner, g, comm, lr)
         if not is_due(self.every, comm):

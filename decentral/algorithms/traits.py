@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     import topologies
-    from decentral.comm import Communicator
+    from decentral.comm.mixer import Mixer
 
 S = TypeVar("S")
 
@@ -60,10 +60,10 @@ class Described(Protocol):
 class Method(Described, Protocol[S]):
     """A method of rounds whose state is an S: a NamedTuple, see :mod:`decentral.algorithms.state`."""
 
-    def init(self, x: Tensor, comm: Communicator) -> S:
+    def init(self, x: Tensor, comm: Mixer) -> S:
         """The state before the first round, from the models x (h, d)."""
 
-    def step(self, x: Tensor, state: S, g: Tensor, comm: Communicator, lr: float) -> tuple[Tensor, S]:
+    def step(self, x: Tensor, state: S, g: Tensor, comm: Mixer, lr: float) -> tuple[Tensor, S]:
         """One round from x (h, d) with the gradients g (h, d) at x; x and state are consumed."""
 
 
