@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 import topologies
+from decentral.comm.layout import Layout
 from decentral.network import Cluster
 from decentral.runs.asynchronous.cards import Cards
 from decentral.runs.asynchronous.control import Controller
@@ -19,6 +20,7 @@ class Bowl:
 
     def __init__(self, a, c):
         self.a, self.c, self.given, self.buffers = torch.tensor(a), torch.tensor(c), [], {}
+        self.layout = Layout.whole(a.shape[1])
 
     def gradient(self, x, t):
         g = self.a * (x - self.c)

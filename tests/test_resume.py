@@ -181,6 +181,34 @@ def test_a_sweep_that_dies_anywhere_ends_in_the_same_bits(tmp_path, dying, rows)
     same_results(tmp_path / "whole", tmp_path / "out")
 
 
+@pytest.mark.parametrize("algorithm", ["dsgd", "decentlam"])
+def test_the_state_of_an_update_rule_goes_on_too(tmp_path, dying, algorithm):
+    changes = {**CNN, "algorithm": {"name": algorithm}, "optimizer": {"name": "adamw"}}
+    changes["train"] = {**CNN["train"], "weight_decay": 0.01, "clip_norm": 0.5}
+    file = write(tmp_path / "x.toml", **changes)
+    assert decentral("run", file, "--out", "whole").code == 0
+    die(dying, 6, file, "--out", "out")
+    (run,) = (tmp_path / "out" / "runs").iterdir()
+    kept = torch.load(run / "checkpoint.pt")
+    assert (kept["t"], kept["state_rest"][-1]) == (9, 9)  # AdamW's steps
+    assert decentral("run", file, "--out", "out", "--resume").code == 0
+    same_results(tmp_path / "whole", tmp_path / "out")
+
+
+@pytest.mark.mpi
+def test_the_state_of_an_update_rule_goes_on_on_other_ranks(tmp_path, dying):
+    file = write(tmp_path / "x.toml", **CNN, optimizer={"name": "adam"})
+    assert decentral("run", file, "--out", "whole").code == 0
+    die(dying, 6, file, "--out", "out")
+    done = ranks.decentral("run", file, "--out", tmp_path / "out", "--resume", ranks=2)
+    assert done.returncode == 0, done.stderr
+    ((name, rows),) = metrics(tmp_path / "whole").items()
+    for row, other in zip(rows, metrics(tmp_path / "out")[name], strict=True):
+        assert {key: other[key] for key in row.keys() - {"wall_s", "mpi_bytes_sent"}} == {
+            key: row[key] for key in row.keys() - {"wall_s", "mpi_bytes_sent"}
+        }
+
+
 def test_a_run_may_die_again_and_again(tmp_path, dying):
     file = write(tmp_path / "x.toml", **CNN)
     assert decentral("run", file, "--out", "whole").code == 0

@@ -329,7 +329,6 @@ def test_a_run_measures_workers_and_their_average(tmp_path, monkeypatch):
     [
         ('[topology]\nname = "ring"\nworkers = 4\n', "", "[algorithm] needs [topology]"),
         ('[algorithm]\nname = "dmsgd"\n', "", "[topology] needs [algorithm]"),
-        ("[train]", '[optimizer]\nname = "adam"\n[train]', "[optimizer] has no meaning where [algorithm]"),
         ('name = "local"', 'name = "decoupled"', "cannot gossip"),
         ("workers = 4", "workers = 2000", "partition over 2000 workers"),
         ("workers = 4", "workers = 0", "topology.workers = 0"),

@@ -44,7 +44,18 @@ KINDS = (
     Kind(AsynchronousRun, "decentral.runs.asynchronous.training"),
     Kind(RoundsRun, "decentral.runs.rounds.training"),  # by no section of its own, so the last
 )
-SECTIONS = tuple(dict.fromkeys(key for kind in reversed(KINDS) for key in sections_of(kind.run)))
+_LAST = (
+    "stages",
+    "program",
+    "optimizer",
+    "dataflow",
+)  # in run ids, so that folders that are there are found again
+SECTIONS = tuple(
+    sorted(
+        dict.fromkeys(key for kind in reversed(KINDS) for key in sections_of(kind.run)),
+        key=lambda key: _LAST.index(key) if key in _LAST else -1,
+    )
+)
 """All sections that a file of some kind may have, in the order that they have in run ids."""
 
 

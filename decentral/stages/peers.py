@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from decentral.algorithms.traits import Method
 from decentral.comm.communicator import Mixing
+from decentral.comm.layout import Layout
 from decentral.runtime.requests import Program, StageNumber
 from decentral.stages.layers import Network
 from decentral.stages.peer_comm import PeerComm, interruptible
@@ -19,7 +20,10 @@ from decentral.stages.stage import Stage
 
 @dataclass(frozen=True)
 class Peers:
-    """The workers that a stage gossips among: ``mixing``, a matrix (n, n) or a Schedule, and a decentralized method."""
+    """The workers that a stage gossips among: ``mixing``, a matrix (n, n) or a Schedule, and a decentralized method.
+
+    The method may be behind an update rule (:class:`decentral.rounds.ruled.Ruled`), which then has the weight decay.
+    """
 
     mixing: Mixing
     method: Method[Any]
@@ -48,7 +52,6 @@ class PeerStage(Stage):
         **kwargs: Any,
     ) -> None:
         self.worker, self.peers = worker, peers
-        self.learning: list[nn.Parameter] = []
         super().__init__(index, spans, network, _no_optimizer, *args, **kwargs)
         self.comm = PeerComm(peers.mixing, worker, lambda i: StageNumber(i, index, self.count))
         self.state: Any = None
@@ -60,7 +63,7 @@ class PeerStage(Stage):
 
     def learns(self, module: nn.Module) -> None:
         """From now on the module's parameters change in the stage's updates."""
-        self.learning += module.parameters()
+        self.learners.append(module)
 
     def learn(self, t: int, tag: Any = None) -> Program:
         """Step t's update: the method's arithmetic, and its messages."""
@@ -68,8 +71,7 @@ class PeerStage(Stage):
 
     def update(self, t: int) -> None:
         """One round of the method; to be called inside :func:`interruptible` work."""
-        if self.on_update is not None:
-            self.on_update(t)
+        self.begin_update(t)
         if self.lr is None:
             raise ValueError("a stage that gossips needs lr(t); methods have no learning rate of their own")
         learning = [p for p in self.learning if p.requires_grad]
@@ -79,6 +81,7 @@ class PeerStage(Stage):
             g.add_(x, alpha=self.peers.weight_decay)
         method = self.peers.method
         if self.round == 0:
+            self.comm.layout = Layout.of(nn.ModuleList(self.learners))
             self.state = method.init(x, self.comm)
         x, self.state = method.step(x, self.state, g, self.comm.at(self.round), self.lr(t))
         self.round += 1

@@ -30,7 +30,8 @@ class Pass:
 class Stage:
     """Stage ``index`` of ``count``: layers ``span`` of a network of L layers; the last one also has the head.
 
-    ``steps``: how many a program does. ``lr(t)``: the learning rate of step t.
+    ``steps``: how many a program does. ``lr(t)``: the learning rate of step t. ``clip_norm``: what its gradient, local
+    heads' included, is cut to before an update; 0 is without.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Stage:
         lr: Callable[[int], float] | None = None,
         loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
         make_head: Callable[[str, int], Any] | None = None,
+        clip_norm: float = 0.0,
     ) -> None:
         self.index, self.count, self.spans = index, len(spans), list(spans)
         self.span, self.depth = spans[index], len(network.layers)
@@ -56,6 +58,8 @@ class Stage:
             self.modules.append(self.head)
         self.make_optimizer = make_optimizer
         self.optimizers: list[torch.optim.Optimizer] = []
+        self.learners: list[nn.Module] = []
+        self.clip_norm = clip_norm
         self.learns(self.modules)
         self._make_head = make_head
         self.losses: dict[int, Tensor] = {}
@@ -80,7 +84,13 @@ class Stage:
 
     def learns(self, module: nn.Module) -> None:
         """From now on the module's parameters change in the stage's updates."""
+        self.learners.append(module)
         self.optimizers.append(self.make_optimizer(module.parameters()))
+
+    @property
+    def learning(self) -> list[nn.Parameter]:
+        """The parameters that change in the stage's updates, frozen ones among them."""
+        return [p for module in self.learners for p in module.parameters()]
 
     @property
     def number(self) -> int:
@@ -172,14 +182,20 @@ class Stage:
 
     def update(self, t: int) -> None:
         """The step of layers and local heads with the gradients in ``grad``, which are then forgotten."""
-        if self.on_update is not None:
-            self.on_update(t)
+        self.begin_update(t)
         for optimizer in self.optimizers:
             if self.lr is not None:
                 for group in optimizer.param_groups:
                     group["lr"] = self.lr(t)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+
+    def begin_update(self, t: int) -> None:
+        """Step t's gradients are in place: they are shown, then clipped."""
+        if self.on_update is not None:
+            self.on_update(t)
+        if self.clip_norm:
+            nn.utils.clip_grad_norm_(self.learning, self.clip_norm)
 
     def checked(self, y: Tensor) -> Tensor:
         """y, if it is finite. Raises NonFiniteError that names the stage and its layers."""

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from decentral.algorithms.descent import descend
 from topologies.streams import stream
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ class Exchange:
         """x."""
         return self.x
 
-    def step(self, g: Tensor, lr: float, t: int) -> Iterator[Letter]:
+    def step(self, g: Tensor | None, lr: float, t: int) -> Iterator[Letter]:
         """x <- x - lr g; then a request, if it is time and none is out."""
-        self.x.sub_(g, alpha=lr)
+        self.x = descend(self.x, g, lr)
         near = self.near
         if self.partner is not None or not near.targets or (t + 1) % self.every:
             return

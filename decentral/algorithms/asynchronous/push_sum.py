@@ -73,9 +73,10 @@ class Shares:
         """z = x / w."""
         return self.x / self.w
 
-    def step(self, g: Tensor, lr: float, t: int) -> Iterator[Letter]:
+    def step(self, g: Tensor | None, lr: float, t: int) -> Iterator[Letter]:
         """x <- x - lr w g; then the shares."""
-        self.x.addcmul_(g, self.w, value=-lr)
+        if g is not None:
+            self.x.addcmul_(g, self.w, value=-lr)
         near = self.near
         full = any(self.under_way[target] >= self.most_under_way for target in near.targets)
         if full or float(self.w) < self.least_weight or not near.targets:

@@ -48,8 +48,11 @@ class Side(Protocol):
     def model(self) -> Tensor:
         """(1, d): where the gradient is taken, and what is measured. It may be x itself."""
 
-    def step(self, g: Tensor, lr: float, t: int) -> Iterable[Letter]:
-        """Step t with the gradient g (1, d); what is to be sent then."""
+    def step(self, g: Tensor | None, lr: float, t: int) -> Iterable[Letter]:
+        """Step t with the gradient g (1, d), or None where x has made it; what is to be sent then.
+
+        Only a side whose model is x itself gets None.
+        """
 
     def receive(self, source: int, said: tuple[Any, ...], t: int) -> Iterable[Letter]:
         """A message has come from ``source``; what is to be sent then."""

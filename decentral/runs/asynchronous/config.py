@@ -8,9 +8,10 @@ from typing import Annotated, Any, ClassVar
 
 from decentral.algorithms.asynchronous import ASYNCHRONOUS
 from decentral.algorithms.asynchronous.side import AsynchronousMethod
+from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
 from decentral.runs.kind import Key, Named, Run, Table
-from decentral.runs.rounds.config import METHODS, PROBLEMS, SCHEDULES, check_problem
+from decentral.runs.rounds.config import METHODS, OPTIMIZERS, PROBLEMS, SCHEDULES, check_problem
 from decentral.runs.sections.network import Network
 from decentral.runs.sections.topology import Topology
 from decentral.runs.sections.train import Train
@@ -18,7 +19,10 @@ from decentral.runs.sections.train import Train
 
 @dataclass(frozen=True)
 class AsynchronousRun(Run):
-    """n workers, each at its own speed: ``train.rounds`` n steps in all, whoever makes them."""
+    """n workers, each at its own speed: ``train.rounds`` n steps in all, whoever makes them.
+
+    ``optimizer``: None where the method is given the gradient itself.
+    """
 
     there: ClassVar[str] = "an asynchronous method"
 
@@ -29,6 +33,7 @@ class AsynchronousRun(Run):
     network: Network
     train: Train
     schedule: Annotated[Schedule, Named(SCHEDULES, "constant")]
+    optimizer: Annotated[Rule | None, Named(OPTIMIZERS, "sgd")]
 
     @classmethod
     def is_meant(cls, table: Table) -> bool:

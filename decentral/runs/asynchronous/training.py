@@ -14,6 +14,7 @@ from decentral.comm.local import LocalComm
 from decentral.comm.plan import workers_a_rank
 from decentral.comm.world import World
 from decentral.errors import UserError
+from decentral.optimizers.rule import to_ask
 from decentral.problems.objective import Objective
 from decentral.rounds.trials.needs import refuse_unmet
 from decentral.runs.asynchronous.cards import Cards
@@ -83,11 +84,14 @@ class Training:
         self.objective: Objective = config.problem.build(place_of(config, rows, here.device))
         self.comm = LocalComm(self.mixing)
         near = neighbourhoods(self.mixing, config.seed)
+        rule, weight_decay = to_ask(config.optimizer, train.weight_decay)
         self.workers: dict[int, Worker] = {}
         for i in hosted:
             side = config.algorithm.side(self.objective.start()[None].clone(), near[i])
             alone = self.objective.alone(i - rows.start)
-            self.workers[i] = Worker(side, near[i], alone, self.n, self._lr(0), train.weight_decay)
+            self.workers[i] = Worker(
+                side, near[i], alone, self.n, self._lr(0), weight_decay, rule, train.clip_norm or 0.0
+            )
         every = record_interval(train, ceil(self.objective.record_cost_rounds()))
         self.controller = Controller(self.n, [*range(every, train.rounds, every), train.rounds], self._lr)
         self.gathering = Gathering(world, self.n, self._record)

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from decentral.optimizers.clipping import clipped
 from decentral.runtime.requests import Channel, Compute, Done, Program, RecvAny, Send
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from decentral.algorithms.asynchronous.side import Neighbourhood, Side
+    from decentral.optimizers.rule import Rule
     from decentral.problems.objective import Objective
 
 MODELS, CONTROL, ACKNOWLEDGED = "models", "control", "acknowledged"
@@ -27,15 +29,19 @@ _LAST = ()  # on a channel of models: this neighbour will ask for nothing more
 class Worker:
     """Worker ``near.worker``; ``objective`` is its own alone (h = 1), ``controller`` the controller's number.
 
-    ``t``: own steps so far.
+    ``rule``, with its weight decay, makes the step, from the model as it is then: an average may have moved it since
+    the gradient was taken. Without one the gradient is the step's, with the weight decay of the model that it is of.
+    ``clip_norm``: what gradients are cut to; 0 is without. ``t``: own steps so far.
     """
 
     def __init__(
         self, side: Side, near: Neighbourhood, objective: Objective, controller: int, lr: float,
-        weight_decay: float = 0.0,
+        weight_decay: float = 0.0, rule: Rule | None = None, clip_norm: float = 0.0,
     ) -> None:  # fmt: skip
         self.side, self.near, self.objective = side, near, objective
         self.lr, self.weight_decay = lr, weight_decay
+        self.rule, self.clip_norm = rule, clip_norm
+        self.rule_state: Any = None if rule is None else rule.init(side.model(), objective.layout)
         self.t = 0
         self.stopped = False
         number = near.worker
@@ -53,7 +59,7 @@ class Worker:
             yield from self._serve()
             if self.stopped:
                 break  # the budget is spent: this gradient comes too late
-            for target, said in self.side.step(g, self.lr, self.t):
+            for target, said in self.side.step(self._directed(g), self.lr, self.t):
                 yield self._letter(target, said)
             self.t += 1
             yield Send(self.reports, (STEP, loss))
@@ -68,11 +74,25 @@ class Worker:
     def _gradient(self) -> tuple[Tensor, float]:
         """The gradient (1, d) at the model as it is, and the loss there."""
         x = self.side.model()
-        blocks = [g for _, g in self.objective.gradient(x, self.t)]
+        gradient = self.objective.gradient(x, self.t)
+        if self.clip_norm:
+            gradient = clipped(gradient, self.clip_norm)
+        blocks = [g for _, g in gradient]
         g = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
         if self.weight_decay:
             g = g.add(x, alpha=self.weight_decay)
         return g, float(self.objective.losses[0])
+
+    def _directed(self, g: Tensor) -> Tensor | None:
+        """What is left for the method's step to do: None where the rule has made it, on a model that is x itself."""
+        if self.rule is None:
+            return g
+        x, layout = self.side.model(), self.objective.layout
+        if x is self.side.x:
+            self.rule_state = self.rule.step_(x, self.rule_state, g, layout, self.lr)
+            return None
+        d, self.rule_state = self.rule.direction(x, self.rule_state, g, layout, self.lr)
+        return d
 
     def _serve(self) -> Program:
         """All that has come, the controller's words first."""

@@ -8,13 +8,13 @@ from typing import Annotated, Any, ClassVar
 
 from decentral.dataflow.models import NODE_MODELS
 from decentral.errors import UserError
+from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
 from decentral.runs.kind import Named, Run, Table, choices_of, name_of
-from decentral.runs.rounds.config import PROBLEMS, SCHEDULES
+from decentral.runs.rounds.config import OPTIMIZERS, PROBLEMS, SCHEDULES
 from decentral.runs.sections.dataflow import Dataflow
 from decentral.runs.sections.network import WITHOUT_CLUSTER, Network
 from decentral.runs.sections.train import Train
-from decentral.runs.stages.config import OPTIMIZERS
 from decentral.tables import section
 
 
@@ -28,7 +28,7 @@ class DataflowRun(Run):
     train: Train
     network: Network
     problem: Annotated[Any, Named(PROBLEMS)]
-    optimizer: Annotated[Any, Named(OPTIMIZERS, "sgd")]
+    optimizer: Annotated[Rule, Named(OPTIMIZERS, "sgd")]
     schedule: Annotated[Schedule, Named(SCHEDULES, "constant")]
 
     @classmethod
@@ -45,6 +45,7 @@ class DataflowRun(Run):
             of_workers.append("train.batch_size")
         return {
             **dict.fromkeys(of_workers, "with [dataflow]; remove the key"),
+            "train.clip_norm": "with [dataflow], whose nodes have parts of the gradient; use dataflow.clip",
             **dict.fromkeys(
                 WITHOUT_CLUSTER, "with [dataflow], whose messages have one kind of link; remove the key"
             ),

@@ -36,14 +36,16 @@ def theory_bias_sq(run: RoundsRun, comm: Communicator, objective: Objective) -> 
     """theory_bias_sq: the bias of the closed-form steady state, where there is one."""
     problem, schedule = run.problem, comm.schedule
     has_form = isinstance(problem, Linear) and isinstance(run.schedule, Constant) and schedule.period == 1
-    whole = not run.compression and comm.faults is None and objective.optimum is not None
+    plain = run.optimizer is None or run.optimizer.is_plain
+    whole = not run.compression and comm.faults is None and not run.train.clip_norm and plain
     if not has_form or not whole or not problem.exact(run.train.batch_size) or comm.n * objective.d > _SMALL:
+        return {}
+    if objective.optimum is None:
         return {}
     hessians, linear = problem.linear_terms(comm.n, run.seed)
     hessians = hessians + run.train.weight_decay * np.eye(linear.shape[1])
     rest = fixed_point(run.algorithm, schedule.matrix(0), hessians, linear, run.train.lr)
     if rest is None:
         return {}
-    assert objective.optimum is not None
     apart = rest - objective.optimum.double().cpu().numpy()
     return {"theory_bias_sq": float((apart**2).sum(1).mean())}

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from decentral.algorithms.traits import Method
 from decentral.errors import UserError
+from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.capabilities import Trainable
 from decentral.runs.kind import Key, Named, Run, Table, name_of
@@ -19,11 +20,15 @@ from decentral.runs.sections.train import Train
 PROBLEMS = "decentral.problems:PROBLEMS"
 METHODS = "decentral.algorithms:ALGORITHMS decentral.algorithms.asynchronous:ASYNCHRONOUS"
 SCHEDULES = "decentral.optimizers.schedules:SCHEDULES"
+OPTIMIZERS = "decentral.optimizers:OPTIMIZERS"
 
 
 @dataclass(frozen=True)
 class RoundsRun(Run):
-    """n workers in step: a round is a gradient of each, and a step of the method. What no other kind is meant by."""
+    """n workers in step: a round is a gradient of each, and a step of the method. What no other kind is meant by.
+
+    ``optimizer``: None where the method is given the gradient itself.
+    """
 
     there: ClassVar[str] = "no [stages]"
 
@@ -36,6 +41,7 @@ class RoundsRun(Run):
     faults: Faults | None
     train: Train
     schedule: Annotated[Schedule, Named(SCHEDULES, "constant")]
+    optimizer: Annotated[Rule | None, Named(OPTIMIZERS, "sgd")]
 
     @classmethod
     def is_meant(cls, table: Table) -> bool:

@@ -11,6 +11,7 @@ from decentral.comm.world import World
 from decentral.errors import UserError
 from decentral.network import Gossip, all_reduce_s
 from decentral.rounds.compiled import CompiledMethod
+from decentral.rounds.ruled import refuse_second_rule
 from decentral.rounds.trials.messages import early_messages, messages_a_round
 from decentral.rounds.trials.needs import refuse_unmet
 from decentral.rounds.trials.stability import refuse_unstable
@@ -25,6 +26,7 @@ def check(run: RoundsRun, world: World) -> None:
     """Raise UserError for it."""
     workers_a_rank(run.workers, world.ranks)
     mixing, train = run.topology.mixing(), run.train
+    refuse_second_rule(run.algorithm, run.optimizer)
     if run.faults:
         refuse_faults(
             run.algorithm, mixing, run.faults, compressed=run.compression is not None, compiled=train.compile
@@ -36,16 +38,27 @@ def check(run: RoundsRun, world: World) -> None:
     if not run.allow_unstable:
         rounds = range(0, train.rounds, max(1, train.rounds // 10_000))
         lr = max(run.schedule.lr(t, train.rounds, train.lr) for t in rounds)
-        refuse_unstable(run.algorithm, mixing, lr, run.problem, run.seed, train.weight_decay)
+        # how far lr reaches behind a rule is the rule's: without a problem the mixing alone is looked at
+        problem = None if _has_rule(run) else run.problem
+        refuse_unstable(run.algorithm, mixing, lr, problem, run.seed, train.weight_decay)
 
 
 def _check_compiled(run: RoundsRun, world: World, mixing: topologies.Schedule) -> None:
-    if run.compression or not traits_of(run.algorithm).linear:
+    others = {
+        "[compression]": run.compression is not None,
+        type(run.algorithm).__name__: not traits_of(run.algorithm).linear,
+        "[optimizer]": _has_rule(run),
+    }
+    if any(others.values()):
         raise UserError(
-            "train.compile = true is for methods of arithmetic, mixing and means alone; set it to false, or do "
-            f"without {'[compression]' if run.compression else type(run.algorithm).__name__}"
+            "train.compile = true is for methods of arithmetic, mixing and means alone; set it to false, or do without "
+            f"{next(name for name, there in others.items() if there)}"
         )
     CompiledMethod(run.algorithm, world.communicator(mixing))
+
+
+def _has_rule(run: RoundsRun) -> bool:
+    return run.optimizer is not None and not run.optimizer.is_plain
 
 
 def _check_network(run: RoundsRun, mixing: topologies.Schedule) -> None:

@@ -11,10 +11,12 @@ import torch
 
 import topologies
 from decentral.comm.links import Links
+from decentral.optimizers.clipping import clipped
 from decentral.problems.objective import Objective
 from decentral.rounds import absence
 from decentral.rounds.advance import advance
 from decentral.rounds.compiled import CompiledMethod
+from decentral.rounds.ruled import Ruled, ruled
 from decentral.rounds.trials.messages import early_messages
 from decentral.runs.divergence import Losses, overflow
 from decentral.runs.journal import Journal, Outcome, Seen
@@ -53,16 +55,16 @@ class Training:
         )
         self._furnish_links()
         self.x = self.objective.start().expand(self.comm.h, -1).clone()
-        method = config.algorithm
+        method, self.weight_decay = ruled(config.algorithm, config.optimizer, config.train.weight_decay)
         self.state = method.init(self.x, self.comm)
-        self.comm.faults = links_with(config.faults, method, self.comm, self.x, config.seed)
+        self.comm.faults = links_with(config.faults, config.algorithm, self.comm, self.x, config.seed)
         self.method = CompiledMethod(method, self.comm) if config.train.compile else method
         self.simulated = self._clocks()
         self.t, self.wall_s, limit = 0, 0.0, float("inf")
         self.record_rounds = record_interval(config.train, ceil(self.objective.record_cost_rounds()))
         notes = [*self.objective.notes, *_notes(self.comm.schedule)]
         if config.faults:
-            notes += fault_notes(method, self.comm.schedule, config.faults)
+            notes += fault_notes(config.algorithm, self.comm.schedule, config.faults)
         if kept:  # go on from a checkpoint
             self.t, self.wall_s, limit = kept["t"], kept["wall_s"], kept["loss_limit"]
             if kept["threads"] != (threads := torch.get_num_threads()):
@@ -140,8 +142,10 @@ class Training:
         gradient = self.objective.gradient(self.x, self.t)
         if watch is not None:
             gradient = watch.computing(gradient)
+        if self.config.train.clip_norm:
+            gradient = clipped(gradient, self.config.train.clip_norm)
         self.x, self.state = advance(
-            self.method, self.x, self.state, gradient, self.comm, self.t, lr, self.config.train.weight_decay
+            self.method, self.x, self.state, gradient, self.comm, self.t, lr, self.weight_decay
         )
         absence.put_back(still, self.x, self.state, buffers)
 
@@ -152,8 +156,9 @@ class Training:
         if not finite(values):
             return overflow(self.t, self.x, self.comm)
         samples, epoch = self.objective.samples(self.t), self.objective.epoch(self.t)
+        of_method = self.state.method if isinstance(self.method, Ruled) else self.state
         more = compression_ratios(self.comm) | (
-            fault_counts(self.comm, self.state) if self.config.faults else {}
+            fault_counts(self.comm, of_method) if self.config.faults else {}
         )
         self.journal.record(
             Seen(self.t, samples, epoch, self.wall_s, simulated_s, *moved), {**values, **more}

@@ -16,6 +16,8 @@ class Train:
     rounds; "auto" is a 20th and a 5th of the run, and records fewer where they would take more than a 20th of its
     work. ``eval_samples`` bounds the samples of a record.
     ``oracle``: how gradients are computed, batched over workers or one worker after the other.
+    ``clip_norm``: each worker's gradient, of its whole model, is cut to this norm, before weight decay and update rule;
+    without it, or with 0, it is not.
     ``compile``: rounds go through ``torch.compile``.
     """
 
@@ -30,16 +32,17 @@ class Train:
     record_every: int | Literal["auto"] = "auto"
     checkpoint_every: int | Literal["auto", "never"] = "auto"
     eval_samples: int = 1_000
+    clip_norm: float | None = None
 
     def __post_init__(self) -> None:
         for key in ("lr", "rounds", "batch_size", "record_every", "checkpoint_every", "eval_samples"):
             value = getattr(self, key)
             if not isinstance(value, str) and not 0 < value < float("inf"):
                 raise UserError(f"train.{key} = {value} must be positive and finite")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise UserError(
-                f"train.weight_decay = {self.weight_decay} must be finite and not negative; 0 is none"
-            )
+        for key in ("weight_decay", "clip_norm"):
+            value = getattr(self, key)
+            if value is not None and not 0 <= value < float("inf"):
+                raise UserError(f"train.{key} = {value} must be finite and not negative; 0 is none")
 
     @property
     def checkpoint_rounds(self) -> int:

@@ -13,6 +13,7 @@ from torch import nn
 
 import topologies
 from decentral.errors import UserError
+from decentral.rounds.ruled import ruled
 from decentral.runs.stages.samples import Samples
 from decentral.stages.cut import cut_at, cut_by_cost, cut_evenly
 from decentral.stages.heads.head_maker import head_maker
@@ -83,11 +84,12 @@ class Plan:
             "steps": steps,
             "lr": lambda t: config.schedule.lr(t, rounds, base),
             "make_head": self.head,
+            "clip_norm": config.train.clip_norm or 0.0,
         }
         if config.topology is None:
             return [Stage(k, self.spans, network, self._optimizer, **shared) for k in indices]
         assert config.algorithm is not None
-        peers = Peers(mixing, config.algorithm, config.train.weight_decay)
+        peers = Peers(mixing, *ruled(config.algorithm, config.optimizer, config.train.weight_decay))
         return [PeerStage(worker, peers, k, self.spans, network, **shared) for k in indices]
 
     def head(self, name: str, layer: int) -> nn.Module:
@@ -98,10 +100,7 @@ class Plan:
     def _optimizer(self, parameters: Any) -> torch.optim.Optimizer:
         train = self.config.train
         assert self.config.optimizer is not None
-        optimizer: torch.optim.Optimizer = self.config.optimizer.build(
-            parameters, train.lr, train.weight_decay
-        )
-        return optimizer
+        return self.config.optimizer.build(parameters, train.lr, train.weight_decay)
 
     def _cut(self) -> list[range]:
         wish, depth = self.config.stages, len(self.network.layers)

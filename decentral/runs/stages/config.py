@@ -8,11 +8,12 @@ from typing import Annotated, Any, ClassVar
 
 from decentral.algorithms.traits import Method
 from decentral.errors import UserError
+from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.capabilities import Layered
 from decentral.problems.language_settings import Language
 from decentral.runs.kind import Named, Run, Table, name_of
-from decentral.runs.rounds.config import PROBLEMS, SCHEDULES
+from decentral.runs.rounds.config import OPTIMIZERS, PROBLEMS, SCHEDULES
 from decentral.runs.sections.network import WITHOUT_CLUSTER, Network
 from decentral.runs.sections.stages import Stages
 from decentral.runs.sections.topology import Topology
@@ -20,7 +21,6 @@ from decentral.runs.sections.train import Train
 from decentral.tables import section
 
 METHODS = "decentral.algorithms:ALGORITHMS"
-OPTIMIZERS = "decentral.optimizers:OPTIMIZERS"
 PROGRAMS = "decentral.stages.programs:PROGRAMS"
 
 
@@ -29,7 +29,7 @@ class StageRun(Run):
     """Layers in parallel: a round is a step of each stage.
 
     ``topology``, ``algorithm``: of the workers, each of which has all stages; None where there is one. ``optimizer``:
-    None where the algorithm makes the update.
+    None where the algorithm is given the gradient itself.
     """
 
     there: ClassVar[str] = "[stages]"
@@ -41,7 +41,7 @@ class StageRun(Run):
     problem: Annotated[Any, Named(PROBLEMS)]
     program: Annotated[Any, Named(PROGRAMS)]
     algorithm: Annotated[Method[Any] | None, Named(METHODS)]
-    optimizer: Annotated[Any | None, Named(OPTIMIZERS)]
+    optimizer: Annotated[Rule | None, Named(OPTIMIZERS, "sgd")]
     schedule: Annotated[Schedule, Named(SCHEDULES, "constant")]
 
     @classmethod
@@ -51,20 +51,14 @@ class StageRun(Run):
 
     @classmethod
     def completed(cls, table: Table) -> Table:
-        """SGD, where no algorithm makes the update. Raises UserError for one of two sections that go together."""
+        """SGD, where there is no algorithm. Raises UserError for one of two sections that go together."""
         gossips = "algorithm" in table
         if gossips is not ("topology" in table):
             there, missing = ("algorithm", "topology") if gossips else ("topology", "algorithm")
             raise UserError(
                 f"section [{there}] needs [{missing}] where there is [stages]; add it, or remove both"
             )
-        if gossips and "optimizer" in table:
-            raise UserError(
-                "section [optimizer] has no meaning where [algorithm] makes the update; remove one"
-            )
-        if gossips:
-            return table
-        return {**table, "optimizer": {"name": "sgd", **section(table, "optimizer")}}
+        return table if gossips else {**table, "optimizer": section(table, "optimizer")}
 
     @classmethod
     def without(cls, table: Table) -> Mapping[str, str]:
@@ -84,8 +78,13 @@ class StageRun(Run):
         return 1 if self.topology is None else self.topology.workers
 
     def fits(self) -> None:
-        """The problem has layers; workers have stretches of a text; and the program can gossip, if it has to."""
+        """The problem has layers; workers have stretches of a text; the program can gossip; a norm is of all."""
         problem, gossips = self.problem, self.topology is not None
+        if self.train.clip_norm and self.stages.count > 1:
+            raise UserError(
+                f"train.clip_norm = {self.train.clip_norm} is for the norm of a worker's whole gradient, and a stage "
+                "has a part of it and does not wait for the others; use stages.count = 1, or remove the key"
+            )
         if not isinstance(problem, Layered):
             name = name_of(problem, PROBLEMS)
             raise UserError(f"problem.name = {name!r} has no layers to cut into stages; use mlp, for example")

@@ -15,6 +15,7 @@ from decentral.algorithms.traits import traits_of
 from decentral.comm.local import LocalComm
 from decentral.comm.world import World
 from decentral.errors import UserError
+from decentral.rounds.ruled import refuse_second_rule
 from decentral.rounds.trials.needs import refuse_unmet
 from decentral.runs.divergence import overflow
 from decentral.runs.journal import Journal, Outcome, Seen
@@ -37,6 +38,7 @@ def check(run: StageRun, world: World) -> None:
     hosts(run.stages.count, run.workers, world.ranks)
     if run.topology is not None and run.algorithm is not None:
         refuse_unmet(run.algorithm, run.topology.mixing())
+        refuse_second_rule(run.algorithm, run.optimizer)
         if traits_of(run.algorithm).whole:
             raise UserError(
                 f"{type(run.algorithm).__name__} looks at whole models and a stage holds a part; use another method"

@@ -1,0 +1,92 @@
+"""What an update rule is: how a gradient becomes a step, one text wherever steps are made.
+
+Rounds and stages that gossip ask it in front of their method (:mod:`decentral.rounds.ruled`), an asynchronous worker
+between two gradients, and stages and nodes parameter by parameter, as torch has it (``build``).
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from decentral.comm.layout import Layout
+
+
+@dataclass(frozen=True)
+class Rule(ABC):
+    """A rule is a frozen dataclass whose fields are its keys under ``[optimizer]`` in TOML.
+
+        d, state <- direction(x, state, g, layout, lr),    x <- x - lr d
+
+    on models x (h, d) with gradients g (h, d): a row a worker, and each row, and in it each span of the layout, by
+    itself. The state is a NamedTuple of tensors with h rows and of numbers, as methods have them
+    (:mod:`decentral.algorithms.state`). x and state are consumed, g is not written to, and neither is d by who gets
+    it: it may be g, or lie in the state. lr may change from step to step, and may be 0.
+
+    ``layers``: whether it looks at whole spans, as a norm of each layer does. It is then given whole rows; others act
+    alike on every column, and may be given some columns only, with the layout of all.
+    ``weight_decay``: ``[train]`` has it, and :meth:`decayed` puts it in. The rule says what it does: join the gradient,
+    shrink the weights by itself, or enter a ratio of norms.
+    """
+
+    layers: ClassVar[bool] = False
+
+    weight_decay: float = field(default=0.0, init=False)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether d is g with its weight decay, and there is no state: who knows that need not ask."""
+        return False
+
+    def decayed(self, weight_decay: float) -> Self:
+        """This rule with that weight decay."""
+        if weight_decay == self.weight_decay:
+            return self
+        rule = copy.copy(self)
+        object.__setattr__(rule, "weight_decay", weight_decay)
+        return rule
+
+    @abstractmethod
+    def init(self, x: Tensor, layout: Layout) -> Any:
+        """The state before the first step from x (h, d)."""
+
+    @abstractmethod
+    def direction(self, x: Tensor, state: Any, g: Tensor, layout: Layout, lr: float) -> tuple[Tensor, Any]:
+        """d (h, d), for the step x - lr d, and the state after it; x stays as it is."""
+
+    def step_(self, x: Tensor, state: Any, g: Tensor, layout: Layout, lr: float) -> Any:
+        """The step, made on x; the state after it.
+
+        For who does no more with a gradient than this step. A rule whose own form is no multiple of lr, such as Adam's
+        quotient in torch or a velocity that has lr in it, writes it here: x - lr d is the same but for rounding.
+        """
+        d, state = self.direction(x, state, g, layout, lr)
+        x.sub_(d, alpha=lr)
+        return state
+
+    def build(self, parameters: Iterable[Any], lr: float, weight_decay: float) -> Optimizer:
+        """The rule as a torch optimizer of these parameters, or groups of them."""
+        from decentral.optimizers.as_torch import RuleOptimizer
+
+        return RuleOptimizer(self.decayed(weight_decay), parameters, lr)
+
+    def _joined(self, g: Tensor, x: Tensor) -> Tensor:
+        """g with the weight decay in it."""
+        return g.add(x, alpha=self.weight_decay) if self.weight_decay else g
+
+
+def to_ask(rule: Rule | None, weight_decay: float) -> tuple[Rule | None, float]:
+    """(the rule to ask, with this weight decay; the weight decay that is left to who would ask it).
+
+    None to ask where there is no rule, or one that would only add weight decay: to add it oneself costs less.
+    """
+    if rule is None or rule.is_plain:
+        return None, weight_decay
+    return rule.decayed(weight_decay), 0.0

@@ -1,0 +1,81 @@
+"""A method behind an update rule: what it is handed is the rule's direction in place of the gradient."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from decentral.algorithms.traits import Method, traits_of
+from decentral.comm.layout import Layout
+from decentral.errors import UserError
+from decentral.optimizers.rule import to_ask
+from decentral.rounds.trials.gradient_step import outer_step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from decentral.comm import Mixer
+    from decentral.optimizers.rule import Rule
+
+
+class Both(NamedTuple):
+    """The state of the method, and that of the rule."""
+
+    method: Any
+    rule: Any
+
+
+class Ruled:
+    """Stands in for ``method`` in a round: what ``[optimizer]`` means where there is ``[algorithm]``.
+
+        x <- the rule's step of x with g,    x <- method.step(x)      for methods that begin with x - lr g and forget g
+        x <- method.step(x, d),    d the rule's direction             for others
+
+    The first form, where :func:`outer_step` says "first" (DSGD, D2, exact diffusion, CHOCO, ...), is the rule's own
+    step, with the bits that it has in torch. Methods that do more with a gradient (momentum, tracking, x and x - lr g
+    side by side) take d for it.
+    The rule comes before any communication, and its state stays with its worker. The two states are one, which the
+    round loop cuts, a checkpoint keeps and a worker that is away holds still, like a method's own.
+    """
+
+    def __init__(self, method: Method[Any], rule: Rule) -> None:
+        self.method, self.rule = method, rule
+        self.steps_first = outer_step(method) == "first"
+        traits = traits_of(method)
+        self.traits = replace(traits, whole=traits.whole or rule.layers)
+
+    def init(self, x: Tensor, comm: Mixer) -> Both:
+        """Both as they begin."""
+        return Both(self.method.init(x, comm), self.rule.init(x, _layout(x, comm)))
+
+    def step(self, x: Tensor, state: Both, g: Tensor, comm: Mixer, lr: float) -> tuple[Tensor, Both]:
+        """One round from x (h, d) with the gradients g (h, d) at x."""
+        layout, d = _layout(x, comm), None
+        if self.steps_first:
+            after = self.rule.step_(x, state.rule, g, layout, lr)
+        else:
+            d, after = self.rule.direction(x, state.rule, g, layout, lr)
+        # without d where the method knows what that means
+        x, of_method = self.method.step(x, state.method, d, comm, lr)  # type: ignore[arg-type]
+        return x, Both(of_method, after)
+
+
+def ruled(method: Method[Any], rule: Rule | None, weight_decay: float) -> tuple[Method[Any], float]:
+    """(the method behind the rule, or itself where there is none to ask; the weight decay left to the round)."""
+    asked, left = to_ask(rule, weight_decay)
+    return (method if asked is None else Ruled(method, asked)), left
+
+
+def refuse_second_rule(method: Method[Any], rule: Rule | None) -> None:
+    """Raise UserError if the method makes its steps by a rule of its own, and another is to come before it."""
+    own = traits_of(method).optimizer
+    if own and rule is not None and not rule.is_plain:
+        raise UserError(
+            f"{type(method).__name__} has an {own} of its own, and [optimizer] would be another before it; remove the "
+            "section"
+        )
+
+
+def _layout(x: Tensor, comm: Mixer) -> Layout:
+    """Of the models; one span where the layers are not known."""
+    return comm.layout or Layout.whole(x.shape[1])
