@@ -161,8 +161,8 @@ def test_a_title_is_shown_and_the_name_stays_what_it_is(tmp_path: Path) -> None:
         tmp_path / "e", [Made({"algorithm.name": name}, 0, {"round": [0]}) for name in ("d2", "own")]
     )
     runs = read_experiment(folder, {"d2": "D²"}).runs
-    assert [value_label("algorithm.name", run.fields["algorithm.name"]) for run in runs] == ["D²", "own"]
+    assert [value_label(run.fields["algorithm.name"]) for run in runs] == ["D²", "own"]
     assert list(grouped(runs, ["algorithm.name"])) == [("d2",), ("own",)]
     fixed = Made({"train.lr": 0.1}, 0, {"round": [0]}, config={"algorithm": {"name": "d2"}})
     (run,) = read_experiment(build(tmp_path / "f", [fixed]), {"d2": "D²"}).runs
-    assert value_label("algorithm.name", run.field("algorithm.name")) == "D²"
+    assert value_label(run.field("algorithm.name")) == "D²"

@@ -124,7 +124,7 @@ def field_label(field: str) -> str:
     return FIELDS.get(field, field.rpartition(".")[2].replace("_", " "))
 
 
-def value_label(field: str, value: Value) -> str:
+def value_label(value: Value) -> str:
     """A swept value as people write it: ``DecentLaM``, ``0.01``, ``ring``."""
     if isinstance(value, Titled):
         return value.words
@@ -137,7 +137,7 @@ def group_label(names: Sequence[str], values: Sequence[Value]) -> str:
     for field, value in zip(names, values, strict=True):
         if value == MISSING:
             continue
-        text = value_label(field, value)
+        text = value_label(value)
         bare = isinstance(value, str) and value.lower() not in ("true", "false")
         parts.append(text if bare else f"{field_label(field)} {text}")
     return ", ".join(parts) or MISSING
@@ -145,7 +145,7 @@ def group_label(names: Sequence[str], values: Sequence[Value]) -> str:
 
 def title_of(experiment: Experiment, run: Run) -> str:
     """What tells a run from the others of its seed, in words."""
-    parts = [value_label(f, v) if f.endswith(".name") else f"{field_label(f)} {value_label(f, v)}"
+    parts = [value_label(v) if f.endswith(".name") else f"{field_label(f)} {value_label(v)}"
              for f, v in run.fields.items() if v != ""]  # fmt: skip
     return ", ".join(parts) or str(run.config.get("program", {}).get("name", run.id)) or experiment.name
 

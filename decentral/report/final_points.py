@@ -73,7 +73,7 @@ def _places(runs: Iterable[Run], field: str) -> dict[Value, float]:
 def _tick_places(ax: Any, places: dict[Value, float], field: str) -> None:
     named = not all(isinstance(v, float) for v in places)
     if named or ("." in field and len(places) <= 8):  # a swept field; a measured one has the axis's own ticks
-        ax.set_xticks(list(places.values()), [plain(value_label(field, v)) for v in places])
+        ax.set_xticks(list(places.values()), [plain(value_label(v)) for v in places])
         ax.set_xticks([], minor=True)
     if named:
         ax.margins(x=0.1)

@@ -64,7 +64,7 @@ def _tables(experiment: Experiment) -> tuple[list[str], dict[tuple[Value, ...], 
 def _facts(fields: list[str], values: tuple[Value, ...], table: Mapping[str, Any]) -> dict[str, str]:
     graph = graph_of(table)
     degrees = [d for _, d in (graph.out_degree() if graph.is_directed() else graph.degree())]
-    facts = {field_label(f): value_label(f, v) for f, v in zip(fields, values, strict=True)}
+    facts = {field_label(f): value_label(v) for f, v in zip(fields, values, strict=True)}
     facts |= {"workers": str(graph.number_of_nodes()), "edges": str(graph.number_of_edges())}
     low, high = min(degrees), max(degrees)
     facts["neighbours"] = str(low) if low == high else f"{low} to {high}"

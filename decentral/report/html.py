@@ -180,7 +180,7 @@ def _runs(experiment: Experiment) -> dict[str, Any]:
     fields, metrics = experiment.swept, metrics_of(experiment)
     rows = [
         [run.id, run.status, str(run.seed)]
-        + [value_label(f, run.fields[f]) for f in fields]
+        + [value_label(run.fields[f]) for f in fields]
         + [f"{run.final[m]:.6g}" if m in run.final and run.final[m] == run.final[m] else "–" for m in metrics]
         for run in experiment.runs
     ]

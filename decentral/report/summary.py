@@ -115,7 +115,7 @@ def summarise(experiment: Experiment, metrics: Sequence[str]) -> Summary:
     best = [_best([row[i].mean for row in table], column_words(m).better) for i, m in enumerate(metrics)]
     rows = [
         Row(
-            labels=tuple(value_label(f, v) for f, v in zip(fields, values, strict=True)),
+            labels=tuple(map(value_label, values)),
             seeds=seeds_text(runs),
             outcome=MISSING if any(run.finished for run in runs) else runs[0].status,
             values=tuple(table[i]),
