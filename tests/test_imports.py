@@ -158,7 +158,6 @@ def test_imports_point_one_way():
     assert not against
 
 
-@pytest.mark.xfail(strict=True, reason="being mended")
 def test_no_folder_and_no_file_imports_in_a_circle():
     assert not circles((room(a), room(b)) for a, b in edges() if room(a) != room(b))
     assert not circles(edges())

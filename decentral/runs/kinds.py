@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from decentral.comm.world import World
 from decentral.errors import UserError
 from decentral.runs.asynchronous.config import AsynchronousRun
 from decentral.runs.dataflow.config import DataflowRun
@@ -17,6 +16,7 @@ from decentral.runs.stages.config import StageRun
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from decentral.comm.world import World
     from decentral.runs.journal import Journal, Outcome
     from decentral.runs.place import Here
 
