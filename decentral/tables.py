@@ -7,7 +7,6 @@ table, checked strictly against its annotations. There is no second class that m
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import os
 import typing
@@ -96,12 +95,6 @@ def schema(target: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, An
             default = ... if parameter.default is inspect.Parameter.empty else parameter.default
             fields[name] = (_from_toml(hints.get(name, Any)), default)
     return fields
-
-
-def loaded(path: str) -> Any:
-    """What ``module:name`` names, its module imported only now."""
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _from_toml(hint: Any) -> Any:

@@ -84,7 +84,7 @@ def test_list_shows_every_name_of_a_kind_with_what_it_is(kind, monkeypatch):
 
 
 def test_list_shows_programs_and_heads_when_it_is_asked_for_them(monkeypatch):
-    from decentral.stages.heads.classifiers import HEADS
+    from decentral.stages.heads import HEADS
     from decentral.stages.programs import PROGRAMS
 
     monkeypatch.setenv("COLUMNS", "80")
@@ -112,7 +112,7 @@ def test_list_knows_all_that_a_file_may_name():
     import topologies
     from decentral.algorithms import ALGORITHMS
     from decentral.algorithms.asynchronous import ASYNCHRONOUS
-    from decentral.optimizers.schedules import SCHEDULES
+    from decentral.optimizers import SCHEDULES
     from decentral.problems import PROBLEMS
     from decentral.problems.data import DATASETS, DEDUCTIONS, TEXTS, TREEBANKS
 

@@ -9,8 +9,8 @@ from torch.nn.functional import one_hot
 from decentral.errors import UserError
 from decentral.problems.models.initialise import initialise
 from decentral.problems.models.vision import resnet, vgg
+from decentral.stages.heads import HEADS
 from decentral.stages.heads.auglocal import pyramidal_depth, sampled_layers
-from decentral.stages.heads.classifiers import HEADS
 from decentral.stages.heads.head_maker import head_maker
 from decentral.stages.heads.local_head import make_head
 from decentral.stages.heads.local_losses import LOSSES, PredSim, cross_entropy, make_loss, similarity

@@ -34,6 +34,7 @@ from topologies.graphs import (
 from topologies.matcha import matcha, matcha_of
 from topologies.matchings import matchings
 from topologies.named_graphs import TOPOLOGIES
+from topologies.places import all_loaded
 from topologies.random_graphs import erdos_renyi, geometric, random_regular, watts_strogatz
 from topologies.random_schedules import one_peer_exponential_random, periodic_averaging, random_matching
 from topologies.schedules import (
@@ -49,17 +50,19 @@ from topologies.schedules import (
 from topologies.spectra import Spectrum, eigenvalues, spectral_gap, spectrum
 from topologies.weights import WEIGHTS, mixing_matrix
 
-SCHEDULES: dict[str, Callable[..., Schedule]] = {
-    "one-peer-exponential": one_peer_exponential,
-    "one-peer-exponential-random": one_peer_exponential_random,
-    "k-peer-exponential": k_peer_exponential,
-    "one-peer-hypercube": one_peer_hypercube,
-    "base-k": base_k,
-    "equi-static": equi_static,
-    "equi-dynamic": equi_dynamic,
-    "random-matching": random_matching,
-    "matcha": matcha,
-}
+SCHEDULES: dict[str, Callable[..., Schedule]] = all_loaded(
+    {
+        "one-peer-exponential": "topologies.schedules:one_peer_exponential",
+        "one-peer-exponential-random": "topologies.random_schedules:one_peer_exponential_random",
+        "k-peer-exponential": "topologies.finite_time:k_peer_exponential",
+        "one-peer-hypercube": "topologies.finite_time:one_peer_hypercube",
+        "base-k": "topologies.base_k:base_k",
+        "equi-static": "topologies.equi:equi_static",
+        "equi-dynamic": "topologies.equi:equi_dynamic",
+        "random-matching": "topologies.random_schedules:random_matching",
+        "matcha": "topologies.matcha:matcha",
+    }
+)
 """Schedules by name; the first parameter is the number of workers, the others are keys of a TOML table."""
 
 __all__ = [

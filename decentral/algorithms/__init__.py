@@ -7,77 +7,43 @@ x and state are consumed: use what comes back, and keep no state in the memory o
 Nothing here imports torch.
 """
 
-from decentral.algorithms.choco import CHOCO
-from decentral.algorithms.d2 import D2
-from decentral.algorithms.decentlam import DecentLaM
-from decentral.algorithms.diging import DIGing
-from decentral.algorithms.diloco import DiLoCo
-from decentral.algorithms.dmsgd import DmSGD
-from decentral.algorithms.dsgd import DSGD
-from decentral.algorithms.exact_diffusion import ExactDiffusion
-from decentral.algorithms.extra import EXTRA
-from decentral.algorithms.gossip_pga import GossipPGA
-from decentral.algorithms.gradient_tracking import GradientTracking
-from decentral.algorithms.local_sgd import LocalSGD
-from decentral.algorithms.matcha import MATCHA
-from decentral.algorithms.momentum_tracking import MomentumTracking
+from typing import TYPE_CHECKING, Any
+
 from decentral.algorithms.named import ALGORITHMS
-from decentral.algorithms.pmsgd import PmSGD
-from decentral.algorithms.power_gossip import PowerGossip
-from decentral.algorithms.push_diging import PushDIGing
-from decentral.algorithms.push_sum import PushSum
-from decentral.algorithms.quasi_global import QuasiGlobal
-from decentral.algorithms.relay_sgd import RelaySGD
-from decentral.algorithms.slowmo import SlowMo
 from decentral.algorithms.traits import Method, Traits
+from topologies.places import all_loaded
 
-ALGORITHMS |= {
-    "pmsgd": PmSGD,
-    "dsgd": DSGD,
-    "dmsgd": DmSGD,
-    "decentlam": DecentLaM,
-    "quasi-global": QuasiGlobal,
-    "d2": D2,
-    "exact-diffusion": ExactDiffusion,
-    "extra": EXTRA,
-    "gradient-tracking": GradientTracking,
-    "diging": DIGing,
-    "momentum-tracking": MomentumTracking,
-    "local-sgd": LocalSGD,
-    "gossip-pga": GossipPGA,
-    "slowmo": SlowMo,
-    "diloco": DiLoCo,
-    "relay-sgd": RelaySGD,
-    "matcha": MATCHA,
-    "push-sum": PushSum,
-    "push-diging": PushDIGing,
-    "choco": CHOCO,
-    "power-gossip": PowerGossip,
-}
+ALGORITHMS |= all_loaded(
+    {
+        "pmsgd": "decentral.algorithms.pmsgd:PmSGD",
+        "dsgd": "decentral.algorithms.dsgd:DSGD",
+        "dmsgd": "decentral.algorithms.dmsgd:DmSGD",
+        "decentlam": "decentral.algorithms.decentlam:DecentLaM",
+        "quasi-global": "decentral.algorithms.quasi_global:QuasiGlobal",
+        "d2": "decentral.algorithms.d2:D2",
+        "exact-diffusion": "decentral.algorithms.exact_diffusion:ExactDiffusion",
+        "extra": "decentral.algorithms.extra:EXTRA",
+        "gradient-tracking": "decentral.algorithms.gradient_tracking:GradientTracking",
+        "diging": "decentral.algorithms.diging:DIGing",
+        "momentum-tracking": "decentral.algorithms.momentum_tracking:MomentumTracking",
+        "local-sgd": "decentral.algorithms.local_sgd:LocalSGD",
+        "gossip-pga": "decentral.algorithms.gossip_pga:GossipPGA",
+        "slowmo": "decentral.algorithms.slowmo:SlowMo",
+        "diloco": "decentral.algorithms.diloco:DiLoCo",
+        "relay-sgd": "decentral.algorithms.relay_sgd:RelaySGD",
+        "matcha": "decentral.algorithms.matcha:MATCHA",
+        "push-sum": "decentral.algorithms.push_sum:PushSum",
+        "push-diging": "decentral.algorithms.push_diging:PushDIGing",
+        "choco": "decentral.algorithms.choco:CHOCO",
+        "power-gossip": "decentral.algorithms.power_gossip:PowerGossip",
+    }
+)
+globals().update({method.__name__: method for method in ALGORITHMS.values()})
 
-__all__ = [
-    "ALGORITHMS",
-    "CHOCO",
-    "D2",
-    "DSGD",
-    "EXTRA",
-    "MATCHA",
-    "DIGing",
-    "DecentLaM",
-    "DiLoCo",
-    "DmSGD",
-    "ExactDiffusion",
-    "GossipPGA",
-    "GradientTracking",
-    "LocalSGD",
-    "Method",
-    "MomentumTracking",
-    "PmSGD",
-    "PowerGossip",
-    "PushDIGing",
-    "PushSum",
-    "QuasiGlobal",
-    "RelaySGD",
-    "SlowMo",
-    "Traits",
-]
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """A method's class can be imported from here."""
+
+
+__all__ = ["ALGORITHMS", "Method", "Traits"]

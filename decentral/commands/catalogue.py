@@ -14,19 +14,19 @@ import topologies
 from decentral.algorithms import ALGORITHMS
 from decentral.algorithms.asynchronous import ASYNCHRONOUS
 from decentral.errors import UserError, nearest
-from decentral.optimizers import OPTIMIZERS
-from decentral.optimizers.schedules import SCHEDULES
+from decentral.optimizers import OPTIMIZERS, SCHEDULES
 from decentral.problems import PROBLEMS
 from decentral.problems.data import SOURCES
 from decentral.report.kinds import KINDS
-from decentral.tables import loaded, schema
+from decentral.tables import schema
 from topologies import named
+from topologies.places import loaded
 
 COMPATIBILITY = "compatibility"
 IMPORTING_TORCH = {
     "compressors": "decentral.comm.compression:LINKS",
     "programs": "decentral.stages.programs:PROGRAMS",
-    "heads": "decentral.stages.heads.classifiers:HEADS",
+    "heads": "decentral.stages.heads:HEADS",
 }
 """Further kinds, which are listed when they are asked for."""
 _WITHOUT_KEYS = ("weights", "data", "figures")

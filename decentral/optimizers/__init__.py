@@ -1,15 +1,38 @@
-"""Update rules, one file each, and schedules of the learning rate; this table is all that knows the rules by name.
+"""Update rules, one file each, and schedules of the learning rate; these tables are all that knows them by name.
 
 A rule is a frozen dataclass, a :class:`decentral.optimizers.rule.Rule`; its fields are its keys under ``[optimizer]``.
-Nothing here imports torch.
+A schedule is a :class:`decentral.optimizers.schedules.Schedule`, likewise under ``[schedule]``. Nothing imports torch.
 """
 
-from decentral.optimizers.adam import Adam, AdamW
-from decentral.optimizers.rule import Rule
-from decentral.optimizers.schedules import SCHEDULES
-from decentral.optimizers.sgd import SGD
+from typing import TYPE_CHECKING, Any
 
-OPTIMIZERS: dict[str, type[Rule]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+from decentral.optimizers.rule import Rule
+from decentral.optimizers.schedules import Schedule
+from topologies.places import all_loaded
+
+OPTIMIZERS: dict[str, type[Rule]] = all_loaded(
+    {
+        "sgd": "decentral.optimizers.sgd:SGD",
+        "adam": "decentral.optimizers.adam:Adam",
+        "adamw": "decentral.optimizers.adam:AdamW",
+    }
+)
 """By name, as ``[optimizer] name = ...`` has it."""
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "SGD", "Adam", "AdamW", "Rule"]
+SCHEDULES: dict[str, type[Schedule]] = all_loaded(
+    {
+        "constant": "decentral.optimizers.schedules:Constant",
+        "step": "decentral.optimizers.schedules:Step",
+        "cosine": "decentral.optimizers.schedules:Cosine",
+    }
+)
+"""By name, as ``[schedule] name = ...`` has it."""
+globals().update({kind.__name__: kind for kind in (*OPTIMIZERS.values(), *SCHEDULES.values())})
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """The class of a rule or a schedule can be imported from here."""
+
+
+__all__ = ["OPTIMIZERS", "SCHEDULES", "Rule", "Schedule"]

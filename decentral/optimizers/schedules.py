@@ -81,6 +81,3 @@ class Cosine:
         """See :class:`Schedule`."""
         wave = (1 + math.cos(math.pi * t / rounds)) / 2
         return base * (self.final + (1 - self.final) * wave) * _warm(t, self.warmup_rounds)
-
-
-SCHEDULES = {"constant": Constant, "step": Step, "cosine": Cosine}

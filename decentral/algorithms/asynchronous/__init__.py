@@ -6,16 +6,24 @@ of it, which a driver runs, on the virtual clock or over MPI. Nothing of a metho
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from decentral.algorithms.asynchronous.ad_psgd import ADPSGD
-from decentral.algorithms.asynchronous.local_sgd import AsyncLocalSGD
-from decentral.algorithms.asynchronous.push_sum import AsyncPushSum
 from decentral.algorithms.asynchronous.side import AsynchronousMethod
+from topologies.places import all_loaded
 
-ASYNCHRONOUS: dict[str, Callable[..., AsynchronousMethod]] = {
-    "ad-psgd": ADPSGD,
-    "async-push-sum": AsyncPushSum,
-    "async-local-sgd": AsyncLocalSGD,
-}
+ASYNCHRONOUS: dict[str, Callable[..., AsynchronousMethod]] = all_loaded(
+    {
+        "ad-psgd": "decentral.algorithms.asynchronous.ad_psgd:ADPSGD",
+        "async-push-sum": "decentral.algorithms.asynchronous.push_sum:AsyncPushSum",
+        "async-local-sgd": "decentral.algorithms.asynchronous.local_sgd:AsyncLocalSGD",
+    }
+)
+globals().update({method.__name__: method for method in ASYNCHRONOUS.values()})
 
-__all__ = ["ADPSGD", "ASYNCHRONOUS", "AsyncLocalSGD", "AsyncPushSum", "AsynchronousMethod"]
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """A method's class can be imported from here."""
+
+
+__all__ = ["ASYNCHRONOUS", "AsynchronousMethod"]

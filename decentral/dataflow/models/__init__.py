@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from decentral.problems import MLP, BasicDeduction, ListReduction, SentimentTrees
-from decentral.tables import loaded
+from topologies.places import loaded
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from decentral.errors import UserError, nearest
-from decentral.tables import loaded
+from topologies.places import loaded
 
 if TYPE_CHECKING:
     from decentral.problems.data.babi import Deductions

@@ -19,7 +19,7 @@ from decentral.runs.sections.train import Train
 
 PROBLEMS = "decentral.problems:PROBLEMS"
 METHODS = "decentral.algorithms:ALGORITHMS decentral.algorithms.asynchronous:ASYNCHRONOUS"
-SCHEDULES = "decentral.optimizers.schedules:SCHEDULES"
+SCHEDULES = "decentral.optimizers:SCHEDULES"
 OPTIMIZERS = "decentral.optimizers:OPTIMIZERS"
 
 

@@ -6,13 +6,12 @@ A boundary's shape is that of one example: (features,), (tokens, features) or ma
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import nn
 
 from decentral.errors import UserError
 from decentral.problems.models.convolutional import GlobalAverage
-from decentral.stages.heads.auglocal import auglocal
 
 Shape = Sequence[int]
 
@@ -81,20 +80,6 @@ def token_softmax(shape: Shape, classes: int) -> nn.Module:
     if len(shape) != 2:
         raise UserError(refusal("token-softmax", "(tokens, features)", shape, "linear"))
     return nn.Sequential(nn.LayerNorm(shape[1]), nn.Linear(shape[1], classes))
-
-
-HEADS: dict[str, Callable[..., nn.Module]] = {
-    "linear": linear,
-    "mlp": mlp,
-    "mlp-sr": mlp_sr,
-    "conv": conv,
-    "token-softmax": token_softmax,
-    "auglocal": auglocal,
-}
-"""Name -> constructor(shape, classes, further parameters by name) of the classifier.
-
-One that has the parameters ``layer`` and ``shapes`` is also told after which layer it is, and all layers' outputs.
-"""
 
 
 def _hidden(inputs: int, layers: int, width: int | None, head: str, classes: int) -> list[nn.Module]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from decentral.errors import UserError, nearest
 from decentral.problems.models.initialise import initialise
-from decentral.stages.heads.classifiers import HEADS
+from decentral.stages.heads import HEADS
 from decentral.stages.heads.local_head import LocalHead, make_head
 from decentral.stages.heads.local_losses import LOSSES, make_loss
 from topologies.streams import stream_key

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from decentral.errors import UserError, nearest
-from decentral.stages.heads.classifiers import HEADS, Shape, refusal
+from decentral.stages.heads import HEADS
+from decentral.stages.heads.classifiers import Shape, refusal
 from decentral.stages.heads.local_losses import CrossEntropy, Inputs
 from decentral.tables import from_table
 

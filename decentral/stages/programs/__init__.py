@@ -1,44 +1,31 @@
 """Programs: what each stage of a network does, one file a paper. Both drivers run the same text."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from decentral.stages.programs.backprop import BackProp
-from decentral.stages.programs.block_admm import BlockADMM
-from decentral.stages.programs.decoupled import Decoupled
-from decentral.stages.programs.gpipe import GPipe
-from decentral.stages.programs.interlocking import Interlocking
-from decentral.stages.programs.last_layers import LastLayers
-from decentral.stages.programs.local import Local
-from decentral.stages.programs.one_forward_one_backward import OneForwardOneBackward
-from decentral.stages.programs.penalty import AugmentedLagrangian, Penalty
-from decentral.stages.programs.stale_pipeline import StalePipeline
+from topologies.places import all_loaded
 
-PROGRAMS: dict[str, type[Any]] = {
-    "backprop": BackProp,
-    "gpipe": GPipe,
-    "1f1b": OneForwardOneBackward,
-    "local": Local,
-    "interlocking": Interlocking,
-    "last-layers": LastLayers,
-    "decoupled": Decoupled,
-    "stale-pipeline": StalePipeline,
-    "penalty": Penalty,
-    "augmented-lagrangian": AugmentedLagrangian,
-    "block-admm": BlockADMM,
-}
+PROGRAMS: dict[str, type[Any]] = all_loaded(
+    {
+        "backprop": "decentral.stages.programs.backprop:BackProp",
+        "gpipe": "decentral.stages.programs.gpipe:GPipe",
+        "1f1b": "decentral.stages.programs.one_forward_one_backward:OneForwardOneBackward",
+        "local": "decentral.stages.programs.local:Local",
+        "interlocking": "decentral.stages.programs.interlocking:Interlocking",
+        "last-layers": "decentral.stages.programs.last_layers:LastLayers",
+        "decoupled": "decentral.stages.programs.decoupled:Decoupled",
+        "stale-pipeline": "decentral.stages.programs.stale_pipeline:StalePipeline",
+        "penalty": "decentral.stages.programs.penalty:Penalty",
+        "augmented-lagrangian": "decentral.stages.programs.penalty:AugmentedLagrangian",
+        "block-admm": "decentral.stages.programs.block_admm:BlockADMM",
+    }
+)
 """By name, as ``[program] name = ...`` has it."""
+globals().update({program.__name__: program for program in PROGRAMS.values()})
 
-__all__ = [
-    "PROGRAMS",
-    "AugmentedLagrangian",
-    "BackProp",
-    "BlockADMM",
-    "Decoupled",
-    "GPipe",
-    "Interlocking",
-    "LastLayers",
-    "Local",
-    "OneForwardOneBackward",
-    "Penalty",
-    "StalePipeline",
-]
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """A program's class can be imported from here."""
+
+
+__all__ = ["PROGRAMS"]
