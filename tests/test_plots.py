@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,17 @@ import numpy as np
 import pytest
 from synthetic_experiment import TITLES, Made, build, small
 
+from decentral.commands.catalogue import catalogue
 from decentral.errors import UserError
 from decentral.report.figure_spec import FigureSpec, group_fields
 from decentral.report.figure_tables import figures_of, parse_figure
+from decentral.report.final_points import FinalPoints
+from decentral.report.html import write_report
+from decentral.report.kinds import KINDS
 from decentral.report.line_styles import styles_of
 from decentral.report.plots import draw, draw_experiment, render
-from decentral.report.results import read_experiment
+from decentral.report.results import Run, read_experiment
+from decentral.report.scene import Marks, Scene
 
 PNG, SVG, PDF = b"\x89PNG", b"<?xml", b"%PDF"
 
@@ -253,6 +259,28 @@ def test_each_swept_graph_is_drawn_once(
     figure = render(read_experiment(build(tmp_path / "e", runs)), FigureSpec(y="train_loss", graph=True))
     assert [ax.get_title() for ax in figure.axes if ax.get_title()] == titles
     assert drawn == [5, 4][: len(topologies)]
+
+
+def test_a_kind_of_figure_is_an_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dots(FinalPoints):
+        """A dot for each run."""
+
+        marks = Marks("Dots", "nothing", "Nothing")
+
+        def draw(self, ax: Any, runs: Sequence[Run], scene: Scene) -> None:
+            """See Kind."""
+            ax.plot([run.final[scene.spec.x] for run in runs], [run.final[scene.spec.y] for run in runs], "o")
+
+    monkeypatch.setitem(KINDS, "dots", Dots())
+    toml = '[[figure]]\nname = "made"\nkind = "dots"\nx = "bytes_sent_mean"\ny = "train_loss"\n'
+    folder = small(tmp_path / "e", toml)
+    (spec,) = figures_of(read_experiment(folder))
+    (line,) = render(read_experiment(folder), spec).axes[0].get_lines()
+    assert line.get_ydata().tolist() == [1.0, 2.0, 3.0, 0.5, 1.0, 1.5]
+    assert "Dots: mean over 3 seeds; nothing: one" in write_report(folder).read_text(encoding="utf-8")
+    assert catalogue()["figures"]["dots"] is KINDS["dots"]
+    with pytest.raises(UserError, match="kind = 'dots' needs x"):
+        parse_figure({"y": "train_loss", "kind": "dots"})
 
 
 def test_two_figures_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -10,11 +10,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from synthetic_experiment import TITLES, Made, build, small
 
 from decentral.errors import UserError
+from decentral.report.drawing import DRAWINGS, Drawing
 from decentral.report.html import write_report
 from decentral.report.plots import draw_experiment
+from decentral.report.results import Experiment
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 TOML = """
@@ -166,3 +169,29 @@ def test_a_folder_that_is_no_experiment_gets_no_report(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no experiment folder"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_files_show_is_an_entry_as_a_figure_or_as_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def figure(experiment: Experiment) -> Figure:
+        made = Figure()
+        made.suptitle(experiment.name)
+        return made
+
+    def rows(experiment: Experiment) -> list[dict[str, str]]:
+        return [{"run": run.id, "letters": str(len(run.id))} for run in experiment.runs[:1]]
+
+    monkeypatch.setitem(DRAWINGS, "made-figure", Drawing(figure, "A made figure", "How it is read."))
+    monkeypatch.setitem(DRAWINGS, "made-table", Drawing(rows, "A made table", "How rows are read."))
+    monkeypatch.setitem(DRAWINGS, "nothing", Drawing(lambda _: None, "Nothing"))
+    folder = small(tmp_path / "e", TOML)
+    page = Page(write_report(folder).read_text(encoding="utf-8"))
+    assert {p.name for p in (folder / "figures").glob("made*")} == {"made-figure.png", "made-figure.svg"}
+    assert len(page.images) == 2
+    (first,) = page.tables["made-table"][1:]
+    assert first == [first[0], str(len(first[0]))]
+    said = " ".join(page.words)
+    for words in ("A made figure", "How it is read.", "A made table", "How rows are read."):
+        assert words in said
+    assert "Nothing" not in said

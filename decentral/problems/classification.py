@@ -1,4 +1,4 @@
-"""Classification of a data set that is dealt out to the workers: the settings of five problems, by model."""
+"""Classification of a data set that is dealt out to the workers: the settings of its problems, by model."""
 
 from __future__ import annotations
 

@@ -10,26 +10,20 @@ import networkx as nx
 import topologies
 from decentral.report.columns import field_label, group_label, value_label
 from decentral.report.results import Experiment, Value, grouped
+from topologies import named
 
 
 def graph_of(topology: Mapping[str, Any]) -> nx.Graph:
     """The graph of a resolved ``[topology]`` table; of a schedule, all edges of its rounds.
 
-    Raises ValueError where it cannot be made here: a file that is gone or holds other workers, a name that is unknown.
+    Raises ValueError for a file that is gone or holds other workers, LookupError for a name that is unknown.
     """
-    given = {key: value for key, value in topology.items() if key not in ("name", "workers", "weights")}
+    keys = {key: value for key, value in topology.items() if key not in ("name", "workers", "weights")}
     name, workers = topology["name"], topology["workers"]
-    built: nx.Graph | topologies.Schedule
-    if name == "file":
-        built = topologies.read_graph(**given)
-    elif name == "files":
-        built = topologies.from_files(**given, weights=topology["weights"])
-    elif name in topologies.TOPOLOGIES:
-        built = topologies.TOPOLOGIES[name](workers, **given)
-    elif name in topologies.SCHEDULES:
-        built = topologies.SCHEDULES[name](workers, **given)
-    else:
-        raise ValueError(f"unknown topology {name!r}")
+    if name == "files":
+        keys["weights"] = topology["weights"]  # the rule of each round's matrix, whose entries are its edges
+    read = named.READERS.get(name)
+    built = named.build(name, workers, **keys) if read is None else read(**keys)
     graph = topologies.union(built) if isinstance(built, topologies.Schedule) else built
     if len(graph) != workers:
         raise ValueError(f"topology {name!r} has {len(graph)} workers by now, and the run had {workers}")
@@ -41,7 +35,7 @@ def graphs_of(experiment: Experiment) -> dict[str, nx.Graph]:
     fields, tables = _tables(experiment)
     try:
         return {group_label(fields, values): graph_of(table) for values, table in tables.items()}
-    except (ImportError, TypeError, ValueError):
+    except (ImportError, LookupError, TypeError, ValueError):
         return {}
 
 
@@ -50,7 +44,7 @@ def graph_table(experiment: Experiment) -> list[dict[str, str]]:
     fields, tables = _tables(experiment)
     try:
         return [_facts(fields, values, table) for values, table in tables.items()]
-    except (ImportError, TypeError, ValueError):
+    except (ImportError, LookupError, TypeError, ValueError):
         return []
 
 
