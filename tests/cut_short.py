@@ -10,23 +10,23 @@ _SCRIPT = """
 import sys
 from pathlib import Path
 import decentral.runs.run as command
-from decentral.runs.rounds import checkpoint
+from decentral.runs.journal import Journal
 
 class Stopped(BaseException):
     pass
 
 home, whole, until = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 command._show = lambda folder: None
-save, one = checkpoint.save, command._one
+keep, one = Journal.keep, command._one
 
 def all_of(folder, resume):
     for file in sorted(home.glob("*.toml")):
         code = command.run(file, (), home / folder / file.stem, resume)
         assert code == (3 if file.stem == "diverging" else 0), (file, code)
 
-def stopping(*args, **more):
-    save(*args, **more)
-    if more["t"] == until:
+def stopping(journal, state):
+    keep(journal, state)
+    if state["t"] == until:
         raise Stopped
 
 def cut(*args):
@@ -36,7 +36,7 @@ def cut(*args):
         return {"status": "stopped", "message": "", "final": {}}
 
 all_of(whole, False)
-checkpoint.save, command._one = stopping, cut
+Journal.keep, command._one = stopping, cut
 all_of("cut", True)
 print("done")
 """

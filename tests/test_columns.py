@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 import topologies
 from decentral.comm import LocalComm
 from decentral.problems import MLP
-from decentral.problems.data.datasets import load
+from decentral.problems.data import load
 from decentral.problems.objective import Place
 from topologies.streams import stream
 

@@ -13,6 +13,7 @@ import topologies
 from decentral.algorithms import DSGD, PmSGD, RelaySGD
 from decentral.comm import LocalComm
 from decentral.rounds.trials.needs import unmet
+from decentral.runs.journal import Journal
 
 FORMS = [RelaySGD(), RelaySGD("gradient")]
 
@@ -213,20 +214,18 @@ class Died(BaseException):
 
 def check_that_resuming_changes_nothing(home, monkeypatch, file):
     """Run an experiment, and again with each of its runs killed after its first checkpoint: the same metrics."""
-    from decentral.runs.rounds import checkpoint
-
     assert decentral("run", file, "--out", "whole").code == 0
-    save, ended, whole = checkpoint.save, [], metrics(home / "whole")
+    keep, ended, whole = Journal.keep, [], metrics(home / "whole")
 
-    def dies(path, *args, **more):
-        save(path, *args, **more)
-        if path not in ended:
-            ended.append(path)
+    def dies(journal, state):
+        keep(journal, state)
+        if journal.folder.path not in ended:
+            ended.append(journal.folder.path)
             raise Died
 
     for run in range(len(whole)):
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "save", dies)
+            patch.setattr(Journal, "keep", dies)
             with pytest.raises(Died):
                 decentral("run", file, "--out", "out", *["--resume"] * (run > 0))
         assert len(ended) == run + 1

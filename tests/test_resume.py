@@ -12,7 +12,7 @@ import ranks
 import torch
 from command import but_wall_time, decentral, metrics, read_csv, write
 
-from decentral.runs.rounds import checkpoint
+from decentral.runs.journal import Journal
 
 CNN = {
     "problem": {"name": "cnn", "width": 4, "partition": "dirichlet"},
@@ -295,15 +295,15 @@ def test_a_divergence_after_resuming_is_told_as_it_would_have_been(tmp_path, mon
         train={"rounds": 400, "record_every": record_every, "checkpoint_every": 9},
     )
     assert decentral("run", file, "--out", "whole").code == 3
-    save = checkpoint.save
+    keep = Journal.keep
 
-    def last(*args, **kept):
-        save(*args, **kept)
-        if kept["t"] == 45:
+    def last(journal, state):
+        keep(journal, state)
+        if state["t"] == 45:
             raise Died
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", last)
+        patch.setattr(Journal, "keep", last)
         with pytest.raises(Died):
             decentral("run", file, "--out", "out")
     assert decentral("run", file, "--out", "out", "--resume").code == 3

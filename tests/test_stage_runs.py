@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from torch.nn.functional import cross_entropy
 
 from decentral.runs.experiment import load
 from decentral.runs.stages.building import Plan
+from decentral.runtime.requests import Compute, StageError
 from decentral.stages.profile import profile
+from decentral.stages.programs import PROGRAMS
 from decentral.stages.programs.backprop import BackProp
 from decentral.stages.programs.local import Local
 
@@ -242,3 +245,16 @@ def test_links_may_be_said_with_units(tmp_path):
     first, second = (rows(only_run(tmp_path / name) / "metrics.csv") for name in ("units", "numbers"))
     assert [row["simulated_s"] for row in first] == [row["simulated_s"] for row in second]
     assert float(first[-1]["simulated_s"]) > 0
+
+
+class Silent:
+    """Does nothing, and says so of no step."""
+
+    def run(self, stage):
+        yield Compute("rest", lambda: None)
+
+
+def test_a_program_that_does_not_say_when_a_step_is_done_is_refused_and_not_waited_for(monkeypatch):
+    monkeypatch.setitem(PROGRAMS, "silent", dataclass(frozen=True)(Silent))
+    with pytest.raises(StageError, match=r"ended after step 0 of 12: its program must yield Done\(t\)"):
+        decentral("run", write(SMALL.replace('name = "local"', 'name = "silent"')), "--out", "out")

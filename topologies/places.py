@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -16,3 +16,8 @@ def loaded(place: str) -> Any:
 def all_loaded(places: Mapping[str, str]) -> dict[str, Any]:
     """Name -> what is in its place."""
     return {name: loaded(place) for name, place in places.items()}
+
+
+def later(place: str) -> Callable[..., Any]:
+    """What is in that place, to be called; its module is imported when it is."""
+    return lambda *args, **kwargs: loaded(place)(*args, **kwargs)

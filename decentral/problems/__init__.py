@@ -1,43 +1,35 @@
 """What is minimised: problems by name. Settings here import no torch; ``build`` does."""
 
+from typing import TYPE_CHECKING, Any
+
 from decentral.problems.capabilities import Problem
-from decentral.problems.classification import CNN, MLP, VGG, LogisticRegression, Module, ResNet, ResNet20
-from decentral.problems.instances import BasicDeduction, ListReduction, SentimentTrees
-from decentral.problems.language_settings import LSTM, Transformer
-from decentral.problems.quadratic import Quadratic
-from decentral.problems.regression import LinearRegression
+from topologies.places import all_loaded
 
-PROBLEMS: dict[str, type[Problem]] = {
-    "quadratic": Quadratic,
-    "linear-regression": LinearRegression,
-    "logistic-regression": LogisticRegression,
-    "mlp": MLP,
-    "cnn": CNN,
-    "resnet20": ResNet20,
-    "resnet": ResNet,
-    "vgg": VGG,
-    "transformer": Transformer,
-    "lstm": LSTM,
-    "list-reduction": ListReduction,
-    "sentiment-trees": SentimentTrees,
-    "basic-deduction": BasicDeduction,
-    "module": Module,
-}
+PROBLEMS: dict[str, type[Problem]] = all_loaded(
+    {
+        "quadratic": "decentral.problems.quadratic:Quadratic",
+        "linear-regression": "decentral.problems.regression:LinearRegression",
+        "logistic-regression": "decentral.problems.classification:LogisticRegression",
+        "mlp": "decentral.problems.classification:MLP",
+        "cnn": "decentral.problems.classification:CNN",
+        "resnet20": "decentral.problems.classification:ResNet20",
+        "resnet": "decentral.problems.classification:ResNet",
+        "vgg": "decentral.problems.classification:VGG",
+        "transformer": "decentral.problems.language_settings:Transformer",
+        "lstm": "decentral.problems.language_settings:LSTM",
+        "list-reduction": "decentral.problems.instances:ListReduction",
+        "sentiment-trees": "decentral.problems.instances:SentimentTrees",
+        "basic-deduction": "decentral.problems.instances:BasicDeduction",
+        "module": "decentral.problems.classification:Module",
+    }
+)
+"""By name, as ``[problem] name = ...`` has it."""
+globals().update({problem.__name__: problem for problem in PROBLEMS.values()})
 
-__all__ = [
-    "CNN",
-    "LSTM",
-    "MLP",
-    "PROBLEMS",
-    "VGG",
-    "BasicDeduction",
-    "LinearRegression",
-    "ListReduction",
-    "LogisticRegression",
-    "Module",
-    "Quadratic",
-    "ResNet",
-    "ResNet20",
-    "SentimentTrees",
-    "Transformer",
-]
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """The class of a problem's settings can be imported from here."""
+
+
+__all__ = ["PROBLEMS", "Problem"]

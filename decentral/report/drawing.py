@@ -7,13 +7,8 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from decentral.report.graphs import graph_table
-from decentral.report.node_table import node_table
-from decentral.report.parts import parts
 from decentral.report.results import Experiment
-from decentral.report.stage_table import stage_table
-from decentral.report.staleness import staleness
-from decentral.report.timeline import timeline
+from topologies.places import later
 
 
 @dataclass(frozen=True)
@@ -30,28 +25,28 @@ class Drawing:
 
 DRAWINGS = {
     "timeline": Drawing(
-        timeline,
+        later("decentral.report.timeline:timeline"),
         "What each stage, worker or rank did when",
         "Some steps or rounds from the middle of each run of the first seed; each run's trace.json opens in "
         "chrome://tracing or Perfetto. White: nothing of the training, or records.",
     ),
     "staleness": Drawing(
-        staleness,
+        later("decentral.report.staleness:staleness"),
         "How late messages were",
         "All messages of each run of the first seed. Of a worker that asks for an average: its own steps from asking "
         "until the answer was added. Of push-sum: the receiver's steps when it added a share, less the sender's when "
         "it sent that. The numbers are in each run's staleness.csv.",
     ),
     "parts": Drawing(
-        parts,
+        later("decentral.report.parts:parts"),
         "What the parts of the factorisation stand for",
         "A part is a pattern of hidden units. Pictures: the mean input weighted by how much of the part is in it, less "
         "the mean input; red is more, blue less, each picture to its own scale. Bars: how a part's mean coefficient "
         "is shared out over the classes, dotted if equally. Over each picture: the first class and its share; use: "
         "what the part has of all coefficients.",
     ),
-    "stages": Drawing(stage_table, "Stages"),
-    "nodes": Drawing(node_table, "Nodes"),
-    "graphs": Drawing(graph_table, "Graphs"),
+    "stages": Drawing(later("decentral.report.stage_table:stage_table"), "Stages"),
+    "nodes": Drawing(later("decentral.report.node_table:node_table"), "Nodes"),
+    "graphs": Drawing(later("decentral.report.graphs:graph_table"), "Graphs"),
 }
 """Name of the figure's file, or of the table in the report -> what it is, in the order of the report."""

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from decentral.report.curves import Curves
-from decentral.report.final_points import FinalPoints
 from decentral.report.scene import Kind
+from topologies.places import all_loaded
 
-KINDS: dict[str, Kind] = {"curves": Curves(), "final": FinalPoints()}
+KINDS: dict[str, Kind] = {
+    name: kind()
+    for name, kind in all_loaded(
+        {
+            "curves": "decentral.report.curves:Curves",
+            "final": "decentral.report.final_points:FinalPoints",
+        }
+    ).items()
+}
 """Name -> how it is read and drawn."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from decentral.problems import MLP, BasicDeduction, ListReduction, SentimentTrees
+from decentral.problems import PROBLEMS
 from topologies.places import loaded
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from decentral.dataflow.replicas import Make
     from decentral.problems.capabilities import BatchSize, Problem
 
-NODE_MODELS: dict[type, str] = {
-    ListReduction: "decentral.dataflow.models.lists:of",
-    SentimentTrees: "decentral.dataflow.models.trees:of",
-    BasicDeduction: "decentral.dataflow.models.graphs:of",
-    MLP: "decentral.dataflow.models.mlp:of",
+NODE_MODELS: dict[str, str] = {
+    "mlp": "decentral.dataflow.models.mlp:of",
+    "list-reduction": "decentral.dataflow.models.lists:of",
+    "sentiment-trees": "decentral.dataflow.models.trees:of",
+    "basic-deduction": "decentral.dataflow.models.graphs:of",
 }
-"""Settings of a problem -> what makes its model of nodes: ``of(problem, batch_size, seed, dtype, device)``."""
+"""Name of a problem -> what makes its model of nodes: ``of(problem, batch_size, seed, dtype, device)``."""
 
 
 class NodeModel(Protocol):
@@ -46,5 +46,6 @@ def model_of(
     problem: Problem, batch_size: BatchSize, seed: int, dtype: torch.dtype, device: torch.device
 ) -> NodeModel:
     """The model of a problem in NODE_MODELS; ``batch_size``: samples of an instance, where an instance has several."""
-    made: NodeModel = loaded(NODE_MODELS[type(problem)])(problem, batch_size, seed, dtype, device)
+    name = next(name for name, kind in PROBLEMS.items() if kind is type(problem))
+    made: NodeModel = loaded(NODE_MODELS[name])(problem, batch_size, seed, dtype, device)
     return made

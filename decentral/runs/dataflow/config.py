@@ -53,9 +53,7 @@ class DataflowRun(Run):
 
     def fits(self) -> None:
         """The problem has a network of nodes."""
-        if type(self.problem) not in NODE_MODELS:
-            name = name_of(self.problem, PROBLEMS)
-            choices = [key for key, kind in choices_of(PROBLEMS).items() if kind in NODE_MODELS]
+        if (name := name_of(self.problem, PROBLEMS)) not in NODE_MODELS:
             raise UserError(
-                f"problem.name = {name!r} has no network of nodes; use one of {', '.join(choices)}"
+                f"problem.name = {name!r} has no network of nodes; use one of {', '.join(NODE_MODELS)}"
             )

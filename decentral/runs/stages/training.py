@@ -27,7 +27,7 @@ from decentral.runs.stages.snapshots import Assembly, Observer, Snapshot
 from decentral.runtime.drive import clock_of, drive
 from decentral.runtime.driver import Driver
 from decentral.runtime.gathering import Gathering
-from decentral.runtime.requests import NonFiniteError
+from decentral.runtime.requests import NonFiniteError, StageError
 from decentral.runtime.staleness import histogram, staleness_columns
 from decentral.runtime.trace import Trace
 from decentral.stages.profile import cost_table, profile
@@ -97,6 +97,7 @@ class Training:
             if world.ranks > 1:
                 raise  # the others cannot go on: the job ends with this message
             return self.journal.ended("diverged", str(error))
+        self._check_done()
         staleness = {k: v for part in world.agree(self._staleness()) for k, v in part.items()}
         findings = {k: v for part in world.agree(self._findings()) for k, v in part.items()}
         if trace is not None:
@@ -106,6 +107,15 @@ class Training:
         trouble = world.from_root(lambda: self.trouble)
         status = "diverged" if trouble else "finished"
         return self.journal.ended(status, trouble, self._final(staleness))
+
+    def _check_done(self) -> None:
+        """All programs have ended: refuse one that never said so of its steps, whose records would be waited for."""
+        rounds = self.config.train.rounds
+        done = min(self.world.agree(min(self._steps.values(), default=rounds)))
+        if done < rounds:
+            raise StageError(
+                f"a stage has ended after step {done} of {rounds}: its program must yield Done(t) after each step t"
+            )
 
     def _is_recorded(self, t: int) -> bool:
         return (t + 1) % self.every == 0 or t + 1 == self.config.train.rounds or t == 0
