@@ -252,12 +252,13 @@ THINGS = {
         from dataclasses import dataclass
         from typing import Any
 
+        from decentral.stages.programs.program import StageProgram
         from decentral.runtime.requests import Compute, Done, Program, Recv, Send
         from decentral.stages.stage import Stage
 
 
         @dataclass(frozen=True)
-        class Lonely:
+        class Lonely(StageProgram):
             """Every stage learns from a local ``head`` alone, and sends its outputs up."""
 
             head: str = "flat"

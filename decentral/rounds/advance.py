@@ -48,38 +48,57 @@ def advance(
     width = width or block_width(*x.shape)
     if comm.whole or traits_of(method).whole:
         width, gradient = x.shape[1], _joined(list(gradient))
-    rest, wide = state, [s.shape[1] > 1 for s in tensors_of(state)]
-
-    def one_block(block: slice, g: Tensor | None, rounds: Mixer) -> None:
-        nonlocal rest
-        part = x[:, block]
-        if weight_decay and g is not None:
-            g = g.add(part, alpha=weight_decay)
-        state_part = map_state(partial(_columns, block), state)
-        part_after, rest = method.step(part, state_part, g, rounds, lr)  # type: ignore[arg-type]  # see g above
-        _write(part, part_after)
-        for is_cut, target, source in zip(wide, tensors_of(state_part), tensors_of(rest), strict=True):
-            if is_cut:
-                _write(target, source)
-
-    parts = _cut(gradient, width)
+    parts = _decayed(_cut(gradient, width), x, weight_decay) if weight_decay else _cut(gradient, width)
     first, g = next(parts)
     # one block is the whole round: nothing to cut or to put back
     if first.stop - first.start == x.shape[1]:
-        g = g.add(x, alpha=weight_decay) if weight_decay and g is not None else g
         return method.step(x, state, g, comm.at(t), lr)  # type: ignore[arg-type]  # see g above
+    blocks = _Blocks(method, x, state, lr)
     rounds = PostingComm(comm) if comm.ranks > 1 else comm
     works = chain(
-        [partial(one_block, first, g, rounds.at(t))],
-        (partial(one_block, block, g, rounds.at(t, False)) for block, g in parts),
+        [partial(blocks.step, first, g, rounds.at(t))],
+        (partial(blocks.step, block, g, rounds.at(t, False)) for block, g in parts),
     )
     if comm.ranks > 1:
         in_turns(works, AHEAD)
     else:
         for work in works:
             work()
-    ends = zip(wide, tensors_of(state), tensors_of(rest), strict=True)
-    return x, with_tensors(rest, [whole if is_cut else number for is_cut, whole, number in ends])
+    return x, blocks.state()
+
+
+class _Blocks:
+    """A round of ``method`` on x (h, d) and its state, a block of columns after the other."""
+
+    def __init__(self, method: Method[Any], x: Tensor, state: Any, lr: float) -> None:
+        self.method, self.x, self.before, self.lr = method, x, state, lr
+        self.wide = [s.shape[1] > 1 for s in tensors_of(state)]
+        self.rest = state  # what the newest block has left
+
+    def step(self, block: slice, g: Tensor | None, rounds: Mixer) -> None:
+        """The columns ``block`` of x and of the state's wide tensors."""
+        part = self.x[:, block]
+        state_part = map_state(partial(_columns, block), self.before)
+        part_after, self.rest = self.method.step(part, state_part, g, rounds, self.lr)  # type: ignore[arg-type]
+        _write(part, part_after)
+        for is_cut, target, source in zip(
+            self.wide, tensors_of(state_part), tensors_of(self.rest), strict=True
+        ):
+            if is_cut:
+                _write(target, source)
+
+    def state(self) -> Any:
+        """After all blocks: wide tensors in their place, numbers as the last block has left them."""
+        ends = zip(self.wide, tensors_of(self.before), tensors_of(self.rest), strict=True)
+        return with_tensors(self.rest, [whole if is_cut else number for is_cut, whole, number in ends])
+
+
+def _decayed(
+    parts: Iterable[tuple[slice, Tensor | None]], x: Tensor, weight_decay: float
+) -> Iterator[tuple[slice, Tensor | None]]:
+    """With weight decay in the gradients; a step changes no other columns of x, so blocks may be asked for early."""
+    for block, g in parts:
+        yield block, None if g is None else g.add(x[:, block], alpha=weight_decay)
 
 
 def _cut(

@@ -13,13 +13,14 @@ Imports no torch.
 
 from __future__ import annotations
 
-import importlib
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from topologies.places import loaded
 
 if TYPE_CHECKING:
     from decentral.runs.sections.train import Train
@@ -139,6 +140,5 @@ def choices_of(where: str) -> dict[str, Any]:
     """The table, or the union of the tables, that :class:`Named` names."""
     found: dict[str, Any] = {}
     for one in where.split():
-        module, _, name = one.partition(":")
-        found |= getattr(importlib.import_module(module), name)
+        found |= loaded(one)
     return found

@@ -21,6 +21,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from decentral.runtime.clock import VirtualClock
+from decentral.stages.programs.program import StageProgram
 from decentral.stages.stage import Stage
 
 _STEPS = 4  # of a short profile; the long one has twice as many, and their difference is the steady state
@@ -40,7 +41,7 @@ class Profile:
     activation_bytes: tuple[int, ...]
 
 
-def profile(program: Any, make_stages: Callable[[int], list[Stage]]) -> Profile:
+def profile(program: StageProgram, make_stages: Callable[[int], list[Stage]]) -> Profile:
     """Run a few steps on fresh stages: ``make_stages(steps)`` gives them, and they are thrown away."""
     flops = defaultdict(list)
     seconds = defaultdict(list)
@@ -80,11 +81,11 @@ def profile(program: Any, make_stages: Callable[[int], list[Stage]]) -> Profile:
     )
 
 
-def _run(program: Any, stages: list[Stage], around: Any) -> None:
+def _run(program: StageProgram, stages: list[Stage], around: Any) -> None:
     VirtualClock({s.index: program.run(s) for s in stages}, lambda *_: 1.0, around=around).run()
 
 
-def _makespan(program: Any, stages: list[Stage], flops: Mapping[tuple[int, str], float]) -> float:
+def _makespan(program: StageProgram, stages: list[Stage], flops: Mapping[tuple[int, str], float]) -> float:
     def cost(stage: int, kind: str) -> float:
         return flops.get((stage, kind), 0.0)
 

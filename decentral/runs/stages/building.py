@@ -46,12 +46,11 @@ class Plan:
             config.stages.heads,
         )
         self.spans = self._cut()
-        if hasattr(config.program, "check"):
-            try:
-                config.program.check(self.spans, self.network.layers)
-            except ValueError as error:
-                raise UserError(f"[program] {error}") from error
-        if name := getattr(config.program, "head", None):
+        try:
+            config.program.check(self.spans, self.network.layers)
+        except ValueError as error:
+            raise UserError(f"[program] {error}") from error
+        if name := config.program.local_head:
             for layer in range(len(self.shapes) - 1):
                 self.head(name, layer)
 

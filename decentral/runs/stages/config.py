@@ -18,6 +18,7 @@ from decentral.runs.sections.network import WITHOUT_CLUSTER, Network
 from decentral.runs.sections.stages import Stages
 from decentral.runs.sections.topology import Topology
 from decentral.runs.sections.train import Train
+from decentral.stages.programs.program import StageProgram
 from decentral.tables import section
 
 METHODS = "decentral.algorithms:ALGORITHMS"
@@ -39,7 +40,7 @@ class StageRun(Run):
     network: Network
     topology: Topology | None
     problem: Annotated[Any, Named(PROBLEMS)]
-    program: Annotated[Any, Named(PROGRAMS)]
+    program: Annotated[StageProgram, Named(PROGRAMS)]
     algorithm: Annotated[Method[Any] | None, Named(METHODS)]
     optimizer: Annotated[Rule | None, Named(OPTIMIZERS, "sgd")]
     schedule: Annotated[Schedule, Named(SCHEDULES, "constant")]
@@ -93,7 +94,7 @@ class StageRun(Run):
                 f"problem.partition = {problem.partition!r}: workers with stages have stretches of a text; "
                 "use contiguous"
             )
-        if gossips and not getattr(self.program, "lockstep", True):
+        if gossips and not self.program.lockstep:
             name = name_of(self.program, PROGRAMS)
             raise UserError(
                 f"program.name = {name!r} updates its stages at their own speeds, so they cannot gossip; use local, or "

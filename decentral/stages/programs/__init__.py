@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+from decentral.stages.programs.program import StageProgram
 from topologies.places import all_loaded
 
-PROGRAMS: dict[str, type[Any]] = all_loaded(
+PROGRAMS: dict[str, type[StageProgram]] = all_loaded(
     {
         "backprop": "decentral.stages.programs.backprop:BackProp",
         "gpipe": "decentral.stages.programs.gpipe:GPipe",
@@ -28,4 +29,4 @@ if TYPE_CHECKING:
         """A program's class can be imported from here."""
 
 
-__all__ = ["PROGRAMS"]
+__all__ = ["PROGRAMS", "StageProgram"]

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from decentral.runtime import Compute, Done, Program, Recv, Request, Send
+from decentral.stages.programs.program import StageProgram
 from decentral.stages.stage import Pass, Stage
 
 ACTIVATIONS, GRADIENTS = "activations", "gradients"
@@ -20,7 +21,7 @@ ONE_BATCH = (("forward", 0), ("backward", 0))
 
 
 @dataclass(frozen=True)
-class BackProp:
+class BackProp(StageProgram):
     """Forward through all stages, then backward through all, then the update; one stage works at a time.
 
         x_{k+1} = f_k(x_k; w_k),   g_k = (df_k/dx_k)' g_{k+1},   w_k <- w_k - lr (df_k/dw_k)' g_{k+1}

@@ -20,6 +20,7 @@ from decentral.stages.programs.penalty import (
     forward_pass,
     loss_gradient,
 )
+from decentral.stages.programs.program import StageProgram
 from decentral.stages.stage import Pass, Stage
 
 LAST = 10
@@ -27,7 +28,7 @@ LAST = 10
 
 
 @dataclass(frozen=True)
-class BlockADMM:
+class BlockADMM(StageProgram):
     """Blocks f_t, t = 1 .. T, one a stage (0 .. T-1), with constraints on what goes from one to the next.
 
         z_0 = the data,    z_t = f_t(z_{t-1}; theta_t) for t < T

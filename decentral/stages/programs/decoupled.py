@@ -9,11 +9,12 @@ from torch import Tensor
 
 from decentral.runtime import Compute, Done, Program, RecvAny, Send
 from decentral.stages.programs.backprop import ACTIVATIONS
+from decentral.stages.programs.program import StageProgram
 from decentral.stages.stage import Stage
 
 
 @dataclass(frozen=True)
-class Decoupled:
+class Decoupled(StageProgram):
     """Each stage k minimises its own loss a_k, and replays what the stage below has sent; no gradient leaves a stage:
 
         x_{k+1} = f_k(detach x_k; w_k),    w_k <- w_k - lr d/dw_k loss(a_k(x_{k+1}), labels)
@@ -46,6 +47,11 @@ class Decoupled:
             raise ValueError(f"buffer = {self.buffer} must be at least 1 batch")
         if self.reuse < 1:
             raise ValueError(f"reuse = {self.reuse} must be at least 1; 1 trains on a batch once")
+
+    @property
+    def local_head(self) -> str:
+        """See :class:`StageProgram`."""
+        return self.head
 
     def run(self, stage: Stage) -> Program:
         """The stage's program."""

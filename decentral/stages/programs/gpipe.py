@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from decentral.runtime import Program
 from decentral.stages.programs.backprop import check_parts, pipelined
+from decentral.stages.programs.program import StageProgram
 from decentral.stages.stage import Stage
 
 
 @dataclass(frozen=True)
-class GPipe:
+class GPipe(StageProgram):
     """Back-propagation with a step's batch in ``micro_batches`` m, forward passes first.
 
     Bubble with K stages of equal cost: (K - 1) / (m + K - 1) of the time. Each stage keeps m passes.

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from decentral.runtime import Compute, Done, Program, Recv, Send
 from decentral.stages.programs.backprop import ACTIVATIONS, GRADIENTS
+from decentral.stages.programs.program import StageProgram
 from decentral.stages.stage import Pass, Stage
 
 
 @dataclass(frozen=True)
-class Interlocking:
+class Interlocking(StageProgram):
     """Stage k learns from the loss of stage j = min(k + window - 1, K - 1), whose gradient comes down to it:
 
         w_k <- w_k - lr d/dw_k loss(a_j(x_{j+1}), labels)
@@ -33,6 +34,11 @@ class Interlocking:
     def __post_init__(self) -> None:
         if self.window < 1:
             raise ValueError(f"window = {self.window} must be at least 1 stage")
+
+    @property
+    def local_head(self) -> str:
+        """See :class:`StageProgram`."""
+        return self.head
 
     def check(self, spans: Sequence[range], layers: Sequence[nn.Module]) -> None:
         """Refuse a window of more stages than there are."""

@@ -9,11 +9,12 @@ from torch import nn
 
 from decentral.runtime import Compute, Done, Program, Recv, Send
 from decentral.stages.programs.backprop import ACTIVATIONS
+from decentral.stages.programs.program import StageProgram
 from decentral.stages.stage import Stage
 
 
 @dataclass(frozen=True)
-class LastLayers:
+class LastLayers(StageProgram):
     """The network's last ``trained`` layers learn, its head being the first of them; the others stay as they began.
 
     Cost: batch x width numbers over each boundary, forward only.

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from decentral.runtime import Compute, Done, Program, Recv, Send
 from decentral.stages.lending import Lending
 from decentral.stages.programs.backprop import ACTIVATIONS, backprop_step
+from decentral.stages.programs.program import StageProgram
 from decentral.stages.stage import Stage
 
 KINDS = ("greedy", "chunked", "overlapping")
 
 
 @dataclass(frozen=True)
-class Local:
+class Local(StageProgram):
     """Each block j of layers minimises its own loss a_j(x_j), and what it passes on is detached:
 
         x_{j+1} = f_j(detach x_j; w_j),    w_j <- w_j - lr d/dw_j loss(a_j(x_{j+1}), labels)
@@ -56,6 +57,11 @@ class Local:
             return [range(j, j + self.window) for j in range(depth - self.window + 1)]
         size = 1 if self.blocks == "greedy" else self.size
         return [range(a, min(a + size, depth)) for a in range(0, depth, size)]
+
+    @property
+    def local_head(self) -> str:
+        """See :class:`StageProgram`."""
+        return self.head
 
     def check(self, spans: Sequence[range], layers: Sequence[nn.Module]) -> None:
         """Refuse a cut through a block, a window wider than the network, and duplicates with batch norm."""

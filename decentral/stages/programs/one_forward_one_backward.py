@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from decentral.runtime import Program
 from decentral.stages.programs.backprop import check_parts, pipelined
+from decentral.stages.programs.program import StageProgram
 from decentral.stages.stage import Stage
 
 
 @dataclass(frozen=True)
-class OneForwardOneBackward:
+class OneForwardOneBackward(StageProgram):
     """Back-propagation with ``micro_batches`` m; stage k keeps at most K - k passes instead of GPipe's m.
 
     Bubble with K stages of equal cost: (K - 1) / (m + K - 1) of the time, as GPipe's.

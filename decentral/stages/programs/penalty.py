@@ -16,11 +16,12 @@ from decentral.errors import UserError
 from decentral.runtime import Compute, Done, Program, Recv, Request, Send
 from decentral.stages.down_sampling import pooled, repeated
 from decentral.stages.programs.backprop import ACTIVATIONS, GRADIENTS, backprop_step
+from decentral.stages.programs.program import StageProgram
 from decentral.stages.stage import Pass, Stage
 
 
 @dataclass(frozen=True)
-class Penalty:
+class Penalty(StageProgram):
     """Stages of a network in parallel, joined by a quadratic penalty on the boundary values lambda_k.
 
     Stage k = 0 .. K-1 maps its input lambda_k (lambda_0 = the data) to X_k(lambda_k; theta_k). Over theta and lambda,

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from decentral.runtime import Compute, Done, Program, Recv, Send
 from decentral.stages.programs.backprop import ACTIVATIONS, GRADIENTS
+from decentral.stages.programs.program import StageProgram
 from decentral.stages.programs.stale_weights import (
     CurrentWeights,
     LookAhead,
@@ -21,7 +22,7 @@ Correction = Literal["none", "stashing", "pipemare", "nesterov"]
 
 
 @dataclass(frozen=True)
-class StalePipeline:
+class StalePipeline(StageProgram):
     """1F1B without a flush: a stage updates after every backward pass, while later batches are under way.
 
     Stage k of K keeps at most K - k batches in flight, and at most ``in_flight`` if that is not 0. The gradient of

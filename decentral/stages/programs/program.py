@@ -1,0 +1,34 @@
+"""What a stage program is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from decentral.runtime.requests import Program
+    from decentral.stages.stage import Stage
+
+
+class StageProgram(ABC):
+    """A frozen dataclass whose fields are its keys under ``[program]``: what each stage of a network does.
+
+    ``lockstep``: all stages make an update in each step; only then can stages of several workers gossip.
+    """
+
+    lockstep: ClassVar[bool] = True
+
+    @abstractmethod
+    def run(self, stage: Stage) -> Program:
+        """The program of one stage: its requests, and Done(t) after each step t."""
+
+    @property
+    def local_head(self) -> str:
+        """The name of the heads that it puts on layers, to be tried first; "" if it has none."""
+        return ""
+
+    def check(self, spans: Sequence[range], layers: Sequence[nn.Module]) -> None:  # noqa: B027 - most can train all
+        """Raise ValueError for a network of these layers, cut so, that it cannot train."""
