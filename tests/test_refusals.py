@@ -306,6 +306,12 @@ def test_what_cannot_be_compiled_is_refused(home):
     assert "train.compile = true needs one process and a graph that does not change" in run(home, **changed)
 
 
+@pytest.mark.parametrize("name", ["local-sgd", "gossip-pga", "slowmo"])
+def test_a_method_whose_rounds_differ_is_not_compiled(home, name):
+    said = run(home, algorithm={"name": name}, train={"compile": True})
+    assert "train.compile = true is for methods whose rounds are all alike" in said
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
     """Runs end without figures, which take most of their time."""

@@ -28,6 +28,7 @@ class CompiledMethod:
                 "train.compile = true needs one process and a graph that does not change; set it to false"
             )
         self.method = method
+        self.mixes, self.means = _traffic(method, comm)
         # a round is fused as a whole, and for one width
         self.traits = replace(traits_of(method), whole=True)
         traced = _TracedComm(comm)
@@ -37,7 +38,6 @@ class CompiledMethod:
             return method.step(x.clone(), map_state(Tensor.clone, state), g, traced, lr)
 
         self._step = torch.compile(step)
-        self._bill: tuple[int, int] | None = None
 
     def init(self, x: Tensor, comm: Mixer) -> Any:
         """As the method."""
@@ -45,21 +45,20 @@ class CompiledMethod:
 
     def step(self, x: Tensor, state: Any, g: Tensor, comm: Mixer, lr: float) -> Any:
         """One round, compiled."""
-        mixes, means = self._traffic(x, state, g, comm)
-        for _ in range(mixes):
+        for _ in range(self.mixes):
             comm.bill_gossip(x)
-        for _ in range(means):
+        for _ in range(self.means):
             comm.bill_all_reduce(x)
         return self._step(x, state, g, lr)
 
-    def _traffic(self, x: Tensor, state: Any, g: Tensor, comm: Mixer) -> tuple[int, int]:
-        """How often a step mixes and averages, told by a step on one column that only counts."""
-        if self._bill is None:
-            counter = _CountingComm(comm)
-            small = map_state(lambda s: s[:, :1].clone(), state)
-            self.method.step(x[:, :1].clone(), small, g[:, :1].clone(), counter, 1.0)
-            self._bill = counter.mixes, counter.means
-        return self._bill
+
+def _traffic(method: Method[Any], comm: Mixer) -> tuple[int, int]:
+    """How often a step mixes and averages, told by a step on one column that only counts."""
+    counter, x = _CountingComm(comm), torch.zeros(comm.h, 1)
+    state = method.init(x, counter)
+    counter.mixes = counter.means = 0
+    method.step(x, state, x.clone(), counter, 1.0)
+    return counter.mixes, counter.means
 
 
 class _TracedComm(AtOnce):
@@ -99,7 +98,14 @@ def _shifts(comm: Communicator) -> dict[int, float]:
 
 
 class _CountingComm(AtOnce):
-    """Counts the calls of one step."""
+    """Counts the calls of one step. Raises UserError for a method whose rounds differ."""
+
+    @property
+    def t(self) -> int:  # type: ignore[override]
+        raise UserError(
+            "train.compile = true is for methods whose rounds are all alike, and this one asks which round it is; set it "
+            "to false"
+        )
 
     def __init__(self, comm: Mixer) -> None:
         self.n, self.h = comm.n, comm.h
