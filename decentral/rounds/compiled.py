@@ -103,8 +103,8 @@ class _CountingComm(AtOnce):
     @property
     def t(self) -> int:  # type: ignore[override]
         raise UserError(
-            "train.compile = true is for methods whose rounds are all alike, and this one asks which round it is; set it "
-            "to false"
+            "train.compile = true is for methods whose rounds are all alike, and this one asks which round it is; set "
+            "it to false"
         )
 
     def __init__(self, comm: Mixer) -> None:
