@@ -1,7 +1,7 @@
 """The round update alone, mixing and momentum, against streaming the arrays it must read and write once.
 
 Question: how far is a round from the memory's speed? Five streams are the least: x, g and the momentum are read,
-x and the momentum are written.
+x and the momentum are written. And behind an update rule: how far from torch's optimizer on all rows, then mixing?
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import torch
 
 import topologies
 from benchmarks.timing import Line, at_most, interleaved, print_lines
-from decentral.algorithms import DecentLaM, DmSGD
+from decentral.algorithms import DSGD, DecentLaM, DmSGD
 from decentral.allocator import keep_freed_memory
 from decentral.comm import LocalComm
+from decentral.optimizers import AdamW
 from decentral.rounds.advance import advance
 from decentral.rounds.compiled import CompiledMethod
+from decentral.rounds.ruled import Ruled
 
 
 def measure(compiled: bool = True) -> list[Line]:
@@ -41,7 +43,22 @@ def measure(compiled: bool = True) -> list[Line]:
         for name in list(works)[1:]:
             what = f"round, {name}, ring, n = {n:,}, d = {d:,}: ours / streaming"
             lines.append(at_most(what, times[name], times["floor"], 2.3 if "compiled" in name else limit))
-    return lines
+    return [*lines, _behind_adamw()]
+
+
+def _behind_adamw(n: int = 64, d: int = 200_000) -> Line:
+    comm, g = LocalComm(topologies.mixing_matrix(topologies.ring(n))), torch.randn(n, d)
+    x = torch.nn.Parameter(torch.randn(n, d))
+    optimizer, x.grad = torch.optim.AdamW([x], 1e-4, weight_decay=0.01), g
+
+    def by_torch() -> None:
+        optimizer.step()
+        x.data = comm.mix_(x.data)
+
+    ours = _round(Ruled(DSGD(), AdamW().decayed(0.01)), comm, g)
+    times = interleaved({"ours": ours, "torch": by_torch}, repeats=15)
+    what = f"round, DSGD behind AdamW, ring, n = {n:,}, d = {d:,}: ours / torch.optim on all rows, mixed"
+    return at_most(what, times["ours"], times["torch"], 1.1)
 
 
 def _round(method: Any, comm: LocalComm, g: torch.Tensor, plain: Any = None) -> Any:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from command import decentral, write
 from test_methods import gradients
+from test_metrics import HERE
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -16,13 +17,13 @@ import topologies
 from decentral.algorithms import ALGORITHMS, DSGD, DecentLaM, DmSGD, PmSGD
 from decentral.algorithms.state import tensors_of
 from decentral.comm import LocalComm
-from decentral.comm.launch import LocalWorld
 from decentral.comm.layout import Layout, Span
 from decentral.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Rule
 from decentral.optimizers.clipping import clipped
 from decentral.rounds.advance import advance
 from decentral.rounds.ruled import ruled
 from decentral.runs.experiment import load
+from decentral.runs.journal import Journal
 from decentral.runs.rounds.training import Training
 
 RULES = [SGD(), SGD(0.9), SGD(0.9, nesterov=True), Adam(), Adam(0.8, 0.99, 1e-6), AdamW(), AdamW(0.5, 0.9)]
@@ -214,17 +215,16 @@ def test_one_worker_is_torch(rule):
         torch.testing.assert_close(found, expected, rtol=0, atol=0 if exact else 1e-13)
 
 
-def needs_more(method):
-    return bool({"columns", "tree"} & set(getattr(method, "needs", ())))
+def mixes_on_a_ring(name):
+    traits = ALGORITHMS[name]().traits
+    return not {"columns", "tree"} & {*traits.needs} and not traits.optimizer
 
 
-@pytest.mark.parametrize("name", [name for name, kind in ALGORITHMS.items() if not needs_more(kind)])
+@pytest.mark.parametrize("name", [*filter(mixes_on_a_ring, ALGORITHMS)])
 def test_every_method_is_given_the_rule_s_direction_for_its_gradient(name):
     method = ALGORITHMS[name]()
-    if name == "diloco":
-        return  # it has a rule of its own
     rule, g, x = AdamW(0.8, 0.9), gradients(4, 6, 8), start(4, 6)
-    matrix = method.schedule(topologies.ring(4)) if hasattr(method, "schedule") else RING
+    matrix = RING if method.traits.weights else method.schedule(topologies.ring(4))
     found, _ = in_rounds(method, rule, x, g, DECAY, mixing=matrix)
     comm, y, rule = LocalComm(matrix), x.clone(), rule.decayed(DECAY)
     layout = Layout.whole(6)
@@ -340,7 +340,7 @@ def test_a_run_of_one_worker_is_a_plain_loop_of_torch(tmp_path, name, clip):
     config = digits(tmp_path, optimizer={"name": name, **({"momentum": 0.9} if name == "sgd" else {})})
     if clip:
         object.__setattr__(config.train, "clip_norm", clip)
-    training = Training(config, LocalWorld(), torch.device("cpu"), None)
+    training = Training(config, HERE, Journal())
     objective = config.problem.build(training.objective.place)
     row = nn.Parameter(objective.start().clone())
     step = torch_s(config.optimizer, [row], 0.01, DECAY)
@@ -355,7 +355,7 @@ def test_a_run_of_one_worker_is_a_plain_loop_of_torch(tmp_path, name, clip):
         if clip:
             assert nn.utils.clip_grad_norm_([row], clip) > clip
         step.step()
-    assert training.run(lambda *_: None).status == "finished"
+    assert training.run().status == "finished"
     torch.testing.assert_close(training.x[0], row.detach(), rtol=0, atol=1e-13 if clip else 0)
 
 
@@ -395,7 +395,7 @@ def test_a_gradient_that_is_not_finite_stays_so():
 def test_clipping_comes_before_weight_decay_and_the_method(tmp_path):
     config = digits(tmp_path, topology={"workers": 2}, algorithm={"name": "dmsgd"})
     object.__setattr__(config.train, "clip_norm", 0.1)
-    training = Training(config, LocalWorld(), torch.device("cpu"), None)
+    training = Training(config, HERE, Journal())
     objective = config.problem.build(training.objective.place)
     comm, method = LocalComm(config.topology.mixing()), config.algorithm
     x = objective.start().expand(2, -1).clone()
@@ -405,5 +405,5 @@ def test_clipping_comes_before_weight_decay_and_the_method(tmp_path):
         scale = 0.1 / (g.norm(dim=1, keepdim=True) + 1e-6)
         assert (scale < 1).all()
         x, state = method.step(x, state, g * scale + DECAY * x, comm.at(t), 0.01)
-    training.run(lambda *_: None)
+    training.run()
     torch.testing.assert_close(training.x, x, rtol=0, atol=1e-12)

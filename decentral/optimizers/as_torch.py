@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from decentral.comm.layout import Layout
-from decentral.optimizers.rule import Rule
+
+
+class Steps(Protocol):
+    """What is asked of a :class:`decentral.optimizers.rule.Rule` here."""
+
+    def decayed(self, weight_decay: float) -> Self:
+        """With that weight decay."""
+
+    def init(self, x: Tensor, layout: Layout) -> Any:
+        """The state before the first step."""
+
+    def step_(self, x: Tensor, state: Any, g: Tensor, layout: Layout, lr: float) -> Any:
+        """A step, made on x."""
 
 
 class RuleOptimizer(Optimizer):
-    """``rule``, with its weight decay, on parameters or on groups of them, which may have ``lr`` and ``weight_decay``.
+    """``rule`` on parameters or on groups of them, which may have an ``lr`` and a ``weight_decay`` of their own.
 
     As in torch a parameter without a gradient stays as it is, and so does its state: the fields of the rule's, by name.
     """
 
-    def __init__(self, rule: Rule, parameters: Iterable[Any], lr: float) -> None:
+    def __init__(self, rule: Steps, parameters: Iterable[Any], lr: float, weight_decay: float) -> None:
         self.rule = rule
         self._kind: Any = None  # of the rule's state
         self._layouts: dict[nn.Parameter, Layout] = {}
-        super().__init__(parameters, {"lr": lr, "weight_decay": rule.weight_decay})
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -39,7 +51,7 @@ class RuleOptimizer(Optimizer):
                     self._step(rule, p, p.grad, lr)
         return loss
 
-    def _step(self, rule: Rule, p: nn.Parameter, grad: Tensor, lr: float) -> None:
+    def _step(self, rule: Steps, p: nn.Parameter, grad: Tensor, lr: float) -> None:
         x, kept = p.reshape(1, -1), self.state[p]
         layout = self._layouts.get(p)
         if layout is None:

@@ -75,7 +75,7 @@ class Rule(ABC):
         """The rule as a torch optimizer of these parameters, or groups of them."""
         from decentral.optimizers.as_torch import RuleOptimizer
 
-        return RuleOptimizer(self.decayed(weight_decay), parameters, lr)
+        return RuleOptimizer(self, parameters, lr, weight_decay)
 
     def _joined(self, g: Tensor, x: Tensor) -> Tensor:
         """g with the weight decay in it."""

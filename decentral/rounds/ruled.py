@@ -33,7 +33,8 @@ class Ruled:
 
     The first form, where :func:`outer_step` says "first" (DSGD, D2, exact diffusion, CHOCO, ...), is the rule's own
     step, with the bits that it has in torch. Methods that do more with a gradient (momentum, tracking, x and x - lr g
-    side by side) take d for it.
+    side by side) take d for it; so do those that step when x has been mixed (DSGD awc), for the rule's weight decay and
+    norms are those of x as it came in.
     The rule comes before any communication, and its state stays with its worker. The two states are one, which the
     round loop cuts, a checkpoint keeps and a worker that is away holds still, like a method's own.
     """
