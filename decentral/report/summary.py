@@ -30,13 +30,13 @@ from decentral.report.results import (
 
 PRIORITY = (
     "test_accuracy",
-    "train_accuracy",
     "bias_sq",
     "bytes_sent_mean",
     "simulated_s",
     "critical_flops_step",
     "test_loss",
     "train_loss",
+    "train_accuracy",
     "flops_step",
     "activation_bytes_max",
     "gradient_cosine",
