@@ -119,17 +119,25 @@ def _facts(name: str, graph: nx.Graph, mixing: sparse.csr_array | Schedule, weig
         "doubly_stochastic": all(map(topologies.is_doubly_stochastic, turns)),
         "nonnegative": all(map(topologies.is_nonnegative, turns)),
     }
-    if schedule is not None:
-        absent = dict.fromkeys(
-            ("second", "last", "mixing_time_rounds", "mixing_epsilon", "rho", "gap", "period", "exact")
-        )
-        facts |= absent | {"mean_contraction": topologies.mean_contraction(schedule)}
-        if schedule.period is None:
-            return facts
-        rho = topologies.period_rho(schedule)
-        return facts | {"rho": rho, "gap": 1 - rho, "period": schedule.period, "exact": rho < EXACT}
-    spectrum = topologies.spectrum(turns[0])
-    return facts | {
+    return facts | (_of_schedule(schedule) if schedule is not None else _of_matrix(turns[0]))
+
+
+def _of_schedule(schedule: Schedule) -> dict[str, Any]:
+    """How fast it mixes: over a period, and in the mean."""
+    absent = dict.fromkeys(
+        ("second", "last", "mixing_time_rounds", "mixing_epsilon", "rho", "gap", "period", "exact")
+    )
+    found = absent | {"mean_contraction": topologies.mean_contraction(schedule)}
+    if schedule.period is None:
+        return found
+    rho = topologies.period_rho(schedule)
+    return found | {"rho": rho, "gap": 1 - rho, "period": schedule.period, "exact": rho < EXACT}
+
+
+def _of_matrix(w: sparse.csr_array) -> dict[str, Any]:
+    """How fast it mixes, by its spectrum."""
+    spectrum = topologies.spectrum(w)
+    return {
         "second": spectrum.second,
         "last": spectrum.last,
         "mixing_time_rounds": spectrum.mixing_time_rounds,

@@ -12,7 +12,7 @@ from decentral.comm.world import World
 from decentral.commands.calibration.arithmetic import KINDS, ROUND_BYTES, gradients, ring_matrix, rounds
 from decentral.commands.calibration.links import MESSAGE_BYTES, WALKS, fit, host_size, partners, walk
 from decentral.commands.calibration.sampling import Samples, core_count, undisturbed
-from decentral.network.cluster import Cluster
+from decentral.network.cluster import Cluster, Link
 from decentral.network.measured import Calibrated, Compute, Measured
 from decentral.runs.rounds.config import RoundsRun
 
@@ -62,22 +62,8 @@ class Machine:
     ) -> Calibrated:
         """What the samples of :meth:`works` say."""
         mine = [one for key, one in found.items() if key[0] != "round"]
-        links, spread = {}, {}
-        for where in ("inside", "between"):
-            if (where, MESSAGE_BYTES[0], True) not in found:
-                continue
-            for name, way in WALKS.items():
-                key = f"{where}{name}"
-                pairs = [(found[key, m, True], found[key, m, False]) for m in way.sizes]
-                for end, times in _exchanges(pairs, way.blocks).items():
-                    spread[f"{key}_{end}"] = times
-            links[where] = fit(MESSAGE_BYTES, spread[f"{where}_s"])
-        means = {}
-        for kind in KINDS:
-            samples = [found[kind, size] for size in ROUND_BYTES]
-            means[f"{kind}_s"] = tuple(one.mean_s for one in samples)
-            spread[f"{kind}_lower_s"] = tuple(one.quartiles_s[0] for one in samples)
-            spread[f"{kind}_upper_s"] = tuple(one.quartiles_s[1] for one in samples)
+        links, spread = _links(found)
+        rounds_s, spread_of_rounds = _rounds(found)
         batch, sample_s, lower, upper = 1, 0.0, 0.0, 0.0
         if config is not None:
             gradient = found["gradient",]
@@ -88,7 +74,7 @@ class Machine:
         hosts = tuple(i // self.host_ranks for i in range(ranks))
         return Calibrated(
             Cluster(ranks, hosts, "one", links.get("between"), links.get("inside")),
-            Compute(sample_s, batch, ROUND_BYTES, **means),
+            Compute(sample_s, batch, ROUND_BYTES, **rounds_s),
             Measured(
                 date=datetime.now(UTC).isoformat(timespec="seconds"),
                 hosts=tuple(dict.fromkeys(self.names)),
@@ -102,10 +88,39 @@ class Machine:
                 posted_bytes=WALKS["_posted"].sizes if links else (),
                 copied_bytes=WALKS["_copied"].sizes if links else (),
                 **spread,
+                **spread_of_rounds,
                 sample_lower_s=lower / batch,
                 sample_upper_s=upper / batch,
             ),
         )
+
+
+def _links(found: Mapping[Key, Samples]) -> tuple[dict[str, Link], dict[str, tuple[float, ...]]]:
+    """The links inside and between hosts, where there are such; and the seconds of exchanges by size and way."""
+    links, spread = {}, {}
+    for where in ("inside", "between"):
+        if (where, MESSAGE_BYTES[0], True) not in found:
+            continue
+        for name, way in WALKS.items():
+            key = f"{where}{name}"
+            pairs = [(found[key, m, True], found[key, m, False]) for m in way.sizes]
+            for end, times in _exchanges(pairs, way.blocks).items():
+                spread[f"{key}_{end}"] = times
+        links[where] = fit(MESSAGE_BYTES, spread[f"{where}_s"])
+    return links, spread
+
+
+def _rounds(
+    found: Mapping[Key, Samples],
+) -> tuple[dict[str, tuple[float, ...]], dict[str, tuple[float, ...]]]:
+    """Mean seconds of a round's own arithmetic by kind and size of the model; and their quartiles."""
+    means, spread = {}, {}
+    for kind in KINDS:
+        samples = [found[kind, size] for size in ROUND_BYTES]
+        means[f"{kind}_s"] = tuple(one.mean_s for one in samples)
+        spread[f"{kind}_lower_s"] = tuple(one.quartiles_s[0] for one in samples)
+        spread[f"{kind}_upper_s"] = tuple(one.quartiles_s[1] for one in samples)
+    return means, spread
 
 
 def load_average() -> float:

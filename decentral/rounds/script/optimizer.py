@@ -85,13 +85,7 @@ class Decentralized(Optimizer):
         given = [p for group in self.param_groups for p in group["params"]]
         trained = [p for p in given if p.requires_grad and p.numel()]
         _agree(comm, lambda: check_model(given, trained))
-        mine, *_ = theirs = tell(comm, model_text(self.param_groups, model, method))
-        others = [rank for rank, text in enumerate(theirs) if text != mine]
-        if others:
-            raise AgreedError(
-                f"ranks differ: rank 0 has {mine}, rank {others[0]} has {theirs[others[0]]}; build the same model, "
-                "optimizer and method on every rank"
-            )
+        self._check_alike()
         _agree(comm, lambda: check_mixing(method, comm.schedule))
         warning = divergence(method, comm.schedule)
         if warning:
@@ -114,6 +108,16 @@ class Decentralized(Optimizer):
         if self._departures is not None:
             self._departures.under_way.append(self._posted)
         self._ready = True
+
+    def _check_alike(self) -> None:
+        """Raise AgreedError on all ranks if one has another model, optimizer or method than rank 0."""
+        mine, *_ = theirs = tell(self.comm, model_text(self.param_groups, self.model, self.method))
+        others = [rank for rank, text in enumerate(theirs) if text != mine]
+        if others:
+            raise AgreedError(
+                f"ranks differ: rank 0 has {mine}, rank {others[0]} has {theirs[others[0]]}; build the same model, "
+                "optimizer and method on every rank"
+            )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
