@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from decentral.comm.agreement import on_root, together
 from decentral.comm.launch import use_threads
 from decentral.comm.world import LocalWorld, World, find_world
 from decentral.commands.calibration.arithmetic import KINDS, ring_matrix, rounds
@@ -19,6 +18,7 @@ from decentral.errors import UserError
 from decentral.network.cluster_file import read_calibrated
 from decentral.network.measured import Calibrated
 from decentral.report.columns import scaled_unit
+from decentral.runs.agreement import on_root, together
 
 
 def report(path: Path | None, as_json: bool, seconds: float) -> None:

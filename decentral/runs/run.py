@@ -11,10 +11,10 @@ from typing import Any
 
 import tomli_w
 
-from decentral.comm.agreement import on_root, together
 from decentral.comm.launch import local_rank, use_threads
 from decentral.comm.world import World, find_world
 from decentral.errors import UserError
+from decentral.runs.agreement import on_root, together
 from decentral.runs.event_files import EventFiles, need_tensorboard
 from decentral.runs.experiment import Experiment, PlannedRun, load
 from decentral.runs.folder import PART, RunFolder, write_results, write_whole

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from decentral.comm.agreement import on_root, together
 from decentral.comm.launch import use_threads
 from decentral.comm.world import World, find_world
 from decentral.commands.calibration.machine import Machine
@@ -17,6 +16,7 @@ from decentral.commands.calibration.written import table_of, write
 from decentral.errors import UserError
 from decentral.network.cluster import Link
 from decentral.network.measured import Calibrated, Measured
+from decentral.runs.agreement import on_root, together
 from decentral.runs.experiment import expand, load
 from decentral.runs.rounds.config import RoundsRun
 

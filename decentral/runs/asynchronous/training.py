@@ -24,6 +24,7 @@ from decentral.runs.asynchronous.neighbours import edges_of, neighbourhoods
 from decentral.runs.asynchronous.snapshots import Snapshot, models_of
 from decentral.runs.asynchronous.worker import Worker
 from decentral.runs.divergence import overflow
+from decentral.runs.gathering import Gathering
 from decentral.runs.journal import Journal, Outcome, Seen
 from decentral.runs.metrics import finite, measure, record_interval
 from decentral.runs.place import Here, place_of
@@ -31,7 +32,6 @@ from decentral.runs.rounds.clock import compute_time
 from decentral.runtime.clock import Cost
 from decentral.runtime.drive import clock_of, drive
 from decentral.runtime.driver import Driver, Sent
-from decentral.runtime.gathering import Gathering
 from decentral.runtime.staleness import histogram, staleness_columns
 from decentral.runtime.trace import Trace
 

@@ -20,13 +20,13 @@ from decentral.problems.capabilities import Trainable
 from decentral.runs.dataflow.building import Plan
 from decentral.runs.dataflow.config import DataflowRun
 from decentral.runs.dataflow.snapshots import Recorder, Snapshot, columns_of
+from decentral.runs.gathering import Gathering
 from decentral.runs.journal import Journal, Outcome, Seen
 from decentral.runs.metrics import measure
 from decentral.runs.place import Here, place_of
 from decentral.runs.stages.building import hosts
 from decentral.runtime.drive import clock_of, drive
 from decentral.runtime.driver import Driver, Sent
-from decentral.runtime.gathering import Gathering
 from decentral.runtime.requests import NonFiniteError
 from decentral.runtime.trace import Trace
 from topologies.streams import stream

@@ -18,6 +18,7 @@ from decentral.errors import UserError
 from decentral.rounds.ruled import refuse_second_rule
 from decentral.rounds.trials.needs import refuse_unmet
 from decentral.runs.divergence import overflow
+from decentral.runs.gathering import Gathering
 from decentral.runs.journal import Journal, Outcome, Seen
 from decentral.runs.metrics import finite, measure, record_interval
 from decentral.runs.place import Here
@@ -26,7 +27,6 @@ from decentral.runs.stages.config import StageRun
 from decentral.runs.stages.snapshots import Assembly, Observer, Snapshot
 from decentral.runtime.drive import clock_of, drive
 from decentral.runtime.driver import Driver
-from decentral.runtime.gathering import Gathering
 from decentral.runtime.requests import NonFiniteError, StageError
 from decentral.runtime.staleness import histogram, staleness_columns
 from decentral.runtime.trace import Trace
