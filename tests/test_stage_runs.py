@@ -16,7 +16,7 @@ from decentral.runs.experiment import load
 from decentral.runs.stages.building import Plan
 from decentral.runtime.requests import Compute, StageError
 from decentral.stages.profile import profile
-from decentral.stages.programs import PROGRAMS
+from decentral.stages.programs import PROGRAMS, StageProgram
 from decentral.stages.programs.backprop import BackProp
 from decentral.stages.programs.local import Local
 
@@ -247,7 +247,7 @@ def test_links_may_be_said_with_units(tmp_path):
     assert float(first[-1]["simulated_s"]) > 0
 
 
-class Silent:
+class Silent(StageProgram):
     """Does nothing, and says so of no step."""
 
     def run(self, stage):
