@@ -17,7 +17,6 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from topologies.places import loaded
@@ -135,7 +134,6 @@ def _found(kind: type[Run]) -> dict[str, Field]:
     return found
 
 
-@cache
 def choices_of(where: str) -> dict[str, Any]:
     """The table, or the union of the tables, that :class:`Named` names."""
     found: dict[str, Any] = {}

@@ -44,12 +44,8 @@ KINDS = (
     Kind(AsynchronousRun, "decentral.runs.asynchronous.training"),
     Kind(RoundsRun, "decentral.runs.rounds.training"),  # by no section of its own, so the last
 )
-_LAST = (
-    "stages",
-    "program",
-    "optimizer",
-    "dataflow",
-)  # in run ids, so that folders that are there are found again
+# in run ids these stand last, in this order, so that folders of older runs are found again
+_LAST = ("stages", "program", "optimizer", "dataflow")
 SECTIONS = tuple(
     sorted(
         dict.fromkeys(key for kind in reversed(KINDS) for key in sections_of(kind.run)),

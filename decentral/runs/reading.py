@@ -57,7 +57,8 @@ class _Reader:
             return named(table, name, choices_of(extra.choices))
         if not hasattr(hint, "from_table"):
             return from_table(hint, table, name)
-        wanted = inspect.signature(hint.from_table).parameters.keys() & {*self.fields, "workers", "rounds"}
+        facts = {*self.fields, "workers", "rounds"}
+        wanted = [key for key in inspect.signature(hint.from_table).parameters if key in facts]
         return hint.from_table(table, **{key: self.fact(key) for key in wanted})
 
     def fact(self, name: str) -> Any:
