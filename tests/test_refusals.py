@@ -306,12 +306,6 @@ def test_what_cannot_be_compiled_is_refused(home):
     assert "train.compile = true needs one process and a graph that does not change" in run(home, **changed)
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Runs end without figures, which take most of their time."""
-    monkeypatch.setattr("decentral.runs.run._show", lambda folder: None)
-
-
 @pytest.mark.usefixtures("undrawn")
 def test_a_folder_that_is_taken_is_refused(home):
     file = write(home / "x.toml")
