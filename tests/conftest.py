@@ -7,9 +7,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, by
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Among the workers of xdist, one has all tests that start ranks, which fill the cores; other files are whole."""
+    if config.getoption("loadgroup", False):
+        for item in items:
+            ranks = item.get_closest_marker("mpi") is not None
+            item.add_marker(pytest.mark.xdist_group("ranks" if ranks else item.path.name))
+
+
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def undrawn(monkeypatch):
+    """Runs in this process end without figures, which take most of their time."""
+    monkeypatch.setattr("decentral.runs.run._show", lambda folder: None)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch, undrawn):
     """An empty folder to stand in; runs end without figures."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("decentral.runs.run._show", lambda folder: None)
     return tmp_path

@@ -66,6 +66,7 @@ def run(method, rounds, gradients):
 CANDIDATES = candidates()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", CANDIDATES, ids=lambda m: m.label)
 def test_what_a_method_is_said_to_send_is_what_it_sends_and_when(method):
     sends = method.sends
@@ -200,6 +201,7 @@ def test_it_says_where_gossip_does_not_pay(tmp_path):
     assert "ring (260.1)" in ring
 
 
+@pytest.mark.slow
 def test_4096_workers_in_under_ten_seconds():
     advise(resized(SHEET, 16), 1e8, 0.1)  # imports
     began = time.process_time()
@@ -220,6 +222,7 @@ def test_any_number_of_workers(n):
     assert sentences(advice)
 
 
+@pytest.mark.slow
 def test_the_figure_s_sweep_and_the_figure(tmp_path):
     gossip, reduces = sweep(SHEET, 1e8)
     assert gossip["ring"][0] == list(WORKERS)

@@ -167,6 +167,7 @@ def test_workers_do_what_a_plain_event_queue_does(name, ports):
     assert theirs.lags.total() > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_the_mean_moves_by_gradients_only_and_every_message_is_answered(name, graph):
@@ -202,6 +203,7 @@ def test_sums_are_kept_to_the_last_bit_where_numbers_are_exact():
         assert not (models(run) == start).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latency_s", [0.0, 0.5, 1.5, 20.0])
 @pytest.mark.parametrize("compute", [None, lognormal], ids=["in step", "random"])
 def test_workers_come_together_however_late_messages_are(latency_s, compute):
@@ -405,6 +407,7 @@ def test_two_runs_from_one_seed_are_the_same(tmp_path, name):
     assert first.final["answered"] == sum(count for _, count in lags)
 
 
+@pytest.mark.slow
 def test_the_command_leaves_a_histogram_a_trace_and_their_figures(tmp_path):
     table = {"sweep": {"algorithm.name": ["dsgd", *METHODS]}}
     said = decentral("run", write(tmp_path / "small.toml", **table), "--out", tmp_path / "out")
@@ -436,6 +439,7 @@ def test_bars_hold_every_message_once():
         assert share.sum() == pytest.approx(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_quadratic_is_solved(name):
     """With small steps, up to what a constant step leaves of the workers' differences."""

@@ -85,6 +85,7 @@ def test_consensus_of_choco_is_reached_at_a_linear_rate(compressor, gamma, round
     assert 0.6 < second / first < 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compressor", [TopK(0.2), RandomK(0.3), QSGD(15, 16), Sign(), LowRank(1)], ids=str)
 def test_choco_rests_where_dsgd_does_with_so_much_less_mixing(compressor):
     gamma, lr, layout = 0.3, 0.3, layers((6, 5))

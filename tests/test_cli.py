@@ -28,8 +28,9 @@ print('none of them')
 """
 
 
+@pytest.mark.slow
 def test_help_list_and_topology_answer_without_importing_what_is_slow():
-    done = ranks.run_ranks(1, "-c", WITHOUT_TORCH)
+    done = ranks.run_ranks(1, "-c", WITHOUT_TORCH, fresh=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("none of them\n")
 
@@ -39,7 +40,9 @@ def test_refusing_a_wrong_experiment_needs_no_torch(tmp_path):
     code += (
         "from pathlib import Path\nload(Path(sys.argv[1]))\nassert 'torch' not in sys.modules\nprint('fine')"
     )
-    done = ranks.run_ranks(1, "-c", code, write(tmp_path / "x.toml", sweep={"train": {"lr": [0.1, 0.2]}}))
+    done = ranks.run_ranks(
+        1, "-c", code, write(tmp_path / "x.toml", sweep={"train": {"lr": [0.1, 0.2]}}), fresh=True
+    )
     assert done.stdout == "fine\n", done.stderr
 
 
@@ -201,6 +204,7 @@ def test_a_run_leaves_what_the_design_names(folder):
     assert (out / "command.txt").read_text().startswith("decentral run ")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_configuration_of_a_run_repeats_it(folder, tmp_path):
     out, _ = folder
     row = read_csv(out / "results.csv")[2]

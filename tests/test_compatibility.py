@@ -36,6 +36,7 @@ def growth(companion):
     return np.abs(np.linalg.eigvals(apart @ companion @ apart)).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topology", topologies.TOPOLOGIES)
 def test_methods_are_refused_where_their_recursion_grows(table, topology):
     graph = topologies.TOPOLOGIES[topology](N)
@@ -54,6 +55,7 @@ def table():
     return compatibility(N)
 
 
+@pytest.mark.slow
 def test_needs_are_told_apart_from_growth(table):
     trees = {"path", "star", "tree"}
     every = {*topologies.TOPOLOGIES, *topologies.SCHEDULES}
@@ -70,6 +72,7 @@ def names(text):
     return re.sub(r" \d+\.\d+(?=,| \|)", "", text)
 
 
+@pytest.mark.slow
 def test_the_page_is_the_table(table, monkeypatch, capsys):
     monkeypatch.setattr(page, "compatibility", lambda: table)
     assert names((ROOT / "docs" / "compatibility.md").read_text()) == names(markdown() + "\n")

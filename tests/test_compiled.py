@@ -13,7 +13,10 @@ from decentral.errors import UserError
 from decentral.rounds.advance import advance
 from decentral.rounds.compiled import CompiledMethod
 
-pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler"),
+]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

@@ -219,6 +219,7 @@ def qsgd_variances(x, levels, bucket):
     return torch.cat(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
     "compressor", [RandomK(0.1, unbiased=True), QSGD(1, 64), QSGD(4, 99), QSGD(200, 300)], ids=str

@@ -186,6 +186,7 @@ class Four(Chain):
         return ran.trace.makespan_s / self.count, [ran.nodes[str(i)].updates.staleness for i in range(4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("active", "ticks", "stalest"),
     [

@@ -179,6 +179,7 @@ def test_gradients_and_scores_are_autograds_on_one_worker(make_model, active, mo
     check(run, model, keys)
 
 
+@pytest.mark.slow
 @both_models
 @pytest.mark.parametrize("most", [1, ALL])
 @pytest.mark.parametrize("active", [1, 3, 64])
@@ -246,6 +247,7 @@ def test_one_key_of_the_lists_is_synchronous_sgd_where_updates_are_made_between_
             torch.testing.assert_close(p, q, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("active", [1, 8])
 def test_short_lists_are_learnt(active):
     model = ListRNN(list_reduction(300, 100, longest=2), 24, seed=0)

@@ -139,6 +139,7 @@ def held(ran):
     return [found for worker in ran.workers if (found := worker.network.held())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [BATCHED, ALONE], ids=["batched", "alone"])
 @pytest.mark.parametrize("active", [1, 3, 64])
 @pytest.mark.parametrize("name", MODELS)
@@ -308,6 +309,7 @@ def test_tree_lstm_learns_signed_words():
     assert accuracy > 0.75
 
 
+@pytest.mark.slow
 def test_gated_graph_learns_to_answer_all_generated_questions():
     whole = generated()
     model = GatedGraph(Deductions(whole.train[:300], whole.test[:400]), 8, 0)

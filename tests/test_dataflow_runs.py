@@ -55,7 +55,16 @@ def measured(out):
     return [{k: v for k, v in row.items() if k not in TIMES} for row in rows(out)[0]]
 
 
-@pytest.mark.parametrize("table", [LISTS, TREES, STORIES, DIGITS], ids=["lists", "trees", "graphs", "mlp"])
+@pytest.mark.parametrize(
+    "table",
+    [
+        LISTS,
+        pytest.param(TREES, marks=pytest.mark.slow),
+        pytest.param(STORIES, marks=pytest.mark.slow),
+        DIGITS,
+    ],
+    ids=["lists", "trees", "graphs", "mlp"],
+)
 def test_a_run_leaves_its_files_and_repeats_itself(tmp_path, table):
     said = decentral("run", write(table), "--out", "out")
     assert said.code == 0, said.err
@@ -78,6 +87,8 @@ def test_a_run_leaves_its_files_and_repeats_itself(tmp_path, table):
     assert measured(tmp_path / "again") == measured(tmp_path / "out")
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "table", [LISTS, changed(STORIES, train={"dtype": "float64"})], ids=["lists", "graphs"]
 )
@@ -98,7 +109,7 @@ def test_metrics_are_bit_equal_on_one_two_and_four_ranks(tmp_path, replicas):
     settings = {**EXACT, "workers": 4, "replicas": replicas, "min_update_frequency": 2}
     path = tmp_path / write({**LISTS, "dataflow": settings})
     for ranks in (1, 2, 4):
-        done = launch("run", path, "--out", tmp_path / f"on{ranks}", ranks=ranks)
+        done = launch("run", path, "--out", tmp_path / f"on{ranks}", ranks=ranks, drawn=False)
         assert done.returncode == 0, done.stderr
     one, two, four = (measured(tmp_path / f"on{ranks}") for ranks in (1, 2, 4))
     assert len(one) == 3

@@ -71,6 +71,7 @@ def test_the_split_of_digits_is_always_the_same() -> None:
     assert first.test_y[:10].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 5, 9]
 
 
+@pytest.mark.slow
 def test_digits_load_without_importing_scikit_learn() -> None:
     code = (
         "import sys; from decentral.problems.data import load; load('digits'); "

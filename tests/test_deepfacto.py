@@ -236,6 +236,7 @@ sweeps = 3
 """
 
 
+@pytest.mark.slow
 def test_a_run_on_digits_leaves_its_parts_and_their_picture(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.toml").write_text(RUN)

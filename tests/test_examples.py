@@ -25,6 +25,7 @@ def in_one_process(out):
     return results(out)
 
 
+@pytest.mark.slow
 def test_a_method_of_ones_own_is_a_class_and_a_line(tmp_path):
     dsgd, sleepy = in_one_process(tmp_path / "one")
     assert float(sleepy["bytes_sent_mean"]) == float(dsgd["bytes_sent_mean"]) / 2
@@ -47,6 +48,7 @@ def accuracy(line):
     return float(line.split("accuracy ")[1].split(",")[0])
 
 
+@pytest.mark.slow
 def test_a_script_of_ones_own_trains_alone(tmp_path):
     lines = epochs(run_ranks(1, "examples/train_on_ranks.py", str(tmp_path)))
     assert len(lines) == 10

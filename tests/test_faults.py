@@ -102,6 +102,7 @@ CASES = {
 SYMMETRIC = [kind for kind, settings in FAULTS.items() if settings.get("symmetric")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(
     ("graph", "kind"),

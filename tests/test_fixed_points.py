@@ -70,6 +70,7 @@ METHODS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize(("lr", "beta"), [(0.05, 0.5), (0.1, 0.8), (0.02, 0.9)])
 @pytest.mark.parametrize("choice", range(len(METHODS)))

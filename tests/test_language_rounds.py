@@ -327,6 +327,7 @@ def refused(folder, **changed):
     return line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("partition", ["iid", "contiguous"])
 @pytest.mark.parametrize("name", ["lstm", "transformer"])
 def test_a_run_learns_more_than_how_frequent_characters_are(tmp_path, name, partition):
@@ -348,6 +349,7 @@ def test_a_run_learns_more_than_how_frequent_characters_are(tmp_path, name, part
     assert float(last["epoch"]) == pytest.approx(60 * 16 * 4 / windows)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_another_partition_is_another_run(tmp_path):
     found = []
     for partition in ("iid", "contiguous"):
@@ -368,7 +370,7 @@ def test_two_ranks_have_the_bits_of_one(tmp_path):
     (tmp_path / "x.toml").write_text(tomli_w.dumps(changed))
     found = []
     for ranks in (1, 2):
-        done = in_ranks("run", tmp_path / "x.toml", "--out", tmp_path / f"{ranks}", ranks=ranks)
+        done = in_ranks("run", tmp_path / "x.toml", "--out", tmp_path / f"{ranks}", ranks=ranks, drawn=False)
         assert done.returncode == 0, done.stderr
         runs = metrics(tmp_path / f"{ranks}")
         found.append({
@@ -379,6 +381,8 @@ def test_two_ranks_have_the_bits_of_one(tmp_path):
     assert len(next(iter(found[0].values()))) == 5
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.data
 @pytest.mark.skipif(not os.environ.get("DECENTRAL_DATA"), reason="DECENTRAL_DATA is not set")
 def test_tiny_shakespeare_is_dealt_and_learned(tmp_path):

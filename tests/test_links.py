@@ -212,6 +212,7 @@ for compressor in (*(kind() for kind in COMPRESSORS.values()), dgc(), QSGD(15, 1
 """
 
 
+@pytest.mark.slow
 def test_what_is_sent_does_not_depend_on_the_number_of_threads():
     one, two = (run_ranks(1, "-c", PACKETS, OMP_NUM_THREADS=str(n)) for n in (1, 2))
     assert one.returncode == 0, one.stderr

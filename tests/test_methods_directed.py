@@ -138,6 +138,7 @@ def iterate(method, mixing, hessians, linear, lrs, rounds):
     return x.numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_push_diging_has_no_bias_on_any_directed_graph(graph):
     n, make = GRAPHS[graph]
@@ -328,6 +329,7 @@ def test_the_weights_are_push_unless_others_are_asked_for(home):
     assert weights("push-sum", name="one-peer-exponential") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topology", ["star", "file"])
 def test_a_run_of_push_diging_ends_at_the_optimum_and_one_of_push_sum_near_it(home, topology):
     place = write_digraph(home) if topology == "file" else {"name": "star", "workers": 6}

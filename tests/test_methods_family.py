@@ -65,6 +65,7 @@ def lazy(graph):
     return topologies.mixing_matrix(GRAPHS[graph], "lazy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("method", EXACT, ids=str)
 def test_exact_methods_bring_every_worker_to_the_optimum_whatever_the_data(method, graph):
@@ -87,6 +88,7 @@ def test_a_learning_rate_that_changes_does_not_move_exact_methods_from_the_optim
     np.testing.assert_allclose(x, best, rtol=0, atol=1e-9 * np.abs(best).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize(("beta", "lr"), [(0.5, 0.05), (0.9, 0.02)])
 def test_quasi_global_momentum_rests_where_dsgd_does(graph, beta, lr):

@@ -104,6 +104,7 @@ def test_the_counts_are_those_of_the_workers_that_are_near_enough(tree):
         assert state.c[:, 0].tolist() == behind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tree", TREES)
 def test_the_model_form_brings_every_worker_to_the_optimum_whatever_the_data(tree):
     w = weights_of(TREES[tree])

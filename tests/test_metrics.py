@@ -134,6 +134,7 @@ def test_measuring_is_no_traffic_of_the_method():
     assert messages == mpi_bytes == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight_decay", [0.0, 0.2])
 @pytest.mark.parametrize(
     "algorithm",
@@ -192,8 +193,8 @@ RECORDED = {
 
 
 @pytest.mark.parametrize("changes", [RECORDED, PROBLEMS["quadratic"]], ids=["network", "quadratic"])
-def test_recording_does_not_change_what_is_recorded(tmp_path, monkeypatch, changes):
-    monkeypatch.setattr("decentral.runs.run._show", lambda folder: None)
+@pytest.mark.usefixtures("undrawn")
+def test_recording_does_not_change_what_is_recorded(tmp_path, changes):
     file, results = write(tmp_path / "x.toml", **changes), {}
     for every in ("1", "auto", "4", "100"):
         out = tmp_path / every
@@ -207,8 +208,8 @@ def test_recording_does_not_change_what_is_recorded(tmp_path, monkeypatch, chang
         assert seldom == {t: often[t] for t in seldom}
 
 
-def test_results_are_the_last_row_of_the_metrics(tmp_path, monkeypatch):
-    monkeypatch.setattr("decentral.runs.run._show", lambda folder: None)
+@pytest.mark.usefixtures("undrawn")
+def test_results_are_the_last_row_of_the_metrics(tmp_path):
     assert decentral("run", write(tmp_path / "x.toml", seeds=[0, 1]), "--out", tmp_path / "out").code == 0
     for result in read_csv(tmp_path / "out" / "results.csv"):
         last = metrics(tmp_path / "out")[result["run"]][-1]

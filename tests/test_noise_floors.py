@@ -203,6 +203,7 @@ def test_the_floor_is_the_energy_of_the_response_to_one_noisy_gradient(name):
     np.testing.assert_allclose(found, (floor, mean), rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_noise_keeps_a_method_at_its_floor(name):
     floor, mean, radius = floors(name)

@@ -19,6 +19,7 @@ if MPI.COMM_WORLD.rank == 0:
 """
 
 
+@pytest.mark.mpi
 def test_gpipe_and_1f1b_have_the_gradients_of_torch_distributed_pipelining():
     done = run_ranks(2, "-c", COMPARE)
     assert done.returncode == 0, done.stderr

@@ -439,6 +439,7 @@ def test_admm_duals_become_the_adjoint_and_the_residual_vanishes_with_frozen_par
         torch.testing.assert_close(played.down[k + 1][-1], 8 * adjoint[k], rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_with_multipliers_training_ends_where_back_propagations_gradient_is_zero():
     x, y = samples()[0], samples()[0][..., :LABELS].argmax(-1)
     decay, rest = 0.02, {}

@@ -2,13 +2,15 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from ranks import ROOT, environment, mpirun
+import warm
+from ranks import ROOT, environment, mpirun, run, run_ranks, servers
 
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
@@ -33,19 +35,17 @@ def checkout(tmp_path_factory):
 
 
 def shell(command, folder):
-    """The command in bash, with this Python's programs first on the path."""
+    """The command in bash, with this Python's programs first on the path; `decentral` and `python` need not import."""
     bin_folder = folder / "bin"
     bin_folder.mkdir(exist_ok=True)
-    program = bin_folder / "decentral"
-    if not program.exists():
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m decentral "$@"\n')
+    python = shlex.join(servers().command(warm.SERVERS))
+    for name, begins in (("python", python), ("decentral", f"{python} -m decentral")):
+        program = bin_folder / name
+        program.write_text(f'#!/bin/sh\nexec {begins} "$@"\n')
         program.chmod(0o755)
     path = os.pathsep.join([str(bin_folder), str(Path(sys.executable).parent), os.environ["PATH"]])
     more = {"PATH": path, "VIRTUAL_ENV": str(Path(sys.executable).parent.parent)}
-    return subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=280,
-        check=False,
-    )  # fmt: skip
+    return run(["bash", "-c", command], timeout=280, cwd=folder, env=environment(**more))
 
 
 def needs_mpi(command):
@@ -72,16 +72,10 @@ def test_a_command_of_the_readme_works_as_it_is_written(command, checkout):
         assert (checkout / out).exists(), out
 
 
+@pytest.mark.slow
 def test_the_python_of_the_readme_runs(checkout):
     (script,) = blocks("python")
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=checkout,
-    )
+    done = run_ranks(1, "-c", script, cwd=checkout)
     assert done.returncode == 0, done.stderr
     assert "spectral gap 0.195" in done.stdout
 
@@ -94,8 +88,10 @@ def test_make_run_is_the_quickstart_and_make_test_is_the_suite():
 
     assert "decentral run experiments/quickstart.toml" in recipe("run")
     assert "-m pytest" in recipe("test")
+    assert '-m "not mpi and not slow"' in recipe("quick")
 
 
+@pytest.mark.slow
 def test_the_quickstart_shows_what_it_claims(checkout):
     """DmSGD far from the optimum, DecentLaM near, all-reduce on it: the README's own table."""
     import csv

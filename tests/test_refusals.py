@@ -312,12 +312,6 @@ def test_a_method_whose_rounds_differ_is_not_compiled(home, name):
     assert "train.compile = true is for methods whose rounds are all alike" in said
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Runs end without figures, which take most of their time."""
-    monkeypatch.setattr("decentral.runs.run._show", lambda folder: None)
-
-
 @pytest.mark.usefixtures("undrawn")
 def test_a_folder_that_is_taken_is_refused(home):
     file = write(home / "x.toml")

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import ranks
@@ -13,6 +11,8 @@ import torch
 from command import but_wall_time, decentral, metrics, read_csv, write
 
 from decentral.runs.journal import Journal
+
+pytestmark = pytest.mark.usefixtures("home")
 
 CNN = {
     "problem": {"name": "cnn", "width": 4, "partition": "dirichlet"},
@@ -50,19 +50,9 @@ main()
 """
 
 
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch, tmp_path):
-    """Stand in an empty folder; runs in this process end without figures, which take most of their time."""
-    monkeypatch.setattr("decentral.runs.run._show", lambda folder: None)
-    monkeypatch.chdir(tmp_path)
-
-
 def killed(file, out, rows):
     """Run it in a process that is killed when it has recorded that many rows."""
-    command = [sys.executable, "-c", KILLED, "run", file, "--out", out]
-    done = subprocess.run(
-        command, env=ranks.environment(ROWS=str(rows)), capture_output=True, text=True, check=False
-    )
+    done = ranks.run_ranks(1, "-c", KILLED, "run", file, "--out", out, cwd=".", ROWS=str(rows))
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -119,6 +109,7 @@ def cnn(tmp_path_factory):
     return file, home / "whole", home / "killed"
 
 
+@pytest.mark.slow
 def test_a_network_killed_in_mid_line_ends_in_the_same_bits(tmp_path, cnn):
     file, whole, cut = cnn
     shutil.copytree(cut, tmp_path / "out")
@@ -136,7 +127,7 @@ def test_a_network_killed_in_mid_line_ends_in_the_same_bits(tmp_path, cnn):
 def test_a_network_killed_in_one_process_ends_in_the_same_bits_on_two_ranks(tmp_path, cnn):
     file, whole, cut = cnn
     shutil.copytree(cut, tmp_path / "out")
-    done = ranks.decentral("run", file, "--out", tmp_path / "out", "--resume", ranks=2)
+    done = ranks.decentral("run", file, "--out", tmp_path / "out", "--resume", ranks=2, drawn=False)
     assert done.returncode == 0, done.stderr
     for name, rows in metrics(whole).items():
         others = metrics(tmp_path / "out")[name]
@@ -152,7 +143,7 @@ def test_other_ranks_go_on_with_the_gradient_oracle_that_the_run_began_with(tmp_
     file = write(tmp_path / "x.toml", **changes)
     assert decentral("run", file, "--out", "whole").code == 0
     die(dying, 6, file, "--out", "out")
-    done = ranks.decentral("run", file, "--out", tmp_path / "out", "--resume", ranks=2)
+    done = ranks.decentral("run", file, "--out", tmp_path / "out", "--resume", ranks=2, drawn=False)
     assert done.returncode == 0, done.stderr
     ((name, rows),) = metrics(tmp_path / "whole").items()
     environment = json.loads((tmp_path / "out" / "runs" / name / "environment.json").read_text())
@@ -218,6 +209,7 @@ def test_a_run_may_die_again_and_again(tmp_path, dying):
     same_results(tmp_path / "whole", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path):
     file = write(tmp_path / "x.toml", **SWEEP)
     killed(file, tmp_path / "out", rows=0)
@@ -363,6 +355,7 @@ def test_interrupted_before_it_began_it_writes_nothing_and_exits_130(tmp_path, m
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_unforeseen_error_shows_its_traceback_once_and_exits_1(tmp_path):
     (tmp_path / "breaks.py").write_text(
         "import torch\n"
@@ -375,10 +368,7 @@ def test_an_unforeseen_error_shows_its_traceback_once_and_exits_1(tmp_path):
         "    return Breaks(64, classes)\n"
     )
     problem = {"name": "module", "factory": "breaks:make"}
-    done = subprocess.run(
-        [sys.executable, "-m", "decentral", "run", write(tmp_path / "x.toml", problem=problem), "--out", "out"],
-        env=ranks.environment(), cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = ranks.decentral("run", write(tmp_path / "x.toml", problem=problem), "--out", "out", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("Traceback") == 1
     assert done.stderr.count("RuntimeError: caught fire") == 1

@@ -90,6 +90,7 @@ def test_a_run_leaves_metrics_trace_boundaries_costs_and_a_timeline(tmp_path):
     assert float(final["critical_flops_step"]) < float(final["flops_step"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_resolved_file_repeats_the_run(tmp_path):
     assert decentral("run", write(), "--out", "one").code == 0
     first = only_run(tmp_path / "one")
@@ -98,6 +99,7 @@ def test_the_resolved_file_repeats_the_run(tmp_path):
     assert but_wall_time(rows(again / "metrics.csv")) == but_wall_time(rows(first / "metrics.csv"))
 
 
+@pytest.mark.mpi
 @pytest.mark.parametrize(
     "program", ['name = "backprop"', 'name = "local"\nblocks = "chunked"', 'name = "1f1b"']
 )
@@ -108,7 +110,7 @@ def test_metrics_are_bit_equal_on_one_two_and_four_ranks(tmp_path, program):
     found = {}
     for ranks in (1, 2) if "chunked" in program else (1, 2, 4):
         out = tmp_path / f"on{ranks}"
-        done = launch("run", tmp_path / write(text), "--out", out, ranks=ranks)
+        done = launch("run", tmp_path / write(text), "--out", out, ranks=ranks, drawn=False)
         assert done.returncode == 0, done.stderr
         found[ranks] = [
             {k: v for k, v in row.items() if k not in OWN_CLOCK}
@@ -120,6 +122,7 @@ def test_metrics_are_bit_equal_on_one_two_and_four_ranks(tmp_path, program):
         assert recorded == found[1], ranks
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_backprop_run_is_plain_torch(tmp_path):
     experiment = load(tmp_path / write(SMALL.replace('name = "local"', 'name = "backprop"')))
     config = experiment.runs[0].config
@@ -187,6 +190,7 @@ def test_a_problem_without_layers_is_refused(tmp_path):
     assert "problem.name = 'quadratic' has no layers to cut into stages" in said.err
 
 
+@pytest.mark.mpi
 def test_more_ranks_than_stages_are_refused(tmp_path):
     done = launch(
         "run", tmp_path / write(SMALL.replace("count = 4", "count = 2")), "--out", tmp_path / "out", ranks=4
@@ -203,6 +207,7 @@ def test_activations_that_overflow_are_named_and_what_was_recorded_stays(tmp_pat
     assert len(rows(only_run(tmp_path / "out") / "metrics.csv")) >= 1
 
 
+@pytest.mark.mpi
 def test_over_mpi_a_stage_that_overflows_ends_the_job_with_its_message(tmp_path):
     out = tmp_path / "out"
     done = launch("run", tmp_path / write(), "--set", "train.lr=1e200", "--out", out, ranks=2, timeout=90)
@@ -211,6 +216,7 @@ def test_over_mpi_a_stage_that_overflows_ends_the_job_with_its_message(tmp_path)
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_module_that_fails_is_no_divergence(tmp_path):
     with open("breaks.py", "w") as file:
         file.write(
@@ -237,6 +243,7 @@ def test_a_module_that_fails_is_no_divergence(tmp_path):
     assert "StageError: stage 0, forward 0: RuntimeError: caught fire" in done.stderr
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_links_may_be_said_with_units(tmp_path):
     units = ("network.latency_s=50 us", "network.bandwidth_bytes_s=1 Mb/s")
     numbers = ("network.latency_s=5e-5", "network.bandwidth_bytes_s=125e3")

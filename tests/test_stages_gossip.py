@@ -297,7 +297,7 @@ def test_metrics_and_bytes_are_bit_equal_on_one_two_and_four_ranks(tmp_path, cha
     path.write_text(RUN.replace(*change) if change[0] else RUN)
     found = {}
     for ranks in (1, 2, 4):
-        done = launch("run", path, "--out", tmp_path / f"on{ranks}", ranks=ranks)
+        done = launch("run", path, "--out", tmp_path / f"on{ranks}", ranks=ranks, drawn=False)
         assert done.returncode == 0, done.stderr
         found[ranks] = recorded(tmp_path / f"on{ranks}")
     lines, boundaries = found[1]
@@ -307,6 +307,7 @@ def test_metrics_and_bytes_are_bit_equal_on_one_two_and_four_ranks(tmp_path, cha
     assert found[4] == found[1]
 
 
+@pytest.mark.slow
 def test_a_run_measures_workers_and_their_average(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.toml").write_text(RUN)

@@ -181,6 +181,7 @@ def leaf_words(tree):
     return [tree[1]] if len(tree) == 2 else leaf_words(tree[1]) + leaf_words(tree[2])
 
 
+@pytest.mark.slow
 @given(nested)
 @settings(deadline=None)
 def test_a_tree_that_is_written_and_read_is_the_same(tree):
@@ -304,6 +305,7 @@ def test_the_embedded_trees_use_their_whole_vocabulary():
 class TestStanfordSentimentTreebank:
     pytestmark = needs_files
 
+    @pytest.mark.slow
     def test_the_counts_are_those_of_its_description(self):
         bank = load_trees("sst")
         parts = (bank.train, bank.validation, bank.test)

@@ -87,6 +87,7 @@ def test_a_stream_is_philox_keyed_by_the_hash_of_its_name(seed, name):
     assert (stream(seed, *name, "other").random(5) != expected).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", range(1, 5))
 def test_base_k_averages_any_number_of_workers_exactly_with_k_peers(k):
     for n in range(1, 65):

@@ -170,6 +170,7 @@ def test_paths_are_relative_to_the_experiment_also_in_a_sweep(files, tmp_path):
     assert found == {"topology": {"paths": paths}, "sweep": {"topology": [{"paths": [*paths, "no"]}]}}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_it_runs_from_a_toml_file(files, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

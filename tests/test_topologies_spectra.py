@@ -149,6 +149,7 @@ def test_the_vector_of_ones_is_left_out_even_where_its_eigenvalue_is_not_the_lar
     assert (facts.second, facts.last) == pytest.approx((2.5, 1.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rule"),
     [
@@ -203,6 +204,7 @@ def test_a_matrix_that_only_looks_circulant_is_not_taken_for_one():
     assert spectral_gap(w) != pytest.approx(gap("ring", 6), abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -218,6 +220,7 @@ def test_sixty_five_thousand_workers_have_the_gap_of_their_closed_form(name, exp
     assert gap(name, 65536) == pytest.approx(expected, rel=1e-9, abs=2e-15)
 
 
+@pytest.mark.slow
 def test_a_large_random_regular_graph_is_nearly_ramanujan_and_repeats_to_the_digit():
     w = mixing_matrix(topologies.random_regular(65536, degree=4, seed=0))
     facts = spectrum(w)

@@ -89,6 +89,7 @@ def test_on_a_terminal_rounds_between_records_are_shown(clock, monkeypatch):
         progress.end("finished")
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
@@ -152,6 +153,7 @@ def assert_same_as_metrics(out="out"):
             np.testing.assert_array_equal([value for _, value in points], values)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_event_files_hold_what_metrics_csv_holds(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -165,6 +167,8 @@ def test_event_files_hold_what_metrics_csv_holds(tmp_path):
         assert f"| algorithm.name | {folder.name.split('_')[0]} |" in text.tensor_proto.string_val[0].decode()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("before", [("--tensorboard",), ()], ids=["with", "without"])
 def test_a_resumed_run_goes_on_in_its_event_files(tmp_path, before):
     file = write(tmp_path / "x.toml", train={"rounds": 12, "checkpoint_every": 4})
@@ -176,6 +180,7 @@ def test_a_resumed_run_goes_on_in_its_event_files(tmp_path, before):
     assert_same_as_metrics()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_tensorboard_the_flag_is_refused_before_any_work(tmp_path, monkeypatch):
     for name in [m for m in sys.modules if m.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
