@@ -252,7 +252,7 @@ THINGS = {
         from dataclasses import dataclass
         from typing import Any
 
-        from decentral.stages.programs.program import StageProgram
+        from decentral.stages.program import StageProgram
         from decentral.runtime.requests import Compute, Done, Program, Recv, Send
         from decentral.stages.stage import Stage
 

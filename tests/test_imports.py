@@ -32,6 +32,9 @@ def imports(path, *, late=True):
             return
         inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         if late or not inside:
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "all_loaded":  # of places, as texts
+                texts = (one.value for one in ast.walk(node) if isinstance(one, ast.Constant))
+                found.update(text.partition(":")[0] for text in texts if ":" in text)
             if isinstance(node, ast.Import):
                 found.update(alias.name for alias in node.names)
             if isinstance(node, ast.ImportFrom):

@@ -16,7 +16,8 @@ from decentral.runs.experiment import load
 from decentral.runs.stages.building import Plan
 from decentral.runtime.requests import Compute, StageError
 from decentral.stages.profile import profile
-from decentral.stages.programs import PROGRAMS, StageProgram
+from decentral.stages.program import StageProgram
+from decentral.stages.programs import PROGRAMS
 from decentral.stages.programs.backprop import BackProp
 from decentral.stages.programs.local import Local
 

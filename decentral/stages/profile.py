@@ -21,7 +21,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from decentral.runtime.clock import VirtualClock
-from decentral.stages.programs.program import StageProgram
+from decentral.stages.program import StageProgram
 from decentral.stages.stage import Stage
 
 _STEPS = 4  # of a short profile; the long one has twice as many, and their difference is the steady state

@@ -18,7 +18,7 @@ from decentral.runs.sections.network import WITHOUT_CLUSTER, Network
 from decentral.runs.sections.stages import Stages
 from decentral.runs.sections.topology import Topology
 from decentral.runs.sections.train import Train
-from decentral.stages.programs.program import StageProgram
+from decentral.stages.program import StageProgram
 from decentral.tables import section
 
 METHODS = "decentral.algorithms:ALGORITHMS"

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from decentral.stages.programs.program import StageProgram
+from decentral.stages.program import StageProgram
 from topologies.places import all_loaded
 
 PROGRAMS: dict[str, type[StageProgram]] = all_loaded(

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from decentral.runtime import Compute, Done, Program, Recv, Request, Send
-from decentral.stages.programs.program import StageProgram
+from decentral.stages.program import StageProgram
 from decentral.stages.stage import Pass, Stage
 
 ACTIVATIONS, GRADIENTS = "activations", "gradients"

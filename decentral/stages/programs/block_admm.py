@@ -12,6 +12,7 @@ from torch import Tensor
 from decentral.runtime import Compute, Done, Program, Recv, Send
 from decentral.stages.factorisation import NonNegativeFactorisation
 from decentral.stages.part_statistics import PartStatistics
+from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import ACTIVATIONS, GRADIENTS
 from decentral.stages.programs.penalty import (
     check_positive,
@@ -20,7 +21,6 @@ from decentral.stages.programs.penalty import (
     forward_pass,
     loss_gradient,
 )
-from decentral.stages.programs.program import StageProgram
 from decentral.stages.stage import Pass, Stage
 
 LAST = 10

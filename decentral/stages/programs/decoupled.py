@@ -8,8 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from decentral.runtime import Compute, Done, Program, RecvAny, Send
+from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import ACTIVATIONS
-from decentral.stages.programs.program import StageProgram
 from decentral.stages.stage import Stage
 
 

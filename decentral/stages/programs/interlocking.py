@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from decentral.runtime import Compute, Done, Program, Recv, Send
+from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import ACTIVATIONS, GRADIENTS
-from decentral.stages.programs.program import StageProgram
 from decentral.stages.stage import Pass, Stage
 
 

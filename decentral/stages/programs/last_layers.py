@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from decentral.runtime import Compute, Done, Program, Recv, Send
+from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import ACTIVATIONS
-from decentral.stages.programs.program import StageProgram
 from decentral.stages.stage import Stage
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from decentral.runtime import Compute, Done, Program, Recv, Send
 from decentral.stages.lending import Lending
+from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import ACTIVATIONS, backprop_step
-from decentral.stages.programs.program import StageProgram
 from decentral.stages.stage import Stage
 
 KINDS = ("greedy", "chunked", "overlapping")

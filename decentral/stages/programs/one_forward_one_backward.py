@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from decentral.runtime import Program
+from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import check_parts, pipelined
-from decentral.stages.programs.program import StageProgram
 from decentral.stages.stage import Stage
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from decentral.errors import UserError
 from decentral.runtime import Compute, Done, Program, Recv, Request, Send
 from decentral.stages.down_sampling import pooled, repeated
+from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import ACTIVATIONS, GRADIENTS, backprop_step
-from decentral.stages.programs.program import StageProgram
 from decentral.stages.stage import Pass, Stage
 
 

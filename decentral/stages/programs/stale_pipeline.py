@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from decentral.runtime import Compute, Done, Program, Recv, Send
+from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import ACTIVATIONS, GRADIENTS
-from decentral.stages.programs.program import StageProgram
 from decentral.stages.programs.stale_weights import (
     CurrentWeights,
     LookAhead,
