@@ -26,14 +26,14 @@ help:  ## this list
 run: $(STAMP)  ## the quickstart: 16 workers, three methods, a table, figures and a report
 	@$(BIN)/decentral run experiments/quickstart.toml --out $(OUT) --resume
 
-# ranks beside the rest, and then what measures time on them; ARGS may choose no test of one part (pytest's code 5)
+# two files at a time, and then what measures time on real ranks; ARGS may choose no test of one part (pytest's code 5)
 NONE_CHOSEN := $(if $(ARGS),[ $$? = 5 ],false)
 test: $(STAMP)  ## the whole suite, on real MPI ranks too; ARGS="-k name -x" goes to pytest
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not alone" $(ARGS) || $(NONE_CHOSEN)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" $(ARGS) || $(NONE_CHOSEN)
 	@$(BIN)/python -m pytest -m alone $(ARGS) || $(NONE_CHOSEN)
 
 quick: $(STAMP)  ## a part of the suite that takes two minutes: no ranks, nothing slow; ARGS as well
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not mpi and not slow" $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not mpi and not slow" $(ARGS)
 
 lint: $(STAMP)  ## ruff and mypy, as pre-commit runs them
 	@$(BIN)/ruff check

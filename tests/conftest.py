@@ -7,15 +7,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, by
 import pytest
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config, items):
-    """Among the workers of xdist, one has all tests that start ranks, which fill the cores; other files are whole."""
-    if config.getoption("loadgroup", False):
-        for item in items:
-            ranks = item.get_closest_marker("mpi") is not None
-            item.add_marker(pytest.mark.xdist_group("ranks" if ranks else item.path.name))
-
-
 @pytest.fixture
 def undrawn(monkeypatch):
     """Runs in this process end without figures, which take most of their time."""
