@@ -80,7 +80,7 @@ def test_it_has_the_cores_and_the_files_of_whom_it_stands_for():
 
 
 RANKS = """
-from decentral.comm.mpi import MPIWorld
+from decentral.comm.mpi_world import MPIWorld
 world = MPIWorld()
 print("seed", hash("a"), world.agree(world.rank), flush=True)
 """
