@@ -66,6 +66,60 @@ THINGS = {
         '        "dsgd": ',
         '        "sleepy": "decentral.algorithms.sleepy:Sleepy",',
     ),
+    "asynchronous method": Made(
+        "decentral/algorithms/asynchronous/shy.py",
+        '''
+        """Shy gossip without rounds."""
+
+        from __future__ import annotations
+
+        from dataclasses import dataclass
+        from typing import TYPE_CHECKING, ClassVar
+
+        from decentral.algorithms.asynchronous.exchange import Exchange
+        from decentral.algorithms.traits import Traits
+
+        if TYPE_CHECKING:
+            from torch import Tensor
+
+            from decentral.algorithms.asynchronous.side import Neighbourhood
+
+
+        @dataclass(frozen=True)
+        class Shy:
+            """Asks a neighbour after every third step."""
+
+            traits: ClassVar[Traits] = Traits(title="Shy gossip", needs=("static", "symmetric"), sends="edges")
+
+            def side(self, x: Tensor, near: Neighbourhood) -> Exchange:
+                """One worker's side."""
+                return Exchange(x, near, 3, "shy")
+        ''',
+        "decentral/algorithms/asynchronous/__init__.py",
+        '        "ad-psgd": ',
+        '        "shy": "decentral.algorithms.asynchronous.shy:Shy",',
+    ),
+    "compressor": Made(
+        "decentral/comm/compression/loud.py",
+        '''
+        """Loud signs."""
+
+        from dataclasses import dataclass
+        from typing import ClassVar
+
+        from decentral.comm.compression.sign import Sign
+
+
+        @dataclass(frozen=True)
+        class Loud(Sign):
+            """Signs by another name."""
+
+            name: ClassVar[str] = "loud"
+        ''',
+        "decentral/comm/compression/__init__.py",
+        '        "sign": ',
+        '        "loud": "decentral.comm.compression.loud:Loud",',
+    ),
     "update rule": Made(
         "decentral/optimizers/signed.py",
         '''
@@ -390,6 +444,37 @@ rounds = 6
 batch_size = 10
 """
 
+PACKETS = """
+[problem]
+name = "quadratic"
+[topology]
+name = "wheel"
+workers = 4
+[algorithm]
+name = "pmsgd"
+momentum = 0.0
+[compression]
+name = "loud"
+[train]
+lr = 0.05
+rounds = 30
+"""
+
+ALONE = """
+[problem]
+name = "quadratic"
+[topology]
+name = "wheel"
+workers = 4
+[algorithm]
+name = "shy"
+[train]
+lr = 0.05
+rounds = 30
+"""
+
+FILES = {"made": EXPERIMENT, "stages": STAGES, "nodes": NODES, "packets": PACKETS, "alone": ALONE}
+
 SEEN = """
 from decentral.algorithms.titles import titles
 from decentral.commands.advise_methods import candidates
@@ -414,7 +499,7 @@ def house(tmp_path_factory):
         lines = table.read_text().splitlines()
         (at,) = (k for k, line in enumerate(lines) if line.startswith(made.beside))
         table.write_text("\n".join([*lines[:at], made.line, *lines[at:]]) + "\n")
-    for name, text in (("made", EXPERIMENT), ("stages", STAGES), ("nodes", NODES)):
+    for name, text in FILES.items():
         (home / f"{name}.toml").write_text(text)
     return home
 
@@ -454,11 +539,12 @@ def test_one_line_of_one_table_is_added_for_each():
 
 def test_lists_show_them(house):
     said = command(house, "list")
-    for name in ("sleepy", "signed", "sawtooth", "wheel", "blinking", "stripes", "dots"):
+    for name in ("sleepy", "shy", "signed", "sawtooth", "wheel", "blinking", "stripes", "dots"):
         assert f"\n{name} " in said, name
     assert "x <- W (x - lr g) in even rounds" in " ".join(said.split())
     assert "\nlonely " in command(house, "list", "programs")
     assert "\nflat " in command(house, "list", "heads")
+    assert "\nloud " in command(house, "list", "compressors")
 
 
 def test_the_docs_and_the_advice_know_them(house):
@@ -479,8 +565,8 @@ def test_rounds_run_alike_on_ranks_and_are_drawn(house, tmp_path):
     assert "Sleepy gossip" in command(house, "compare", tmp_path / "one")
 
 
-def test_stages_and_nodes_run(house, tmp_path):
-    for name in ("stages", "nodes"):
+def test_the_others_run_and_learn(house, tmp_path):
+    for name in ("stages", "nodes", "packets", "alone"):
         command(house, "run", house / f"{name}.toml", "--out", tmp_path / name)
         (run,) = rows(tmp_path / name).values()
         assert float(run[-1]["train_loss"]) < float(run[0]["train_loss"])

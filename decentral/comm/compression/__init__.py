@@ -5,20 +5,25 @@ state)`` and ``decode(packet, layout, dtype, draw) -> sent``, the same bits; its
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from decentral.comm.compression.adacomp import AdaComp
 from decentral.comm.compression.compressor import Compressor, Encoded
 from decentral.comm.compression.error_feedback import ErrorFeedback, MomentumCorrection
-from decentral.comm.compression.low_rank import LowRank
-from decentral.comm.compression.qsgd import QSGD
-from decentral.comm.compression.random_k import RandomK
-from decentral.comm.compression.sign import Sign
 from decentral.comm.compression.top_k import TopK
 from decentral.comm.layout import Layout, Span
+from topologies.places import all_loaded
 
-COMPRESSORS: dict[str, type[Compressor]] = {
-    compressor.name: compressor for compressor in (TopK, RandomK, QSGD, Sign, AdaComp, LowRank)
-}
+COMPRESSORS: dict[str, type[Compressor]] = all_loaded(
+    {
+        "top-k": "decentral.comm.compression.top_k:TopK",
+        "random-k": "decentral.comm.compression.random_k:RandomK",
+        "qsgd": "decentral.comm.compression.qsgd:QSGD",
+        "sign": "decentral.comm.compression.sign:Sign",
+        "adacomp": "decentral.comm.compression.adacomp:AdaComp",
+        "low-rank": "decentral.comm.compression.low_rank:LowRank",
+    }
+)
+globals().update({compressor.__name__: compressor for compressor in COMPRESSORS.values()})
 
 
 def dgc(fraction: float = 0.001, momentum: float = 0.9) -> MomentumCorrection:
@@ -29,7 +34,13 @@ def dgc(fraction: float = 0.001, momentum: float = 0.9) -> MomentumCorrection:
 LINKS: dict[str, Callable[..., Compressor]] = {**COMPRESSORS, "dgc": dgc}
 """By the name in ``[compression]``."""
 
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """A compressor's class can be imported from here."""
+
+
 __all__ = [
-    "COMPRESSORS", "LINKS", "QSGD", "AdaComp", "Compressor", "Encoded", "ErrorFeedback", "Layout", "LowRank",
-    "MomentumCorrection", "RandomK", "Sign", "Span", "TopK", "dgc",
+    "COMPRESSORS", "LINKS", "Compressor", "Encoded", "ErrorFeedback", "Layout", "MomentumCorrection", "Span", "TopK",
+    "dgc",
 ]  # fmt: skip
