@@ -547,6 +547,7 @@ def test_lists_show_them(house):
     assert "\nloud " in command(house, "list", "compressors")
 
 
+@pytest.mark.slow
 def test_the_docs_and_the_advice_know_them(house):
     python(house, "-c", SEEN)
 
@@ -565,6 +566,7 @@ def test_rounds_run_alike_on_ranks_and_are_drawn(house, tmp_path):
     assert "Sleepy gossip" in command(house, "compare", tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_the_others_run_and_learn(house, tmp_path):
     for name in ("stages", "nodes", "packets", "alone"):
         command(house, "run", house / f"{name}.toml", "--out", tmp_path / name)
