@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +21,6 @@ from decentral.problems.data import SOURCES
 from decentral.report.kinds import KINDS
 from decentral.tables import schema
 from topologies import named
-from topologies.places import loaded
 
 COMPATIBILITY = "compatibility"
 IMPORTING_TORCH = {
@@ -57,7 +57,7 @@ def print_catalogue(what: str | None) -> None:
         print_compatibility()
         return
     if what in IMPORTING_TORCH:
-        kinds[what] = loaded(IMPORTING_TORCH[what])
+        kinds[what] = pkgutil.resolve_name(IMPORTING_TORCH[what])
     if what is not None and what not in kinds:
         raise UserError(
             f"there is no list of {what!r}; {nearest(what, [*kinds, *IMPORTING_TORCH, COMPATIBILITY])}"

@@ -13,13 +13,12 @@ Imports no torch.
 
 from __future__ import annotations
 
+import pkgutil
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
-
-from topologies.places import loaded
 
 if TYPE_CHECKING:
     from decentral.runs.sections.train import Train
@@ -138,5 +137,5 @@ def choices_of(where: str) -> dict[str, Any]:
     """The table, or the union of the tables, that :class:`Named` names."""
     found: dict[str, Any] = {}
     for one in where.split():
-        found |= loaded(one)
+        found |= pkgutil.resolve_name(one)
     return found

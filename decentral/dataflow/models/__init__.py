@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from decentral.problems import PROBLEMS
-from topologies.places import loaded
 
 if TYPE_CHECKING:
     import torch
@@ -47,5 +47,5 @@ def model_of(
 ) -> NodeModel:
     """The model of a problem in NODE_MODELS; ``batch_size``: samples of an instance, where an instance has several."""
     name = next(name for name, kind in PROBLEMS.items() if kind is type(problem))
-    made: NodeModel = loaded(NODE_MODELS[name])(problem, batch_size, seed, dtype, device)
+    made: NodeModel = pkgutil.resolve_name(NODE_MODELS[name])(problem, batch_size, seed, dtype, device)
     return made

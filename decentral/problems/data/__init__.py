@@ -6,12 +6,12 @@ The tables here are all that knows the sets by name: what a file may ask for, wh
 from __future__ import annotations
 
 import os
+import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from decentral.errors import UserError, nearest
-from topologies.places import loaded
 
 if TYPE_CHECKING:
     from decentral.problems.data.babi import Deductions
@@ -144,4 +144,4 @@ def _load(what: str, name: str, data_root: str | None) -> Any:
     if name not in sources:
         raise UserError(f"unknown {what} {name!r}; {nearest(name, sources)}")
     given = data_root or os.environ.get("DECENTRAL_DATA")
-    return loaded(sources[name].loader)(Path(given).expanduser() if given else None)
+    return pkgutil.resolve_name(sources[name].loader)(Path(given).expanduser() if given else None)
