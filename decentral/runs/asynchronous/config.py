@@ -10,15 +10,16 @@ from decentral.algorithms.asynchronous import ASYNCHRONOUS
 from decentral.algorithms.asynchronous.side import AsynchronousMethod
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
-from decentral.runs.kind import Key, Named, Run, Table
-from decentral.runs.rounds.config import METHODS, OPTIMIZERS, PROBLEMS, SCHEDULES, check_problem
+from decentral.runs.kind import Key, Named, Table
+from decentral.runs.sections.names import ALL_METHODS, OPTIMIZERS, PROBLEMS, SCHEDULES
 from decentral.runs.sections.network import Network
 from decentral.runs.sections.topology import Topology
 from decentral.runs.sections.train import Train
+from decentral.runs.whole_models import WholeModels
 
 
 @dataclass(frozen=True)
-class AsynchronousRun(Run):
+class AsynchronousRun(WholeModels):
     """n workers, each at its own speed: ``train.rounds`` n steps in all, whoever makes them.
 
     ``optimizer``: None where the method is given the gradient itself.
@@ -28,7 +29,7 @@ class AsynchronousRun(Run):
 
     problem: Annotated[Any, Named(PROBLEMS)]
     topology: Topology
-    algorithm: Annotated[AsynchronousMethod, Named(METHODS)]
+    algorithm: Annotated[AsynchronousMethod, Named(ALL_METHODS)]
     allow_unstable: Annotated[bool, Key("algorithm", False)]
     network: Network
     train: Train
@@ -50,12 +51,3 @@ class AsynchronousRun(Run):
             '"one-slow-worker")',
             "compression": f"for {name}, whose messages have meanings of their own; remove the section",
         }
-
-    @property
-    def workers(self) -> int:
-        """See :class:`Run`."""
-        return self.topology.workers
-
-    def fits(self) -> None:
-        """The problem trains workers, and can be trained so."""
-        check_problem(self)

@@ -11,8 +11,8 @@ from decentral.errors import UserError
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
 from decentral.runs.kind import Named, Run, Table, choices_of, name_of
-from decentral.runs.rounds.config import OPTIMIZERS, PROBLEMS, SCHEDULES
 from decentral.runs.sections.dataflow import Dataflow
+from decentral.runs.sections.names import OPTIMIZERS, PROBLEMS, SCHEDULES
 from decentral.runs.sections.network import WITHOUT_CLUSTER, Network
 from decentral.runs.sections.train import Train
 from decentral.tables import section

@@ -6,25 +6,20 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from decentral.algorithms.traits import Method
-from decentral.errors import UserError
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
-from decentral.problems.capabilities import Trainable
-from decentral.runs.kind import Key, Named, Run, Table, name_of
+from decentral.runs.kind import Key, Named, Table
 from decentral.runs.sections.compression import Compression
 from decentral.runs.sections.faults import Faults
+from decentral.runs.sections.names import ALL_METHODS, OPTIMIZERS, PROBLEMS, SCHEDULES
 from decentral.runs.sections.network import Network
 from decentral.runs.sections.topology import Topology
 from decentral.runs.sections.train import Train
-
-PROBLEMS = "decentral.problems:PROBLEMS"
-METHODS = "decentral.algorithms:ALGORITHMS decentral.algorithms.asynchronous:ASYNCHRONOUS"
-SCHEDULES = "decentral.optimizers:SCHEDULES"
-OPTIMIZERS = "decentral.optimizers:OPTIMIZERS"
+from decentral.runs.whole_models import WholeModels
 
 
 @dataclass(frozen=True)
-class RoundsRun(Run):
+class RoundsRun(WholeModels):
     """n workers in step: a round is a gradient of each, and a step of the method. What no other kind is meant by.
 
     ``optimizer``: None where the method is given the gradient itself.
@@ -34,7 +29,7 @@ class RoundsRun(Run):
 
     problem: Annotated[Any, Named(PROBLEMS)]
     topology: Topology
-    algorithm: Annotated[Method[Any], Named(METHODS)]
+    algorithm: Annotated[Method[Any], Named(ALL_METHODS)]
     allow_unstable: Annotated[bool, Key("algorithm", False)]
     compression: Compression | None
     network: Network
@@ -48,24 +43,3 @@ class RoundsRun(Run):
         """See :class:`Run`."""
         del table
         return True
-
-    @property
-    def workers(self) -> int:
-        """See :class:`Run`."""
-        return self.topology.workers
-
-    def fits(self) -> None:
-        """The problem trains workers, and can be trained so."""
-        check_problem(self)
-
-
-def check_problem(run: Run) -> None:
-    """Refuse a problem that workers cannot train as this run wants."""
-    problem = run.problem
-    if not isinstance(problem, Trainable):
-        name = name_of(problem, PROBLEMS)
-        raise UserError(f"problem.name = {name!r} is trained as a network of nodes only; add [dataflow]")
-    try:
-        problem.check(run.train.batch_size, run.train.weight_decay)
-    except ValueError as error:
-        raise UserError(str(error)) from error

@@ -13,7 +13,7 @@ from decentral.optimizers.schedules import Schedule
 from decentral.problems.capabilities import Layered
 from decentral.problems.language_settings import Language
 from decentral.runs.kind import Named, Run, Table, name_of
-from decentral.runs.rounds.config import OPTIMIZERS, PROBLEMS, SCHEDULES
+from decentral.runs.sections.names import METHODS, OPTIMIZERS, PROBLEMS, SCHEDULES
 from decentral.runs.sections.network import WITHOUT_CLUSTER, Network
 from decentral.runs.sections.stages import Stages
 from decentral.runs.sections.topology import Topology
@@ -21,7 +21,6 @@ from decentral.runs.sections.train import Train
 from decentral.stages.program import StageProgram
 from decentral.tables import section
 
-METHODS = "decentral.algorithms:ALGORITHMS"
 PROGRAMS = "decentral.stages.programs:PROGRAMS"
 
 
