@@ -166,6 +166,15 @@ def test_no_folder_and_no_file_imports_in_a_circle():
     assert not circles(edges())
 
 
+@pytest.mark.parametrize("kind", ["rounds", "asynchronous", "stages", "dataflow"])
+def test_a_kind_of_run_knows_no_other(kind):
+    sources = within(f"decentral.runs.{kind}")
+    others = [one for one in ("rounds", "asynchronous", "stages", "dataflow") if one != kind]
+    assert len(sources) > 2
+    for path in sources:
+        assert not any(reached(imports(path), f"decentral.runs.{other}") for other in others), path
+
+
 def test_the_house_is_small_and_every_room_says_what_it_is():
     doors = [path for path in (ROOT / "decentral").iterdir() if path.suffix == ".py"]
     folders = {path.parent for path in SOURCES} - {ROOT / "topologies", ROOT / "decentral"}

@@ -344,16 +344,6 @@ def test_refusals(tmp_path, monkeypatch, before, after, words):
     assert not (tmp_path / "out").exists()
 
 
-def test_more_ranks_than_stages_of_all_workers_are_refused():
-    from decentral.errors import UserError
-    from decentral.runs.stages.building import hosts
-
-    assert hosts(2, 4, 4) == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert hosts(2, 4, 8) == list(range(8))
-    with pytest.raises(UserError, match="2 of 4 workers but MPI has 9 ranks; launch 8"):
-        hosts(2, 4, 9)
-
-
 def test_batch_norm_statistics_stay_a_workers_own():
     whole = nn.Sequential(
         nn.Linear(INPUTS, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU(), nn.Linear(WIDTH, CLASSES)

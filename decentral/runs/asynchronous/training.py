@@ -23,12 +23,12 @@ from decentral.runs.asynchronous.control import Controller
 from decentral.runs.asynchronous.neighbours import edges_of, neighbourhoods
 from decentral.runs.asynchronous.snapshots import Snapshot, models_of
 from decentral.runs.asynchronous.worker import Worker
+from decentral.runs.computing import compute_time
 from decentral.runs.divergence import overflow
 from decentral.runs.gathering import Gathering
 from decentral.runs.journal import Journal, Outcome, Seen
 from decentral.runs.metrics import finite, measure, record_interval
 from decentral.runs.place import Here, place_of
-from decentral.runs.rounds.clock import compute_time
 from decentral.runtime.clock import Cost
 from decentral.runtime.drive import clock_of, drive
 from decentral.runtime.driver import Driver, Sent

@@ -21,10 +21,10 @@ from decentral.runs.dataflow.building import Plan
 from decentral.runs.dataflow.config import DataflowRun
 from decentral.runs.dataflow.snapshots import Recorder, Snapshot, columns_of
 from decentral.runs.gathering import Gathering
+from decentral.runs.hosts import hosts
 from decentral.runs.journal import Journal, Outcome, Seen
 from decentral.runs.metrics import measure
 from decentral.runs.place import Here, place_of
-from decentral.runs.stages.building import hosts
 from decentral.runtime.drive import clock_of, drive
 from decentral.runtime.driver import Driver, Sent
 from decentral.runtime.requests import NonFiniteError
@@ -34,7 +34,7 @@ from topologies.streams import stream
 
 def check(run: DataflowRun, world: World) -> None:
     """Refuse what does not fit: names of nodes, the placement, the ranks; and try the network on a few instances."""
-    hosts(run.dataflow.workers, 1, world.ranks)
+    _hosts(run, world)
     Plan(run, torch.device("cpu")).layout()
 
 
@@ -52,7 +52,7 @@ class Training:
         world = here.world
         self.plan = Plan(config, here.device)
         self.plan.flops, self.plan.place = world.from_root(self.plan.layout)
-        self.host = hosts(config.dataflow.workers, 1, world.ranks)
+        self.host = _hosts(config, world)
         self.is_synchronous = config.dataflow.runtime == "synchronous"
         clock = "measured" if self.is_synchronous else clock_of(world)
         self.t = 0
@@ -190,3 +190,8 @@ class Training:
             self.journal.leave(f"{name}.json", content)
         trace.lane = "worker"
         self.journal.leave("trace.json", trace.chrome())
+
+
+def _hosts(run: DataflowRun, world: World) -> list[int]:
+    workers = run.dataflow.workers
+    return hosts(workers, world.ranks, f"dataflow.workers = {workers}")

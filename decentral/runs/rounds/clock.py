@@ -14,11 +14,9 @@ from numpy.typing import NDArray
 
 from decentral.comm import Communicator
 from decentral.comm.ledger import Traffic
-from decentral.errors import UserError
 from decentral.network import Clocks, Gossip, Phase, Together, all_gather_s, all_reduce_s
-from decentral.network.compute import COMPUTE_TIMES, ComputeTime
-from decentral.problems.objective import Place
-from decentral.runs.sections.network import Flops, Network, PerSample
+from decentral.network.compute import ComputeTime
+from decentral.runs.sections.network import Network
 from decentral.runtime.trace import Span, Trace
 
 LANES = 64
@@ -114,34 +112,3 @@ class SimulatedTime:
             traffic._replace(gossip_bytes=everyone[:, k, 0].copy(), gathered_bytes=everyone[:, k, 1].copy())
             for k, traffic in enumerate(noted)
         ]
-
-
-def compute_time(network: Network, problem: Any, place: Place) -> ComputeTime:
-    """Seconds of a worker's gradient: those of ``[network.compute]``, or by the FLOPs of the first one at ``place``.
-
-    That should be worker 0 alone, on a CPU, by the loop, so that machines and numbers of ranks count alike. Raises
-    UserError for seconds of a sample where batches are "full", and so of different sizes.
-    """
-    if isinstance(network.compute, PerSample):
-        if place.batch_size == "full":
-            raise UserError(
-                'network.compute.name = "per-sample" needs batches of one size, and train.batch_size = "full"; '
-                'set a number, or use "flops"'
-            )
-        return COMPUTE_TIMES["constant"](compute_s=network.compute.sample_s * place.batch_size)
-    if not isinstance(network.compute, Flops):
-        return network.compute
-    flops = _gradient_flops(problem, place)
-    return COMPUTE_TIMES["constant"](compute_s=flops / network.compute.flops_per_s)
-
-
-def _gradient_flops(problem: Any, place: Place) -> float:
-    """As torch's counter sees them: matrix products and convolutions; or, where it sees none, 2 d."""
-    from torch.utils.flop_counter import FlopCounterMode  # here: it takes time to import
-
-    objective = problem.build(place)
-    x = objective.start().unsqueeze(0).clone()
-    with FlopCounterMode(display=False) as counter:
-        for _ in objective.gradient(x, 0):
-            pass
-    return float(counter.get_total_flops() or 2 * objective.d)

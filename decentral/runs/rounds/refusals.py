@@ -15,8 +15,8 @@ from decentral.rounds.ruled import refuse_second_rule
 from decentral.rounds.trials.messages import early_messages, messages_a_round
 from decentral.rounds.trials.needs import refuse_unmet
 from decentral.rounds.trials.stability import refuse_unstable
+from decentral.runs.computing import compute_time
 from decentral.runs.place import place_of
-from decentral.runs.rounds.clock import compute_time
 from decentral.runs.rounds.config import RoundsRun
 from decentral.runs.rounds.faults import refuse_faults
 from decentral.runs.sections.network import PerSample

@@ -18,12 +18,13 @@ from decentral.rounds.advance import advance
 from decentral.rounds.compiled import CompiledMethod
 from decentral.rounds.ruled import Ruled, ruled
 from decentral.rounds.trials.messages import early_messages
+from decentral.runs.computing import compute_time
 from decentral.runs.divergence import Losses, overflow
 from decentral.runs.journal import Journal, Outcome, Seen
 from decentral.runs.metrics import finite, measure, record_interval, traffic
 from decentral.runs.place import Here, place_of
 from decentral.runs.rounds import checkpoint
-from decentral.runs.rounds.clock import SimulatedTime, compute_time
+from decentral.runs.rounds.clock import SimulatedTime
 from decentral.runs.rounds.columns import compression_ratios, theory_bias_sq
 from decentral.runs.rounds.config import RoundsRun
 from decentral.runs.rounds.faults import fault_counts, fault_notes, links_with

@@ -110,14 +110,3 @@ class Plan:
         return cut_by_cost(
             layer_flops(list(self.network.layers), self.samples.objective.train_x[:2]), wish.count
         )
-
-
-def hosts(stages: int, workers: int, ranks: int) -> list[int]:
-    """The rank of each stage, by number: neighbouring ones share one. Raises UserError if more ranks than stages."""
-    total = stages * workers
-    if ranks > total:
-        of_all = f" of {workers} workers" if workers > 1 else ""
-        raise UserError(
-            f"stages.count = {stages}{of_all} but MPI has {ranks} ranks; launch {total} ranks at the most"
-        )
-    return [number * ranks // total for number in range(total)]

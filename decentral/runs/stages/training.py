@@ -19,10 +19,11 @@ from decentral.rounds.ruled import refuse_second_rule
 from decentral.rounds.trials.needs import refuse_unmet
 from decentral.runs.divergence import overflow
 from decentral.runs.gathering import Gathering
+from decentral.runs.hosts import hosts
 from decentral.runs.journal import Journal, Outcome, Seen
 from decentral.runs.metrics import finite, measure, record_interval
 from decentral.runs.place import Here
-from decentral.runs.stages.building import Plan, hosts
+from decentral.runs.stages.building import Plan
 from decentral.runs.stages.config import StageRun
 from decentral.runs.stages.snapshots import Assembly, Observer, Snapshot
 from decentral.runtime.drive import clock_of, drive
@@ -35,7 +36,7 @@ from decentral.stages.profile import cost_table, profile
 
 def check(run: StageRun, world: World) -> None:
     """Refuse what does not fit: the cut, the program, its heads, the ranks."""
-    hosts(run.stages.count, run.workers, world.ranks)
+    _hosts(run, world)
     if run.topology is not None and run.algorithm is not None:
         refuse_unmet(run.algorithm, run.topology.mixing())
         refuse_second_rule(run.algorithm, run.optimizer)
@@ -62,7 +63,7 @@ class Training:
         self.config, self.world, self.journal = config, here.world, journal
         world = here.world
         self.plan = Plan(config, here.device)
-        self.host = hosts(config.stages.count, config.workers, world.ranks)
+        self.host = _hosts(config, world)
         self.profile = world.from_root(lambda: profile(config.program, self.plan.trial))
         self.costs = cost_table(self.profile, config.stages.costs, config.stages.flops_per_s)
         mine = [k for k, rank in enumerate(self.host) if rank == world.rank]
@@ -210,6 +211,11 @@ class Training:
         journal.leave("staleness.json", staleness)
         if findings:
             journal.leave("findings.npz", functools.partial(np.savez, **findings))
+
+
+def _hosts(run: StageRun, world: World) -> list[int]:
+    of_all = f" of {run.workers} workers" if run.workers > 1 else ""
+    return hosts(run.stages.count * run.workers, world.ranks, f"stages.count = {run.stages.count}{of_all}")
 
 
 def _mean(values: Sequence[float]) -> float:
