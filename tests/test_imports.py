@@ -83,9 +83,9 @@ def test_topologies_needs_networkx_numpy_scipy_and_nothing_else(path):
 MPI_FILES = ["decentral.comm.mpi", "decentral.comm.mpi_world", "decentral.runtime.mpi"]
 
 
-def test_mpi4py_is_imported_in_two_files():
+def test_mpi4py_is_imported_in_one_file():
     files = [module(path) for path in SOURCES if reached(imports(path), "mpi4py")]
-    assert files == ["decentral.comm.mpi", "decentral.runtime.mpi"]
+    assert files == ["decentral.comm.mpi"]
 
 
 def test_the_files_that_need_mpi_are_reached_only_when_they_are_asked_for():

@@ -91,9 +91,9 @@ def _about(kind: str, name: str, thing: Any) -> list[str]:
 
 
 def _keys(thing: Callable[..., Any]) -> str:
-    fields = {k: v for k, v in schema(thing, _GIVEN).items()}
     return ", ".join(
-        k if default in (..., None) else f"{k}={_toml(default)}" for k, (_, default) in fields.items()
+        k if default in (..., None) else f"{k}={_toml(default)}"
+        for k, (_, default) in schema(thing, _GIVEN).items()
     )
 
 

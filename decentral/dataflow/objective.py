@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from decentral.comm import Communicator
+    from decentral.dataflow.models import NodeModel
 
 _AT_ONCE = 256  # instances
 
 
-def row_of(model: Any) -> Tensor:
+def row_of(model: NodeModel) -> Tensor:
     """x (1, d): the parameters of ``model.modules``, one after the other."""
     return parameters_to_vector(model.modules.parameters()).detach()[None]
 
@@ -27,13 +28,12 @@ def row_of(model: Any) -> Tensor:
 class InstanceObjective:
     """Mean losses and accuracies of the model, over at most ``eval_samples`` instances, always the same ones.
 
-    The last record of a run is over all validation instances. ``model`` has ``modules``, ``train`` and ``validation``,
-    ranges of keys, and ``evaluate(keys)``: mean loss of the instances, right rows, rows.
+    The last record of a run is over all validation instances.
     """
 
     optimum = None
 
-    def __init__(self, model: Any, seed: int, eval_samples: int) -> None:
+    def __init__(self, model: NodeModel, seed: int, eval_samples: int) -> None:
         self.model, self.eval_samples = model, eval_samples
         order = stream(seed, "eval").permutation(len(model.train))[:eval_samples]
         self.train = [model.train[i] for i in order.tolist()]
@@ -56,7 +56,7 @@ class InstanceObjective:
 
 
 @torch.no_grad()
-def scored(model: Any, keys: Sequence[int]) -> Score:
+def scored(model: NodeModel, keys: Sequence[int]) -> Score:
     """Losses and accuracy of the instances."""
     score = Score()
     for a in range(0, len(keys), _AT_ONCE):

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from decentral.dataflow.ends import Score
 from decentral.runtime.requests import NonFiniteError
 
+if TYPE_CHECKING:
+    from decentral.dataflow.models import NodeModel
+
 
 class Synchronous:
-    """``model`` has ``modules`` and ``evaluate(keys)``: mean loss of the instances, right rows, rows."""
+    """``build`` makes the optimizer of the model's parameters; ``minibatch``: instances of an update."""
 
-    def __init__(self, model: Any, build: Callable[[Any], torch.optim.Optimizer], minibatch: int) -> None:
+    def __init__(
+        self, model: NodeModel, build: Callable[[Any], torch.optim.Optimizer], minibatch: int
+    ) -> None:
         self.model, self.minibatch = model, minibatch
         self.optimizer = build(model.modules.parameters())
 
@@ -31,7 +36,7 @@ class Synchronous:
             if not torch.isfinite(loss.detach()):
                 raise NonFiniteError(f"the loss of instance {chosen[0]} is not finite; lower train.lr")
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             self.optimizer.step()
             score = score.plus(Score(float(loss.detach()) * len(chosen), right, rows, len(chosen)))
             on_batch(a + len(chosen))

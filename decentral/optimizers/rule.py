@@ -10,7 +10,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,11 +82,11 @@ class Rule(ABC):
         return g.add(x, alpha=self.weight_decay) if self.weight_decay else g
 
 
-def to_ask(rule: Rule | None, weight_decay: float) -> tuple[Rule | None, float]:
-    """(the rule to ask, with this weight decay; the weight decay that is left to who would ask it).
+def is_asked(rule: Rule | None) -> TypeGuard[Rule]:
+    """Whether there is a rule, and one that does more than add weight decay: to add it oneself costs less."""
+    return rule is not None and not rule.is_plain
 
-    None to ask where there is no rule, or one that would only add weight decay: to add it oneself costs less.
-    """
-    if rule is None or rule.is_plain:
-        return None, weight_decay
-    return rule.decayed(weight_decay), 0.0
+
+def to_ask(rule: Rule | None, weight_decay: float) -> tuple[Rule | None, float]:
+    """(the rule to ask, with this weight decay, or None; the weight decay that is left to who would ask it)."""
+    return (rule.decayed(weight_decay), 0.0) if is_asked(rule) else (None, weight_decay)

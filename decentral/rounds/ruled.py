@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from decentral.algorithms.traits import Method, traits_of
 from decentral.comm.layout import Layout
 from decentral.errors import UserError
-from decentral.optimizers.rule import to_ask
+from decentral.optimizers.rule import is_asked, to_ask
 from decentral.rounds.trials.gradient_step import outer_step
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def ruled(method: Method[Any], rule: Rule | None, weight_decay: float) -> tuple[
 def refuse_second_rule(method: Method[Any], rule: Rule | None) -> None:
     """Raise UserError if the method makes its steps by a rule of its own, and another is to come before it."""
     own = traits_of(method).optimizer
-    if own and rule is not None and not rule.is_plain:
+    if own and is_asked(rule):
         raise UserError(
             f"{type(method).__name__} has an {own} of its own, and [optimizer] would be another before it; remove the "
             "section"

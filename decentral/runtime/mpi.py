@@ -13,20 +13,14 @@ from typing import Any
 
 import torch
 
-from decentral.comm.launch import check_launch, yield_when_oversubscribed
-
-yield_when_oversubscribed()
-import mpi4py  # noqa: E402
-
-mpi4py.rc.thread_level = "funneled"  # only the main thread of a rank speaks MPI
-from mpi4py import MPI  # noqa: E402
-
-from decentral.runtime.consensus import Consensus  # noqa: E402
-from decentral.runtime.driver import Driver, Line, do_work  # noqa: E402
-from decentral.runtime.pauses import Interval, common, cut_out  # noqa: E402
-from decentral.runtime.requests import Channel, Compute, DeadlockError, Program, RecvAny  # noqa: E402
-from decentral.runtime.trace import Span, Trace, captured  # noqa: E402
-from decentral.runtime.wires import Wires  # noqa: E402
+from decentral.comm.launch import check_launch
+from decentral.comm.mpi import MPI
+from decentral.runtime.consensus import Consensus
+from decentral.runtime.driver import Driver, Line, do_work
+from decentral.runtime.pauses import Interval, common, cut_out
+from decentral.runtime.requests import Channel, Compute, DeadlockError, Program, RecvAny
+from decentral.runtime.trace import Span, Trace, captured
+from decentral.runtime.wires import Wires
 
 _EMPTY_POLLS = 50  # before the core is offered to others
 _BARRIERS = 9  # at the start, to compare clocks

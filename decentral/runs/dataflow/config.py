@@ -10,6 +10,7 @@ from decentral.dataflow.models import NODE_MODELS
 from decentral.errors import UserError
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
+from decentral.problems.capabilities import Trainable
 from decentral.runs.kind import Named, Run, Table, choices_of, name_of
 from decentral.runs.sections.dataflow import Dataflow
 from decentral.runs.sections.names import OPTIMIZERS, PROBLEMS, SCHEDULES
@@ -41,7 +42,7 @@ class DataflowRun(Run):
         """Batches are for problems whose samples are dealt in them, as in rounds of workers; instances are others'."""
         of_workers = ["train.oracle", "train.compile", "train.checkpoint_every"]
         problem = choices_of(PROBLEMS).get(section(table, "problem").get("name", ""))
-        if not hasattr(problem, "build"):
+        if problem is None or not issubclass(problem, Trainable):
             of_workers.append("train.batch_size")
         return {
             **dict.fromkeys(of_workers, "with [dataflow]; remove the key"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from decentral.comm import Communicator
+from decentral.optimizers.rule import is_asked
 from decentral.optimizers.schedules import Constant
 from decentral.problems.capabilities import Linear
 from decentral.problems.objective import Objective
@@ -36,9 +37,13 @@ def theory_bias_sq(run: RoundsRun, comm: Communicator, objective: Objective) -> 
     """theory_bias_sq: the bias of the closed-form steady state, where there is one."""
     problem, schedule = run.problem, comm.schedule
     has_form = isinstance(problem, Linear) and isinstance(run.schedule, Constant) and schedule.period == 1
-    plain = run.optimizer is None or run.optimizer.is_plain
-    whole = not run.compression and comm.faults is None and not run.train.clip_norm and plain
-    if not has_form or not whole or not problem.exact(run.train.batch_size) or comm.n * objective.d > _SMALL:
+    plain = (
+        not is_asked(run.optimizer)
+        and not run.compression
+        and comm.faults is None
+        and not run.train.clip_norm
+    )
+    if not has_form or not plain or not problem.exact(run.train.batch_size) or comm.n * objective.d > _SMALL:
         return {}
     if objective.optimum is None:
         return {}

@@ -10,6 +10,7 @@ from decentral.comm.plan import workers_a_rank
 from decentral.comm.world import World
 from decentral.errors import UserError
 from decentral.network import Gossip, all_reduce_s
+from decentral.optimizers.rule import is_asked
 from decentral.rounds.compiled import CompiledMethod
 from decentral.rounds.ruled import refuse_second_rule
 from decentral.rounds.trials.messages import early_messages, messages_a_round
@@ -39,7 +40,7 @@ def check(run: RoundsRun, world: World) -> None:
         rounds = range(0, train.rounds, max(1, train.rounds // 10_000))
         lr = max(run.schedule.lr(t, train.rounds, train.lr) for t in rounds)
         # how far lr reaches behind a rule is the rule's: without a problem the mixing alone is looked at
-        problem = None if _has_rule(run) else run.problem
+        problem = None if is_asked(run.optimizer) else run.problem
         refuse_unstable(run.algorithm, mixing, lr, problem, run.seed, train.weight_decay)
 
 
@@ -47,7 +48,7 @@ def _check_compiled(run: RoundsRun, world: World, mixing: topologies.Schedule) -
     others = {
         "[compression]": run.compression is not None,
         type(run.algorithm).__name__: not traits_of(run.algorithm).linear,
-        "[optimizer]": _has_rule(run),
+        "[optimizer]": is_asked(run.optimizer),
     }
     if any(others.values()):
         raise UserError(
@@ -55,10 +56,6 @@ def _check_compiled(run: RoundsRun, world: World, mixing: topologies.Schedule) -
             f"{next(name for name, there in others.items() if there)}"
         )
     CompiledMethod(run.algorithm, world.communicator(mixing))
-
-
-def _has_rule(run: RoundsRun) -> bool:
-    return run.optimizer is not None and not run.optimizer.is_plain
 
 
 def _check_network(run: RoundsRun, mixing: topologies.Schedule) -> None:

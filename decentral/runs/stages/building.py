@@ -24,6 +24,7 @@ from decentral.stages.shapes import boundary_shapes
 from decentral.stages.stage import Stage
 
 if TYPE_CHECKING:
+    from decentral.algorithms.traits import Method
     from decentral.runs.stages.config import StageRun
 
 
@@ -87,9 +88,14 @@ class Plan:
         }
         if config.topology is None:
             return [Stage(k, self.spans, network, self._optimizer, **shared) for k in indices]
-        assert config.algorithm is not None
-        peers = Peers(mixing, *ruled(config.algorithm, config.optimizer, config.train.weight_decay))
+        peers = Peers(mixing, *self._ruled)
         return [PeerStage(worker, peers, k, self.spans, network, **shared) for k in indices]
+
+    @functools.cached_property
+    def _ruled(self) -> tuple[Method[Any], float]:
+        """The algorithm behind its rule, of all workers: to look where in a round it steps takes some rounds."""
+        assert self.config.algorithm is not None
+        return ruled(self.config.algorithm, self.config.optimizer, self.config.train.weight_decay)
 
     def head(self, name: str, layer: int) -> nn.Module:
         """A local head on the outputs of a layer, initialised from the seed and the layer."""
