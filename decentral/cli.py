@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from decentral.errors import UserError
+from topologies.wording import one_line
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -237,7 +238,7 @@ def main() -> None:
 
 
 def _fail(text: str, code: int) -> NoReturn:
-    print(f"decentral: {' '.join(text.split())}", file=sys.stderr)
+    print(f"decentral: {one_line(text)}", file=sys.stderr)
     sys.exit(code)
 
 
