@@ -101,11 +101,13 @@ class Communicator(Mixer):
         """See :class:`Mixer`."""
         period = self.schedule.period
         key = self.t % period if period else self.t
-        if key not in self._plans:
+        plan = self._plans.get(key)
+        if plan is None:  # threads that share a round may both find that; then the plans are equal
+            plan = self._plan_of(self.schedule.matrix(self.t))
             if not period:
                 self._plans.clear()
-            self._plans[key] = self._plan_of(self.schedule.matrix(self.t))
-        return self._plans[key]
+            self._plans[key] = plan
+        return plan
 
     def _plan_of(self, w: sparse.csr_array) -> MixingPlan:
         return plan_for(w, self.rows.start, self.rows.stop)
