@@ -33,9 +33,9 @@ def parts_of(tensor: Tensor) -> list[Tensor]:
         return [whole._indices(), whole._values()]
     if whole.layout in _COMPRESSED:
         return [*(part(whole) for part in _COMPRESSED[whole.layout]), whole.values()]
-    for axis, (size, stride) in enumerate(zip(whole.shape, whole.stride(), strict=True)):
-        if stride == 0 and size > 1:
-            whole = whole.narrow(axis, 0, 1)
+    for axis in reversed(range(whole.ndim)):
+        if whole.stride(axis) == 0 and whole.shape[axis]:
+            whole = whole.select(axis, 0)
     return [whole]
 
 

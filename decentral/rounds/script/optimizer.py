@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from decentral.algorithms.state import numbers_of, tensors_of, with_numbers
@@ -89,7 +90,7 @@ class Decentralized(Optimizer):
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self._share()
         given = [p for group in self.param_groups for p in group["params"]]
-        trained = [p for p in given if p.requires_grad and p.numel()]
+        trained = [p for p in given if not is_lazy(p) and p.requires_grad and p.numel()]
         _agree(comm, lambda: check_model(given, trained, model))
         self._check_alike()
         _agree(comm, lambda: check_mixing(method, comm.schedule))
@@ -172,7 +173,7 @@ class Decentralized(Optimizer):
     def __getattr__(self, name: str) -> Any:
         """``train`` and ``eval`` are those of ``optimizer``, if it has them, as schedule-free ones do."""
         if name in ("train", "eval") and hasattr(self.__dict__.get("inner"), name):
-            self._check_unchanged()
+            self._check_outside()
             return getattr(self.inner, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -219,7 +220,7 @@ class Decentralized(Optimizer):
         self._settle()
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
-        _agree(self.comm, lambda: check_load(state_dict, self.comm, repr(self.method), self._checksum()))
+        _agree(self.comm, lambda: self._check_load(state_dict))
         if len(set(tell(self.comm, str(state_dict["rounds"])))) > 1:
             raise AgreedError(
                 "ranks were given states of different rounds; load those that were saved together"
@@ -237,6 +238,10 @@ class Decentralized(Optimizer):
             self._post()
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
+
+    def _check_load(self, state_dict: Any) -> None:
+        self._check_unchanged()
+        check_load(state_dict, self.comm, self.inner, repr(self.method), self._checksum())
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -264,9 +269,12 @@ class Decentralized(Optimizer):
         """The groups and the state of the inner optimizer are this one's: the same objects."""
         self.param_groups, self.state = self.inner.param_groups, self.inner.state
 
-    def _check_unchanged(self) -> None:
+    def _check_outside(self) -> None:
         if self._averaging:
             raise UserError("this is within averaged(), where the model is the mean of all; leave it first")
+
+    def _check_unchanged(self) -> None:
+        self._check_outside()
         self._share()
         self._unchanged.check(self.param_groups)
         if self._posted and self._versions != self.row.versions():
