@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 import topologies
 from decentral.algorithms.traits import Method, maker_of, traits_of
@@ -23,6 +24,7 @@ from decentral.errors import UserError, nearest
 from decentral.rounds.mixing import mixing_for, rule_for
 from decentral.tables import from_table
 from topologies import named
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     from decentral.comm import Communicator
@@ -106,6 +108,12 @@ def _schedule(
 ) -> topologies.Schedule:
     import networkx as nx
 
+    if method is not None:
+        from decentral.rounds.script.checks import check_method
+
+        check_method(method)
+    if not isinstance(weights, str | None):
+        raise UserError(f"weights = {shown(weights)} should be a rule's name or a matrix file's path")
     if isinstance(mixing, str):
         return _by_name(mixing, weights, method, parameters, ranks)
     if parameters:
@@ -120,13 +128,17 @@ def _schedule(
         _check_size(len(mixing), "graph", ranks)
         return _of_graph(mixing, weights, method)
     if weights is not None:
-        raise UserError(f"weights = {weights!r}: {_kind(mixing)} has weights of its own; leave weights out")
+        raise UserError(
+            f"weights = {shown(weights)}: {_kind(mixing)} has weights of its own; leave weights out"
+        )
     if isinstance(mixing, topologies.Schedule):
         _check_size(mixing.n, "schedule", ranks)
         return mixing
-    if not (hasattr(mixing, "shape") and len(mixing.shape) == 2 and np.issubdtype(mixing.dtype, np.number)):
+    is_matrix = isinstance(mixing, np.ndarray) or sparse.issparse(mixing)
+    if not (is_matrix and mixing.ndim == 2 and mixing.dtype.kind in "fiub"):
         raise UserError(
-            f"join needs a topology's name, a networkx graph, a matrix or a Schedule, not {_kind(mixing)}"
+            "join needs a topology's name, a networkx graph, a real numpy or scipy matrix or a Schedule, not "
+            f"{_kind(mixing)}"
         )
     _check_size(mixing.shape[0], "matrix", ranks)
     from decentral.comm.communicator import as_schedule
@@ -139,7 +151,7 @@ def _by_name(
 ) -> topologies.Schedule:
     constructors = named.constructors()
     if name not in constructors:
-        raise UserError(f"topology {name!r} is not known; {nearest(name, constructors)}")
+        raise UserError(f"topology {shown(name)} is not known; {nearest(name, constructors)}")
     if "n" in parameters or "workers" in parameters:
         raise UserError(
             "the number of workers is the number of ranks; leave it out, and start with mpirun -n RANKS"
@@ -163,7 +175,9 @@ def _by_name(
 def _of_graph(graph: Any, weights: str | None, method: Method[Any] | None) -> topologies.Schedule:
     make = maker_of(method)
     if make and weights is not None:
-        raise UserError(f"weights = {weights!r}: {type(method).__name__} makes its own; leave weights out")
+        raise UserError(
+            f"weights = {shown(weights)}: {type(method).__name__} makes its own; leave weights out"
+        )
     return _user_values(lambda: named.mixing(graph, weights or traits_of(method).weights, make))
 
 
@@ -186,7 +200,7 @@ def _check_size(n: int, what: str, ranks: int) -> None:
 
 
 def _kind(value: Any) -> str:
-    return f"{value!r}" if isinstance(value, int | float | None) else f"a {type(value).__name__}"
+    return shown(value) if isinstance(value, int | float | None) else f"a {type(value).__name__}"
 
 
 def _fingerprint(schedule: topologies.Schedule) -> str:
