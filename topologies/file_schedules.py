@@ -27,9 +27,13 @@ def from_files(
     connected, unless the rule is best-constant, but all together must be. Raises ValueError otherwise.
     """
     if isinstance(paths, (str, os.PathLike)) or not paths:
-        raise ValueError(f"paths = {shown(paths)} should be a list of graph files, one a round; give one at least")
+        raise ValueError(
+            f"paths = {shown(paths)} should be a list of graph files, one a round; give one at least"
+        )
     if weights not in WEIGHTS:
-        raise ValueError(f"unknown weights {shown(weights)} of several files; use one of {', '.join(WEIGHTS)}")
+        raise ValueError(
+            f"unknown weights {shown(weights)} of several files; use one of {', '.join(WEIGHTS)}"
+        )
     graphs = [read_graph(path, directed) for path in paths]
     for path, graph in zip(paths, graphs, strict=True):
         _check_same_nodes(paths[0], graphs[0], path, graph)

@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topologies.deferred import Deferred
-from topologies.edge_lists import read_edge_list
-from topologies.graph_documents import JSON, read_document
-from topologies.graph_markup import read_gml, read_graphml
-from topologies.listed import Listed
-from topologies.neighbour_lists import read_neighbour_list
-from topologies.text_files import read_text, refused
+from topologies.places import later
 from topologies.wording import one_line, reason, shown
 
 if TYPE_CHECKING:
     import networkx as nx
+
+    from topologies.listed import Listed
 else:
     nx = Deferred("networkx")
+
+read_text, refused = (later(f"topologies.text_files:{name}") for name in ("read_text", "refused"))
+read_edge_list = later("topologies.edge_lists:read_edge_list")
+read_neighbour_list = later("topologies.neighbour_lists:read_neighbour_list")
+read_document = later("topologies.graph_documents:read_document")
+read_gml, read_graphml = (later(f"topologies.graph_markup:{name}") for name in ("read_gml", "read_graphml"))
 
 
 def read_graph(path: str | os.PathLike[str], directed: bool = False) -> nx.Graph:
@@ -60,7 +63,8 @@ def write_graph(graph: nx.Graph, path: str | os.PathLike[str]) -> None:
 
 
 def _read_edges(path: Path, directed: bool) -> Listed:
-    return read_edge_list(read_text(path), directed, table=path.suffix.lower() in (".csv", ".tsv"))
+    found: Listed = read_edge_list(read_text(path), directed, table=path.suffix.lower() in (".csv", ".tsv"))
+    return found
 
 
 def _write_edges(graph: nx.Graph, path: Path) -> None:
@@ -72,7 +76,8 @@ def _write_edges(graph: nx.Graph, path: Path) -> None:
 
 
 def _read_neighbours(path: Path, directed: bool) -> Listed:
-    return read_neighbour_list(read_text(path), directed)
+    found: Listed = read_neighbour_list(read_text(path), directed)
+    return found
 
 
 def _write_neighbours(graph: nx.Graph, path: Path) -> None:
@@ -80,14 +85,15 @@ def _write_neighbours(graph: nx.Graph, path: Path) -> None:
 
 
 def _read_json(path: Path, directed: bool) -> Listed:
-    return read_document(read_text(path), directed)
+    found: Listed = read_document(read_text(path), directed)
+    return found
 
 
 def _write_json(graph: nx.Graph, path: Path) -> None:
     path.write_text(json.dumps(nx.node_link_data(graph, edges="edges")), encoding="utf-8")
 
 
-Reader = Callable[[Path, bool], Listed]
+Reader = Callable[[Path, bool], "Listed"]
 Writer = Callable[[Any, Path], None]
 
 
@@ -108,7 +114,7 @@ _GRAPHS: dict[str, tuple[str, Reader, Writer]] = {
         lambda graph, path: nx.write_graphml(graph, path),
     ),
     ".gml": ("GML", lambda path, _: read_gml(path), lambda graph, path: nx.write_gml(graph, path)),
-    ".json": (JSON, _read_json, _write_json),
+    ".json": ("node-link JSON with 'nodes' and 'edges'", _read_json, _write_json),
     ".edgelist": _EDGES,
     ".edges": _EDGES,
     ".txt": _EDGES,

@@ -9,8 +9,6 @@ from typing import Any
 from topologies.listed import Listed
 from topologies.wording import shown
 
-JSON = "node-link JSON with 'nodes' and 'edges'"
-
 
 def read_document(text: str, directed: bool) -> Listed:
     """The graph of a document; one that does not say ``directed`` is what the argument says.

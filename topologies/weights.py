@@ -15,14 +15,15 @@ from scipy import sparse
 from topologies.checks import as_csr, check_mixing_matrix
 from topologies.deferred import Deferred
 from topologies.lanczos import extremes
-from topologies.matrix_files import read_matrix
-from topologies.real_numbers import real
+from topologies.places import later
 from topologies.support import is_mutual, received, support
 
 if TYPE_CHECKING:
     import networkx as nx
 else:
     nx = Deferred("networkx")
+
+read_matrix = later("topologies.matrix_files:read_matrix")
 
 
 @np.errstate(over="ignore", invalid="ignore")  # sums that are not finite are refused by the check
@@ -99,6 +100,8 @@ def best_constant(graph: nx.Graph) -> sparse.csr_array:
 
 def edge_weight(graph: nx.Graph) -> sparse.csr_array:
     """W_ij = the attribute ``weight`` of the edge j -> i; the diagonal takes the rest of its row."""
+    from topologies.real_numbers import real  # here: a rank that is handed its matrix needs none of it
+
     weights: list[float] = []
     for i, j, weight in graph.edges(data="weight"):
         if weight is None:
