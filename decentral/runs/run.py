@@ -17,6 +17,7 @@ from decentral.errors import UserError
 from decentral.runs.agreement import on_root, together
 from decentral.runs.event_files import EventFiles, need_tensorboard
 from decentral.runs.experiment import Experiment, PlannedRun, load
+from decentral.runs.file_notes import file_notes
 from decentral.runs.folder import PART, RunFolder, write_results, write_whole
 from decentral.runs.kinds import training_of
 from decentral.runs.progress import Progress
@@ -191,7 +192,8 @@ def _one(world: World, planned: PlannedRun, folder: RunFolder, progress: Progres
 
     def begun(facts: Mapping[str, Any], notes: Sequence[str]) -> None:
         if root:
-            facts = {**facts, "device": str(device), "notes": list(notes)}
+            notes = [*file_notes(config), *notes]
+            facts = {**facts, "device": str(device), "notes": notes}
             folder.begin(resolved(config), environment(world.ranks, **facts))
             for note in notes:
                 progress.say(f"{planned.id}: {note}", style="dim")
