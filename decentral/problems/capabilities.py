@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from decentral.problems.data.dataset import Dataset
+    from decentral.problems.models.tried import Tried
     from decentral.problems.objective import Objective, Place
 
 BatchSize = int | Literal["full"]
@@ -75,3 +76,11 @@ class Layered(Trainable, Protocol):
 
     def batches(self, made: Made, seed: int, batch_size: BatchSize) -> Draw:
         """What stages draw, a function of the worker and the step."""
+
+    def tried(self, made: Made, place: Place) -> Tried:
+        """What a trial of the model finds, the same in all runs that train it alike. Raises UserError."""
+
+
+def is_ours(problem: object) -> bool:
+    """Whether a problem's model is one of this package's, which need no trial."""
+    return type(problem).__module__.startswith("decentral.") and not hasattr(problem, "factory")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from decentral.problems.data.dataset import Dataset
     from decentral.problems.model_objective import ModelObjective
+    from decentral.problems.models.tried import Tried
 
 Data = Annotated[str, OneOf(DATASETS)]
 
@@ -75,7 +76,14 @@ class Classification:
         """The objective of the hosted workers."""
         from decentral.problems.model_objective import ModelObjective
 
-        return ModelObjective(*self.made(place.workers, place.seed), place)
+        made = self.made(place.workers, place.seed)
+        return ModelObjective(*made, place, self.tried(made, place))
+
+    def tried(self, made: Made, place: Place) -> Tried:
+        """See :class:`decentral.problems.capabilities.Layered`."""
+        from decentral.problems.rehearsal import rehearsed
+
+        return rehearsed(self, made, place)
 
 
 @dataclass(frozen=True)

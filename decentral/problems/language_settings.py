@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from decentral.problems.data.text import Text
     from decentral.problems.model_objective import ModelObjective
+    from decentral.problems.models.tried import Tried
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,14 @@ class Language:
         """The objective of the hosted workers."""
         from decentral.problems.model_objective import ModelObjective
 
-        return ModelObjective(*self.made(place.workers, place.seed), place)
+        made = self.made(place.workers, place.seed)
+        return ModelObjective(*made, place, self.tried(made, place))
+
+    def tried(self, made: Made, place: Place) -> Tried:
+        """See :class:`decentral.problems.capabilities.Layered`."""
+        from decentral.problems.rehearsal import rehearsed
+
+        return rehearsed(self, made, place)
 
     def made(self, workers: int, seed: int) -> Made:
         """See :class:`decentral.problems.capabilities.Layered`."""

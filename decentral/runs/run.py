@@ -101,17 +101,18 @@ def _plan(
 
 def _check_rank(experiment: Experiment, done: dict[str, Any]) -> None:
     """Each rank's part: its device and its data."""
-    from decentral.runs.place import device_of
+    from decentral.runs.place import device_of, rehearse
 
     checked: set[str] = set()
     for planned in experiment.runs:
         config = planned.config
         if planned.id in done:
             continue
-        device_of(config.train.device, local_rank())
+        device = device_of(config.train.device, local_rank())
         if (data := repr((config.problem, config.workers, config.seed))) not in checked:
             config.prepare()
         checked.add(data)
+        rehearse(config, device)
 
 
 def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[str, dict[str, Any]]:

@@ -30,9 +30,11 @@ class Pass:
 class Stage:
     """Stage ``index`` of ``count``: layers ``span`` of a network of L layers; the last one also has the head.
 
-    ``steps``: how many a program does. ``lr(t)``: the learning rate of step t. ``clip_norm``: what its gradient, local
-    heads' included, is cut to before an update; 0 is without.
+    ``worker``: whose it is. ``steps``: how many a program does. ``lr(t)``: the learning rate of step t. ``clip_norm``:
+    what its gradient, local heads' included, is cut to before an update; 0 is without.
     """
+
+    worker = 0
 
     def __init__(
         self,

@@ -28,9 +28,10 @@ from decentral.runs.stages.config import StageRun
 from decentral.runs.stages.snapshots import Assembly, Observer, Snapshot
 from decentral.runtime.drive import clock_of, drive
 from decentral.runtime.driver import Driver
-from decentral.runtime.requests import NonFiniteError, StageError
+from decentral.runtime.requests import NonFiniteError, Program, StageError
 from decentral.runtime.staleness import histogram, staleness_columns
 from decentral.runtime.trace import Trace
+from decentral.stages.drawing import begun
 from decentral.stages.profile import cost_table, profile
 
 
@@ -44,7 +45,7 @@ def check(run: StageRun, world: World) -> None:
             raise UserError(
                 f"{type(run.algorithm).__name__} looks at whole models and a stage holds a part; use another method"
             )
-    Plan(run, torch.device("cpu"))
+    Plan(run, torch.device("cpu")).rehearse()
 
 
 def execute(run: StageRun, here: Here, journal: Journal, kept: Mapping[str, Any] | None) -> Outcome:
@@ -64,7 +65,7 @@ class Training:
         world = here.world
         self.plan = Plan(config, here.device)
         self.host = _hosts(config, world)
-        self.profile = world.from_root(lambda: profile(config.program, self.plan.trial))
+        self.profile = world.from_root(lambda: profile(config.program, self.plan.trial, self.plan.generators))
         self.costs = cost_table(self.profile, config.stages.costs, config.stages.flops_per_s)
         mine = [k for k, rank in enumerate(self.host) if rank == world.rank]
         topology = config.topology
@@ -81,7 +82,7 @@ class Training:
         self.gathering = Gathering(world, len(self.host), self._record)
         self._steps = {stage.number: 0 for stage in self.stages}  # done by each stage of this rank
         cut = [[span.start, span.stop] for span in self.plan.spans]
-        journal.begin({"cut": cut, "hosts": self.host, "clock": clock_of(world)}, [])
+        journal.begin({"cut": cut, "hosts": self.host, "clock": clock_of(world)}, self.objective.notes)
 
     def run(self) -> Outcome:
         """All steps, with records."""
@@ -90,7 +91,7 @@ class Training:
         self.gathering.begin()
         try:
             trace = drive(
-                {s.number: config.program.run(s) for s in self.stages}, self.host, world,
+                self._programs(), self.host, world,
                 cost=self._cost, link=lambda _: config.network.carry, done=self._done,
                 timeout_s=config.stages.timeout_s,
             )  # fmt: skip
@@ -108,6 +109,10 @@ class Training:
         trouble = world.from_root(lambda: self.trouble)
         status = "diverged" if trouble else "finished"
         return self.journal.ended(status, trouble, self._final(staleness))
+
+    def _programs(self) -> dict[int, Program]:
+        program, generators = self.config.program, self.plan.generators
+        return {s.number: begun(program, s, generators, self.config.seed) for s in self.stages}
 
     def _check_done(self) -> None:
         """All programs have ended: refuse one that never said so of its steps, whose records would be waited for."""
@@ -144,8 +149,7 @@ class Training:
         if not finite(values):
             self.trouble = self.trouble or overflow(done, x, self.comm)
             return
-        batch = self.plan.samples.batch
-        cosines = [self.assembly.cosines(own, *batch(i, t)) for i, own in enumerate(workers)]
+        cosines = [self._cosines(own, i, t) for i, own in enumerate(workers)]
         of_layer = [_mean(per_worker) for per_worker in zip(*cosines, strict=True)]
         more = {
             "batch_loss": _mean([s.loss for s in parts if s.loss is not None]),
@@ -158,6 +162,12 @@ class Training:
             {**values, **more},
             {f"gradient_cosine_{i}": cosine for i, cosine in enumerate(of_layer)},
         )
+
+    def _cosines(self, own: Sequence[Snapshot], worker: int, t: int) -> list[float]:
+        generators = self.plan.generators
+        with generators.kept():
+            generators.seed(self.config.seed, "model", worker, t)
+            return self.assembly.cosines(own, *self.plan.samples.batch(worker, t))
 
     def _seen(self, done: int, workers: Sequence[Sequence[Snapshot]]) -> Seen:
         """A worker has sent what its stages have, to each other too."""
