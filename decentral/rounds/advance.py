@@ -35,18 +35,20 @@ def advance(
     lr: float,
     weight_decay: float = 0.0,
     width: int | None = None,
+    whole: bool = False,
 ) -> tuple[Tensor, Any]:
     """Round t of ``method`` from x (h, d), which is consumed. ``gradient`` comes in blocks of columns of (h, d).
 
     They are cut further into blocks of at most ``width`` columns; by default :func:`block_width` says of how many.
     On ranks the messages of up to four blocks travel together. A block may come without a gradient, for a method whose
     gradient step the caller makes (:mod:`decentral.rounds.trials.gradient_step`); then all must, and there is no weight
-    decay.
+    decay. ``whole``: the round is one block, for a method that :mod:`decentral.rounds.trials.columns` has found to look
+    across columns.
 
     Weight decay joins the gradient here, before the method, and so before any communication.
     """
     width = width or block_width(*x.shape)
-    if comm.whole or traits_of(method).whole:
+    if whole or comm.whole or traits_of(method).whole:
         width, gradient = x.shape[1], _joined(list(gradient))
     parts = _decayed(_cut(gradient, width), x, weight_decay) if weight_decay else _cut(gradient, width)
     first, g = next(parts)

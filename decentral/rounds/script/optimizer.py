@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,11 +25,14 @@ from decentral.rounds.script.checks import (
     check_mixing,
     check_model,
     divergence,
+    doubled_momentum,
     model_text,
 )
 from decentral.rounds.script.inner_optimizer import InnerOptimizer
 from decentral.rounds.script.join import AgreedError, refuse_together, say, tell
 from decentral.rounds.script.parameter_row import ParameterRow
+from decentral.rounds.trials.columns import cut_note, looks_across
+from decentral.rounds.trials.contract import refuse_misfit
 from decentral.rounds.trials.gradient_step import outer_step
 from decentral.rounds.trials.messages import sends_model_first
 
@@ -86,13 +90,19 @@ class Decentralized(Optimizer):
         trained = [p for p in given if p.requires_grad and p.numel()]
         _agree(comm, lambda: check_model(given, trained))
         self._check_alike()
+        _agree(comm, lambda: refuse_misfit(method, trained[0].dtype))
         _agree(comm, lambda: check_mixing(method, comm.schedule))
         warning = divergence(method, comm.schedule)
         if warning:
             say(comm.rank, warning)
         self.frozen = [p for p in given if not p.requires_grad]
         self._share_root(given)
-        whole = traits_of(method).whole or comm.links is not None
+        across = looks_across(method)
+        if across:
+            say(comm.rank, cut_note(method))
+        if comm.rank == 0 and (twice := doubled_momentum(optimizer, method)):
+            warnings.warn(twice, stacklevel=2)
+        whole = across or traits_of(method).whole or comm.links is not None
         place = outer_step(method)
         self.row = ParameterRow(trained, whole, gathers=place is None)
         self._inner_steps = InnerOptimizer(optimizer, self.row, place)
