@@ -109,6 +109,7 @@ class Decentralized(Optimizer):
         if whole:
             comm.layout = self.row.layout()
         self.t = 0
+        comm.check = False  # of the mixing: that was done above, together, and what diverges is warned about
         self.method_state = method.init(self.row.x, comm)
         self._sends_early = overlap and comm.n > 1 and comm.links is None and sends_model_first(method)
         self._posted: list[Pending] = []
