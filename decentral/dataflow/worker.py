@@ -2,7 +2,7 @@
 
 It takes the longest queue of answers, else the longest queue of messages: backward first bounds what is kept and how
 stale gradients are, and the longest queue makes the largest batch. Of queues as long as each other it takes the one
-whose oldest message has waited longest, and before longer ones a queue that has waited for 16 batches, so that nodes
+whose oldest message has waited longest, and before longer ones a queue that has waited for 8 batches, so that nodes
 which fill their own queues do not keep others waiting. What goes to nodes of other workers is collected
 while one node works and sent as one message for each worker.
 """
@@ -24,7 +24,7 @@ from decentral.dataflow.queues import Queue, Queued, Since
 from decentral.runtime.requests import Channel, Compute, Program, Send
 
 MESSAGES = "messages"
-_PATIENCE = 16  # batches that a message waits for longer queues
+_PATIENCE = 8  # batches that a message waits for longer queues
 Mail = dict[tuple[int, bool, int, int], list[Message]]
 """(number of the edge, whether forward, parts of a payload, length of a state) -> messages."""
 
@@ -103,7 +103,7 @@ class Worker:
         oldest, first = min(queues, key=lambda each: each[0].since)
         if self.batches - oldest.since[0] >= _PATIENCE:
             return first, oldest
-        longest, node = min(queues, key=lambda each: (-len(each[0]), each[0].since))
+        longest, node = min(queues, key=lambda each: (-min(self.most, len(each[0])), each[0].since))
         return node, longest
 
     def work(self) -> Program:
