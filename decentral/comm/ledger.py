@@ -32,7 +32,7 @@ class Ledger:
     """What the hosted workers have sent.
 
     ``bytes_sent``: float64 array (h,), bytes per hosted worker. ``messages``: their number, over all
-    hosted workers. ``mpi_bytes``: bytes this rank really handed to MPI, 0 in one process.
+    hosted workers. ``mpi_bytes``: bytes this rank really handed to MPI for the method, 0 in one process.
     """
 
     def __init__(self, workers: int, hosted: int) -> None:

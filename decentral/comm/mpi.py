@@ -19,7 +19,9 @@ from torch import Tensor
 
 from decentral.comm.communicator import Communicator, Mixing, sum_rows
 from decentral.comm.launch import check_launch, cuda_aware, yield_when_oversubscribed
-from decentral.comm.links import Sent
+from decentral.comm.layout import Layout
+from decentral.comm.links import Links, Sent
+from decentral.comm.local import LocalComm
 from decentral.comm.plan import MixingPlan
 from decentral.comm.routes import Routes
 
@@ -38,17 +40,28 @@ _MPI_TYPES = {torch.float32: MPI.FLOAT, torch.float64: MPI.DOUBLE}
 class MPIComm(Communicator):
     """h = n / ranks workers on this rank; ``mixing`` is a scipy or numpy matrix (n, n), or a Schedule.
 
-    Every rank must be given the same mixing. Raises ValueError if the ranks do not divide the workers.
+    Every rank must be given the same mixing. Raises ValueError if the ranks do not divide the workers. For ``links``,
+    ``layout`` and ``check`` see Communicator.
     CUDA tensors are handed to MPI where DECENTRAL_CUDA_AWARE=1 says that it can, else staged through
     pinned host memory.
     """
 
-    def __init__(self, mixing: Mixing, world: MPI.Comm | None = None) -> None:
+    def __init__(
+        self,
+        mixing: Mixing,
+        world: MPI.Comm | None = None,
+        links: Links | None = None,
+        layout: Layout | None = None,
+        check: bool = True,
+    ) -> None:
         self.mpi = MPI.COMM_WORLD if world is None else world
         check_launch(self.mpi.size)
-        super().__init__(mixing, self.mpi.rank, self.mpi.size)
+        super().__init__(mixing, self.mpi.rank, self.mpi.size, links=links, layout=layout, check=check)
         self._routes: dict[int, Routes] = {}
         self._halos: defaultdict[Any, list[_Halo]] = defaultdict(list)  # not in use, by size
+
+    def _unchecked(self) -> LocalComm:
+        return LocalComm(self.schedule, check=False)
 
     def share_root(self, x: Tensor) -> None:
         """A broadcast, as bytes."""

@@ -37,20 +37,21 @@ def advance(
     lr: float,
     weight_decay: float = 0.0,
     width: int | None = None,
+    whole: bool = False,
 ) -> tuple[Tensor, Any]:
     """Round t of ``method`` from x (h, d), which is consumed. ``gradient`` comes in blocks of columns of (h, d).
 
     They are cut further into blocks of at most ``width`` columns; by default :func:`block_width` says of how many.
     In one process torch's threads share the blocks, and one block is one thread's. On ranks the messages of up to four
-    blocks travel together. A block may come without a gradient, for a method whose
-    gradient step the caller makes (:mod:`decentral.rounds.trials.gradient_step`); then all must, and there is no weight
-    decay.
+    blocks travel together. A block may come without a gradient, for a method whose gradient step the caller makes
+    (:mod:`decentral.rounds.trials.gradient_step`); then all must, and there is no weight decay. ``whole``: the round is one block, for a method that :mod:`decentral.rounds.trials.columns` has found to look
+    across columns.
 
     Weight decay joins the gradient here, before the method, and so before any communication.
     """
     width = width or block_width(*x.shape)
     threads = torch.get_num_threads() if x.device.type == "cpu" and comm.ranks == 1 else 1
-    if comm.whole or traits_of(method).whole:
+    if whole or comm.whole or traits_of(method).whole:
         width, threads, gradient = x.shape[1], 1, _joined(list(gradient))
     elif width < x.shape[1]:
         width = min(width, -(-x.shape[1] // threads))  # each thread has a block

@@ -13,6 +13,7 @@ from decentral.algorithms.traits import Method, maker_of, traits_of
 from decentral.comm import Communicator
 from decentral.errors import UserError
 from decentral.rounds.script.inner_optimizer import is_plain
+from decentral.rounds.trials.momentum import groups_have_momentum, momentum_twice
 from decentral.rounds.trials.needs import unmet
 from decentral.rounds.trials.stability import refuses
 from topologies.wording import shown
@@ -95,6 +96,13 @@ def divergence(method: Method[Any], schedule: topologies.Schedule) -> str:
         f"{name} diverges on this mixing{where}: differences between workers grow by {growth:.4g} a round, whatever "
         f"the learning rate ({method}); {remedy}"
     )
+
+
+def doubled_momentum(optimizer: Optimizer, method: Method[Any]) -> str:
+    """A warning where both the torch optimizer and the method have momentum; else ""."""
+    if not groups_have_momentum(optimizer.param_groups):
+        return ""
+    return momentum_twice(method, type(optimizer).__name__)
 
 
 def check_load(kept: Any, comm: Communicator, optimizer: Optimizer, method: str, checksum: int) -> None:

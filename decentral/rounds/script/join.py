@@ -69,6 +69,7 @@ def join(
     if len(set(world.agree(_fingerprint(schedule)))) > 1:
         raise AgreedError("ranks ask for different mixing; call join with the same arguments on every rank")
     comm = world.communicator(schedule)
+    comm.check = True  # by the method's init: Decentralized, or a loop of one's own
     if world.ranks > 1:
         from decentral.comm.departures import departures_of
 

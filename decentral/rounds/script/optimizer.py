@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,13 +21,21 @@ from decentral.errors import UserError
 from decentral.rounds.advance import advance
 from decentral.rounds.early import EarlyComm
 from decentral.rounds.script.buffers import averaged_buffers, share_root
-from decentral.rounds.script.checks import check_arguments, check_load, check_mixing, divergence
+from decentral.rounds.script.checks import (
+    check_arguments,
+    check_load,
+    check_mixing,
+    divergence,
+    doubled_momentum,
+)
 from decentral.rounds.script.inner_optimizer import InnerOptimizer
 from decentral.rounds.script.join import AgreedError, refuse_together, say, tell
 from decentral.rounds.script.model_checks import check_model, model_text
 from decentral.rounds.script.not_finite import NotFinite
 from decentral.rounds.script.parameter_row import ParameterRow
 from decentral.rounds.script.unchanged import Unchanged
+from decentral.rounds.trials.columns import cut_note, looks_across
+from decentral.rounds.trials.contract import refuse_misfit
 from decentral.rounds.trials.gradient_step import outer_step
 from decentral.rounds.trials.messages import sends_model_first
 from topologies.wording import shown
@@ -93,12 +102,18 @@ class Decentralized(Optimizer):
         trained = [p for p in given if not is_lazy(p) and p.requires_grad and p.numel()]
         _agree(comm, lambda: check_model(given, trained, model))
         self._check_alike()
+        _agree(comm, lambda: refuse_misfit(method, trained[0].dtype))
         _agree(comm, lambda: check_mixing(method, comm.schedule))
         warning = divergence(method, comm.schedule)
         if warning:
             say(comm.rank, warning)
         share_root(comm, [*given, *(() if model is None else (*model.parameters(), *model.buffers()))])
-        whole = traits_of(method).whole or comm.links is not None
+        across = looks_across(method)
+        if across:
+            say(comm.rank, cut_note(method))
+        if comm.rank == 0 and (twice := doubled_momentum(optimizer, method)):
+            warnings.warn(twice, stacklevel=2)
+        whole = across or traits_of(method).whole or comm.links is not None
         place = outer_step(method)
         self.row = ParameterRow(trained, whole, gathers=place is None)
         self._inner_steps = InnerOptimizer(optimizer, self.row, place, bool(traits_of(method).optimizer))
@@ -108,6 +123,7 @@ class Decentralized(Optimizer):
         self._layout = self.row.layout() if whole else None
         comm.layout = self._layout
         self.t = 0
+        comm.check = False  # of the mixing: that was done above, together, and what diverges is warned about
         self.method_state = method.init(self.row.x, comm)
         self._sends_early = overlap and comm.n > 1 and comm.links is None and sends_model_first(method)
         self._posted: list[Pending] = []

@@ -12,12 +12,15 @@ import torch
 import topologies
 from decentral.comm.links import Links
 from decentral.optimizers.clipping import clipped
+from decentral.optimizers.rule import is_asked
 from decentral.problems.objective import Objective
 from decentral.rounds import absence
 from decentral.rounds.advance import advance
 from decentral.rounds.compiled import CompiledMethod
 from decentral.rounds.ruled import Ruled, ruled
+from decentral.rounds.trials.columns import cut_note, looks_across
 from decentral.rounds.trials.messages import early_messages
+from decentral.rounds.trials.momentum import momentum_twice, rule_has_momentum
 from decentral.runs.computing import compute_time
 from decentral.runs.divergence import Losses, overflow
 from decentral.runs.journal import Journal, Outcome, Seen
@@ -59,11 +62,12 @@ class Training:
         method, self.weight_decay = ruled(config.algorithm, config.optimizer, config.train.weight_decay)
         self.state = method.init(self.x, self.comm)
         self.comm.faults = links_with(config.faults, config.algorithm, self.comm, self.x, config.seed)
+        self.whole = looks_across(method)
         self.method = CompiledMethod(method, self.comm) if config.train.compile else method
         self.simulated = self._clocks()
         self.t, self.wall_s, limit = 0, 0.0, float("inf")
         self.record_rounds = record_interval(config.train, ceil(self.objective.record_cost_rounds()))
-        notes = [*self.objective.notes, *_notes(self.comm.schedule)]
+        notes = [*self.objective.notes, *_notes(self.comm.schedule), *_method_notes(config, self.whole)]
         if config.faults:
             notes += fault_notes(config.algorithm, self.comm.schedule, config.faults)
         if kept:  # go on from a checkpoint
@@ -146,7 +150,15 @@ class Training:
         if self.config.train.clip_norm:
             gradient = clipped(gradient, self.config.train.clip_norm)
         self.x, self.state = advance(
-            self.method, self.x, self.state, gradient, self.comm, self.t, lr, self.weight_decay
+            self.method,
+            self.x,
+            self.state,
+            gradient,
+            self.comm,
+            self.t,
+            lr,
+            self.weight_decay,
+            whole=self.whole,
         )
         absence.put_back(still, self.x, self.state, buffers)
 
@@ -191,3 +203,10 @@ def _notes(mixing: topologies.Schedule) -> list[str]:
     if all(map(topologies.is_column_stochastic, matrices)):
         return []
     return ["the columns of the mixing matrix do not sum to one: gossip weighs some workers more than others"]
+
+
+def _method_notes(run: RoundsRun, whole: bool) -> list[str]:
+    notes = [cut_note(run.algorithm)] if whole else []
+    if is_asked(run.optimizer) and rule_has_momentum(run.optimizer):
+        notes.append(momentum_twice(run.algorithm, type(run.optimizer).__name__))
+    return [note for note in notes if note]

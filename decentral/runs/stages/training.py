@@ -15,7 +15,11 @@ from decentral.algorithms.traits import traits_of
 from decentral.comm.local import LocalComm
 from decentral.comm.world import World
 from decentral.errors import UserError
-from decentral.rounds.ruled import refuse_second_rule
+from decentral.optimizers.rule import is_asked
+from decentral.rounds.ruled import refuse_second_rule, ruled
+from decentral.rounds.trials.columns import looks_across_layers
+from decentral.rounds.trials.contract import refuse_misfit
+from decentral.rounds.trials.momentum import momentum_twice, rule_has_momentum
 from decentral.rounds.trials.needs import refuse_unmet
 from decentral.runs.divergence import overflow
 from decentral.runs.gathering import Gathering
@@ -39,11 +43,18 @@ def check(run: StageRun, world: World) -> None:
     """Refuse what does not fit: the cut, the program, its heads, the ranks."""
     _hosts(run, world)
     if run.topology is not None and run.algorithm is not None:
+        refuse_misfit(run.algorithm, getattr(torch, run.train.dtype))
         refuse_unmet(run.algorithm, run.topology.mixing())
         refuse_second_rule(run.algorithm, run.optimizer)
         if traits_of(run.algorithm).whole:
             raise UserError(
                 f"{type(run.algorithm).__name__} looks at whole models and a stage holds a part; use another method"
+            )
+        method, _ = ruled(run.algorithm, run.optimizer, run.train.weight_decay)
+        if run.stages.count > 1 and looks_across_layers(method):
+            raise UserError(
+                f"{type(run.algorithm).__name__} looks across the columns of a model, and a stage has a part of them "
+                "and does not wait for the others; use stages.count = 1, or a method that acts alike on every column"
             )
     Plan(run, torch.device("cpu")).rehearse()
 
@@ -82,7 +93,8 @@ class Training:
         self.gathering = Gathering(world, len(self.host), self._record)
         self._steps = {stage.number: 0 for stage in self.stages}  # done by each stage of this rank
         cut = [[span.start, span.stop] for span in self.plan.spans]
-        journal.begin({"cut": cut, "hosts": self.host, "clock": clock_of(world)}, self.objective.notes)
+        notes = [*self.objective.notes, *_notes(config)]
+        journal.begin({"cut": cut, "hosts": self.host, "clock": clock_of(world)}, notes)
 
     def run(self) -> Outcome:
         """All steps, with records."""
@@ -232,3 +244,10 @@ def _mean(values: Sequence[float]) -> float:
     """Of those that are known; NaN if none is."""
     known = [v for v in values if not math.isnan(v)]
     return sum(known) / len(known) if known else float("nan")
+
+
+def _notes(run: StageRun) -> list[str]:
+    if run.algorithm is None or not is_asked(run.optimizer) or not rule_has_momentum(run.optimizer):
+        return []
+    note = momentum_twice(run.algorithm, type(run.optimizer).__name__)
+    return [note] if note else []

@@ -13,6 +13,7 @@ from decentral.stages.lending import Lending
 from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import ACTIVATIONS, backprop_step
 from decentral.stages.stage import Stage
+from topologies.settings import plain_settings
 
 KINDS = ("greedy", "chunked", "overlapping")
 
@@ -43,6 +44,7 @@ class Local(StageProgram):
     global_every: int = 0
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         if self.blocks not in KINDS:
             raise ValueError(f"blocks = {self.blocks!r} must be one of {', '.join(KINDS)}")
         for name in ("size", "window"):

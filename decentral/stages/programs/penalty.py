@@ -18,6 +18,7 @@ from decentral.stages.down_sampling import pooled, repeated
 from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import ACTIVATIONS, GRADIENTS, backprop_step
 from decentral.stages.stage import Pass, Stage
+from topologies.settings import plain_settings
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Penalty(StageProgram):
     down_sample: int = 1
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         check_positive(self, "beta", "eta")
         check_setting(self.setting)
         if self.serial_every < 0:

@@ -17,6 +17,7 @@ from decentral.stages.programs.stale_weights import (
     StashedWeights,
 )
 from decentral.stages.stage import Stage
+from topologies.settings import plain_settings
 
 Correction = Literal["none", "stashing", "pipemare", "nesterov"]
 
@@ -63,6 +64,7 @@ class StalePipeline(StageProgram):
     max_momentum: float = 0.99
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         if self.correction not in get_args(Correction):
             raise ValueError(
                 f"correction = {self.correction!r} must be one of {', '.join(get_args(Correction))}"
