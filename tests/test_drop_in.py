@@ -443,9 +443,11 @@ def gan(comms):
     return torch.cat([flat(m) for m in models])
 assert torch.equal(gan([comm, comm]), gan([dc.join("ring"), dc.join("ring")]))
 
-# one rank's NaN is named, once, and told again where it has come to
+# one rank's NaN is named, once, and told again where it has come to; and who begins with another model
 model = net()
 optimizer = dc.Decentralized(SGD(model.parameters(), lr=0.1), A.DSGD(), comm)
+if rank == 1:
+    model.load_state_dict(net(3).state_dict())
 for t in range(4):
     optimizer.zero_grad()
     (backward(model, t) if rank == 0 or t < 2 else (model(X[1, t]).sum() * float("nan")).backward())
@@ -459,6 +461,7 @@ print("fine")
 
 def test_what_scripts_do_with_gradients_hooks_buffers_and_several_models():
     said = passes(2, KINDS).stderr
+    assert said.count("ranks begin with different models: 1 with another than rank 0") == 1
     assert said.count("not finite") == 2 + 1, said  # rank 0 has it in its gradient a step later
     assert "decentral: rank 1: the gradient of step 3 is not finite" in said
     assert (
@@ -571,7 +574,7 @@ def test_mistakes_are_one_line_and_exit_code_2_on_all_ranks(case):
 
 
 def test_an_error_of_one_rank_ends_the_job():
-    done = ends(2, "if rank == 1:\n    raise RuntimeError('caught fire')\ncomm.mean(X[0, 0])\n")
+    done = ends(2, "if rank == 1:\n    raise RuntimeError('caught fire')\ncomm.mean(X[0, 0].reshape(1, -1))\n")
     assert done.returncode == 1
     assert "decentral: rank 1: RuntimeError: caught fire" in done.stderr
 

@@ -57,7 +57,7 @@ class Decentralized(Optimizer):
     lr is the largest of the groups' learning rates; a group with another, lr_k, has its gradient times lr_k / lr. A
     learning rate that changes acts as the method says; it should change by the same factor in all groups.
 
-    At the start parameters, frozen ones too, and with ``model`` its buffers, become those of rank 0. Frozen
+    When it is made parameters, frozen ones too, and with ``model`` its buffers, become those of rank 0. Frozen
     parameters and buffers are never mixed. A parameter without a gradient (``p.grad`` is None) has a gradient of
     zeros in that round, as after ``zero_grad(set_to_none=False)``: it is mixed, and weight decay and momentum of
     whatever optimizer act on it. Every rank must make as many steps; one that makes more is told so. Of several
@@ -78,6 +78,7 @@ class Decentralized(Optimizer):
     Raises UserError, on all ranks, for what cannot work: float16 and bfloat16 parameters, mixed devices or types of
     numbers, ranks with different models, optimizers that evaluate the loss several times, a graph that the method
     cannot have.
+    If models differ in the first step, standard error says whose.
     A gradient that is not finite is named on standard error, with its rank and step, before it spreads.
     A method that diverges on the graph, whatever the learning rate, is warned about on standard error.
     """
@@ -163,6 +164,8 @@ class Decentralized(Optimizer):
         overflown = self._unscale()
         if not overflown:
             self._not_finite.look(self.t)
+        if self.t == 0 and comm.n > 1:
+            self._tell_apart()
         comm.layout = self._layout  # another optimizer may have set that of its model
         given = self._inner_steps.begin(overflown)
         rounds = EarlyComm(comm, self._posted) if self._posted else comm
@@ -297,6 +300,17 @@ class Decentralized(Optimizer):
             raise UserError(
                 "parameters were written to between two steps, while they were being sent to the neighbours; make "
                 "Decentralized with overlap=False, or write to them before the first step"
+            )
+
+    def _tell_apart(self) -> None:
+        """Say whose model is not rank 0's, before the first round."""
+        first, *_ = codes = tell(self.comm, f"{self._checksum():x}")
+        others = [str(rank) for rank, code in enumerate(codes) if code != first]
+        if others:
+            say(
+                self.comm.rank,
+                f"ranks begin with different models: {', '.join(others)} with another than rank 0, as a checkpoint "
+                "makes it that is loaded on one rank; load it on all ranks, or before making Decentralized",
             )
 
     def _unscale(self) -> bool:
