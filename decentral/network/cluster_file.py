@@ -173,7 +173,7 @@ def _edge_links(graph: Any) -> EdgeLinks:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"{path} does not exist; give a cluster file (*.toml, or a graph)")
     try:
         text = read_text(path, MOST_BYTES)
