@@ -44,7 +44,7 @@ def read_graph(path: str | os.PathLike[str], directed: bool = False) -> nx.Graph
     """
     path = Path(path)
     expected, read, _ = _format(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # a name that is too long is none
         raise refused(path, "no such file", expected)
     try:
         return read(path, directed).graph(path.stem)

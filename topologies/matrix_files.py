@@ -39,7 +39,7 @@ def read_matrix(path: str | os.PathLike[str]) -> Any:
         raise ValueError(
             one_line(f"{path}: no matrix format has the suffix {shown(path.suffix)}; use {suffixes}")
         )
-    if not path.is_file():
+    if not os.path.isfile(path):  # a name that is too long is none
         raise refused(path, "no such file", "a mixing matrix")
     try:
         with warnings.catch_warnings():

@@ -30,6 +30,9 @@ GRAPHS = (
 )  # fmt: skip
 """What is compared on every cluster; sparse, since all-reduce is the better way to hear from everyone."""
 
+LARGEST = 1e18
+"""Seconds, and bytes: beyond any cluster, and far from what a float cannot hold."""
+
 HOST_GRAPHS = {"ring-of-cliques": "clique_size", "hierarchical": "group_size"}
 """What is compared where hosts have several workers, and the parameter that is then the workers of a host."""
 
@@ -91,6 +94,7 @@ class Advice:
         return next(way for way in self.ways if way.all_reduce)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused
 def advise(cluster: Cluster, model_bytes: float, compute_s: float) -> Advice:
     """Rank methods on a cluster for a model of ``model_bytes`` and ``compute_s`` seconds of computing a round.
 
@@ -98,13 +102,18 @@ def advise(cluster: Cluster, model_bytes: float, compute_s: float) -> Advice:
     """
     if cluster.n < 2:
         raise UserError("one worker has nobody to talk to; advise needs a cluster of at least two workers")
-    if not 0 < model_bytes < float("inf"):
-        raise UserError(f"model_bytes = {model_bytes:g} must be a positive number of bytes")
-    if not 0 <= compute_s < float("inf"):
-        raise UserError(f"compute_s = {compute_s:g} must be a number of seconds that is not negative")
+    if not 0 < model_bytes <= LARGEST:
+        raise UserError(
+            f"model_bytes = {model_bytes:g} must be a positive number of bytes, {LARGEST:g} at most"
+        )
+    if not 0 <= compute_s <= LARGEST:
+        raise UserError(f"compute_s = {compute_s:g} must be a number of seconds from 0 to {LARGEST:g}")
     reduces = sorted(all_reduces(cluster, model_bytes), key=lambda way: way.seconds)
     schedules = dict(_schedules(cluster.n, host_size(cluster)))
     gossips = [_gossip(name, schedule, cluster, model_bytes) for name, schedule in schedules.items()]
+    if not all(way.seconds <= LARGEST for way in (*reduces, *gossips)):
+        rule = f"takes more than {LARGEST:g} seconds; see to latency_s and bandwidth_bytes_s"
+        raise UserError(f"a vector of {model_bytes:g} bytes {rule} of the cluster file")
     methods = candidates()
     rows, left_out = [], {}
     for one in (one for one in methods if not one.sends.gossip):

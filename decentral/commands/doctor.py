@@ -308,7 +308,7 @@ def _data() -> Finding:
         remedy = f"export DECENTRAL_DATA=FOLDER for {', '.join(files)}"
         return Finding(topic, "note", "digits is built in; DECENTRAL_DATA is not set", remedy)
     root = Path(named).expanduser()
-    if not root.is_dir():
+    if not os.path.isdir(root):
         text = f"DECENTRAL_DATA={named} is no folder"
         return Finding(topic, "broken", text, "set it to the folder that holds the data sets")
     found = [name for name, file in files.items() if _is_there(root, name, file)]

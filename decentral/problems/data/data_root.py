@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,13 +20,13 @@ def find_file(
     """
     if root is None:
         raise UserError(f"{folder} is read from files ({home}); give a data root or set DECENTRAL_DATA to it")
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(
             f"data root {root} is no folder; give the one that holds the files of {folder} ({home})"
         )
     for name in names:
         for path in (root / folder / name, root / name, *(root / other / name for other in others)):
-            if path.is_file():
+            if os.path.isfile(path):
                 return path
     if instead:
         raise UserError(f"no file {names[0]} below {root}; {instead}")
