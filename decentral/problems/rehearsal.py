@@ -56,16 +56,16 @@ def _tried(problem: Layered, made: Made, place: Place, what: str) -> Tried:
         # not a copy, which would be without hooks of parameters
         return converted(problem.made(place.workers, place.seed).module, place.device, place.dtype)
 
-    def begun() -> Trial:
+    def begun(made: Made) -> Trial:
         return Trial(what, make, _batches(made, place), made.dataset.classes)
 
-    @functools.cache
+    @functools.cache  # made anew when it is asked for, if it is: what is remembered should hold no models
     def unbatchable() -> str:
         with Generators(GENERATORS, place.device).kept():
-            return begun().unbatchable()
+            return begun(problem.made(place.workers, place.seed)).unbatchable()
 
     with Generators(GENERATORS, place.device).kept():
-        trial = begun()
+        trial = begun(made)
         trial.check_loop()
         notes = []
     if trial.counting:
