@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from decentral.errors import UserError
 from decentral.problems.capabilities import is_ours
 from decentral.problems.evaluation import placed
 from decentral.problems.models.conversion import check_trainable, converted
@@ -65,9 +66,14 @@ def _tried(problem: Layered, made: Made, place: Place, what: str) -> Tried:
             return begun(problem.made(place.workers, place.seed)).unbatchable()
 
     with Generators(GENERATORS, place.device).kept():
-        trial = begun(made)
-        trial.check_loop()
-        notes = []
+        try:
+            trial = begun(made)
+            trial.check_loop()
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{what} cannot be tried ({type(error).__name__}: {error}); mend it") from error
+    notes = []
     if trial.counting:
         notes.append(
             f"the model changes its attribute {shown(trial.counting)} in each pass, and the workers of a process share "
