@@ -134,11 +134,13 @@ class Evaluation:
     ) -> list[T]:  # fmt: skip
         """Of each chunk, what its logits and labels give. What a model draws here too is the same in all records."""
         self.generators.seed(self.place.seed, "evaluation", whose)
-        views, chunks = self.layout.views(row), _chunks(inputs, labels)
+        chunks = _chunks(inputs, labels)
         if self.stateless:
-            return [judge(functional_call(self.module, (views, buffers), (x,)), y) for x, y in chunks]
-        with standing_for(self.module, views, buffers):
-            return [judge(self.module(x), y) for x, y in chunks]
+            named = self.layout.views(row), buffers
+            return [judge(functional_call(self.module, named, (x,)), y) for x, y in chunks]
+        # copies all: to measure a model is not to change it, whatever it writes to
+        with standing_for(self.module, self.layout.views(row.clone()), buffers):
+            return [judge(self.module(x.clone()), y) for x, y in chunks]
 
 
 def _chunks(inputs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from decentral.errors import UserError
 from decentral.problems.capabilities import is_ours
 from decentral.problems.evaluation import placed
 from decentral.problems.models.conversion import check_trainable, converted
@@ -56,18 +57,23 @@ def _tried(problem: Layered, made: Made, place: Place, what: str) -> Tried:
         # not a copy, which would be without hooks of parameters
         return converted(problem.made(place.workers, place.seed).module, place.device, place.dtype)
 
-    def begun() -> Trial:
+    def begun(made: Made) -> Trial:
         return Trial(what, make, _batches(made, place), made.dataset.classes)
 
-    @functools.cache
+    @functools.cache  # made anew when it is asked for, if it is: what is remembered should hold no models
     def unbatchable() -> str:
         with Generators(GENERATORS, place.device).kept():
-            return begun().unbatchable()
+            return begun(problem.made(place.workers, place.seed)).unbatchable()
 
     with Generators(GENERATORS, place.device).kept():
-        trial = begun()
-        trial.check_loop()
-        notes = []
+        try:
+            trial = begun(made)
+            trial.check_loop()
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{what} cannot be tried ({type(error).__name__}: {error}); mend it") from error
+    notes = []
     if trial.counting:
         notes.append(
             f"the model changes its attribute {shown(trial.counting)} in each pass, and the workers of a process share "

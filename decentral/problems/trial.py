@@ -63,6 +63,7 @@ class Trial:
         with torch.no_grad():
             for name, value in self.layout.views(self.point(worker, t)).items():
                 named[name].copy_(value)
+        given = inputs.clone()
         self.generators.seed(_SEED, "model", worker, t)
         tried = f"{self.what}: a training pass on a batch of shape {tuple(inputs.shape)}"
         try:
@@ -72,6 +73,8 @@ class Trial:
         except Exception as error:
             more = "; raise train.batch_size" if len(inputs) == 1 else ""
             raise UserError(f"{tried} raised {_said(error)}{more}") from error
+        if not torch.equal(inputs, given):
+            raise UserError(f"{tried} writes to the batch; let it write to a clone() of its input")
         if odd := found.misshapen:
             raise UserError(
                 f"{self.what}: buffer {shown(odd[0])} appears, goes, or changes its shape or type in a training pass; "
@@ -104,7 +107,7 @@ class Trial:
             state = self.generators.state()
             with standing_for(module, {}, buffers):
                 try:
-                    logits.append(module(inputs))
+                    logits.append(module(inputs.clone()))
                 except Exception as error:
                     tried = f"{self.what}: an evaluation pass on a batch of shape {tuple(inputs.shape)}"
                     raise UserError(f"{tried} raised {_said(error)}") from error
@@ -120,7 +123,13 @@ class Trial:
         module = self.make()
         rows = stacked_buffers(module, 2)
         oracle = LoopOracle(module, self.layout, rows, range(2), _SEED, GENERATORS)
-        if self._differs(oracle, rows, 0, 1e-4) or self._differs(oracle, rows, 1, 1e-4):
+        differ = self._differs(oracle, rows, 0, 1e-4) or self._differs(oracle, rows, 1, 1e-4)
+        if differ == "parameters":
+            raise UserError(
+                f"{self.what} puts others in the place of its parameters in a pass; let it write to them in place, under "
+                "torch.no_grad()"
+            )
+        if differ:
             raise UserError(
                 f"{self.what} gives other results where another worker's pass came before: it keeps state outside its "
                 "buffers, or has a generator of its own; use register_buffer, and torch's global generator"
@@ -138,6 +147,7 @@ class Trial:
             oracle = BatchedOracle(module, self.layout, rows)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                warnings.filterwarnings("error", "There is a performance drop")  # vmap would loop, and say so
                 differ = self._differs(oracle, rows, 0, 1e-3) or self._differs(oracle, rows, 1, 1e-3)
         except Exception as error:
             return f"torch's vmap cannot batch the model ({shown(str(error.__cause__ or error))})"
@@ -146,7 +156,7 @@ class Trial:
     def _differs(
         self, oracle: LoopOracle | BatchedOracle, rows: dict[str, Tensor], t: int, rtol: float
     ) -> str:
-        """What of round t is not as in plain torch: "losses", "gradients", "buffers", or ""."""
+        """What of round t is not as in plain torch: "parameters", "losses", "gradients", "buffers", or ""."""
         inputs, labels = (list(part) for part in zip(*self.batches, strict=True))
         x = torch.stack([self.point(worker, t) for worker in range(2)])
         if len(inputs[0]) == len(inputs[1]):
@@ -156,7 +166,12 @@ class Trial:
         g = torch.cat([block for _, block in blocks], dim=1)
         for worker in range(2):
             plain, own = self.plain[2 * t + worker], self.layout.views(g[worker])
+            left = self.layout.views(x[worker])
             floor = 1e-6 * max(_largest(each) for each in plain.gradients.values())
+            if not all(
+                name in plain.parameters and _close(left[name], plain.parameters[name], rtol) for name in left
+            ):
+                return "parameters"
             if not _close(losses[worker], plain.loss, rtol):
                 return "losses"
             if not all(_close(own[name], plain.gradients[name], rtol, floor) for name in own):

@@ -118,7 +118,10 @@ class ActivationMeter:
 
     def _pack(self, tensor: Tensor) -> _Kept:
         kept = _Kept(tensor)
-        if not isinstance(tensor, nn.Parameter) and not isinstance(tensor._base, nn.Parameter):
+        dense = (
+            tensor.layout is torch.strided
+        )  # a sparse matrix is a constant of the model, and has no storage
+        if dense and not isinstance(tensor, nn.Parameter) and not isinstance(tensor._base, nn.Parameter):
             storage = tensor.untyped_storage()
             key = storage.data_ptr()
             if not self.live.get(key):

@@ -165,7 +165,8 @@ class Stage:
 
         ``gradient``: at the pass's output.
         """
-        torch.autograd.backward(kept.y, gradient)
+        if kept.y.requires_grad:  # else all that the stage has is frozen, and nothing below learns
+            torch.autograd.backward(kept.y, gradient)
         gradient_in, kept.x.grad = kept.x.grad, None
         return gradient_in
 

@@ -63,7 +63,7 @@ def _import_factory(path: str) -> Callable[[tuple[int, ...], int], object]:
 
 def _try_batch(model: nn.Module, dataset: Dataset, path: str) -> None:
     """Raise `UserError` unless ``model`` maps a few training examples to floating (B, classes)."""
-    batch = dataset.train_x[:3]
+    batch = dataset.train_x[:3].clone()  # it may be written to
     tried = f"model {path!r}: a batch of shape {tuple(batch.shape)}"
     if batch.is_floating_point():  # a model in double precision is converted later
         batch = batch.to(next((p.dtype for p in model.parameters() if p.is_floating_point()), batch.dtype))

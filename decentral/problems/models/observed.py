@@ -15,12 +15,14 @@ from decentral.problems.models.draws import GENERATORS, Generators
 class Observed:
     """``loss``, and by the names of the module's parameters and buffers:
 
-    ``gradients`` of the parameters that require one, dense, zeros where the loss does not depend on it; ``buffers`` as
-    the pass leaves them, and ``before`` as it found them. ``draws``: the names of the global generators that it moved.
+    ``gradients`` of the parameters that require one, dense, zeros where the loss does not depend on it. ``parameters``
+    (those) and ``buffers``: as the pass leaves them; ``before``: the buffers as it found them. ``draws``: the names of
+    the global generators that it moved.
     """
 
     loss: Tensor
     gradients: dict[str, Tensor]
+    parameters: dict[str, Tensor]
     before: dict[str, Tensor]
     buffers: dict[str, Tensor]
     draws: frozenset[str]
@@ -51,7 +53,8 @@ def observed(
         loss.backward()  # type: ignore[no-untyped-call]
     gradients = {name: _dense(p) for name, p in trained.items()}
     module.zero_grad(set_to_none=True)
-    return Observed(loss.detach(), gradients, before, _buffers(module), generators.moved(state))
+    left = {name: p.detach().clone() for name, p in module.named_parameters() if name in trained}
+    return Observed(loss.detach(), gradients, left, before, _buffers(module), generators.moved(state))
 
 
 def _dense(p: nn.Parameter) -> Tensor:

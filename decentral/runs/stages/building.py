@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from scipy import sparse
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import topologies
 from decentral.errors import UserError
@@ -70,7 +71,8 @@ class Plan:
             return
         programs = {s.index: begun(self.config.program, s, self.generators) for s in self.trial(2)}
         try:
-            VirtualClock(programs, lambda *_: 1.0).run()
+            # as they are profiled
+            VirtualClock(programs, lambda *_: 1.0, around=lambda *_: FlopCounterMode(display=False)).run()
         except StageError as error:
             raise UserError(f"the network, cut into {len(self.spans)} stages: {error}") from error
 
