@@ -143,7 +143,13 @@ def test_links_and_layout_are_arguments():
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
     assert torch.equal(ours.at(0).mix(x.clone()), by_hand.at(0).mix(x.clone()))
     assert ours.ledger.bytes_sent.tolist() == by_hand.ledger.bytes_sent.tolist()
+    assert "links are of the workers range(0, 2)" in refusal(
+        lambda: LocalComm(RING, Links(COMPRESSORS["sign"](), layout, 0, range(2)))
+    )
     power = algorithms.PowerGossip()
+    assert "got x with 5 columns, and the layout has 6" in refusal(
+        lambda: power.init(x[:, :5], LocalComm(RING, layout=layout))
+    )
     state = power.init(x, LocalComm(RING, layout=layout))
     assert state.right.shape == (8, 2)  # of the one matrix, on eight directed edges
 

@@ -77,6 +77,10 @@ class Communicator(Mixer):
         self.h = workers_a_rank(self.n, ranks)
         self.rows = range(rank * self.h, (rank + 1) * self.h)
         self.ledger = Ledger(self.n, self.h)
+        if links is not None and links.rows != self.rows:
+            raise UserError(
+                f"links are of the workers {links.rows}, and this communicator's are {self.rows}; give them these"
+            )
         self.unready = self.schedule.period != 1  # it must be told the round before it mixes
         self.opening = True
         self.rider = False
@@ -161,6 +165,11 @@ class Communicator(Mixer):
     def admit(self, method: Any, x: Tensor) -> None:
         """See :class:`Mixer`. Raises UserError; with ``check`` = False the mixing may be any, as where n = 1."""
         refuse_models(method, x, self.h, self._rule_of_rows())
+        if self.layout is not None and self.check and self.layout.d != x.shape[1]:
+            raise UserError(
+                f"{type(method).__name__}.init got x with {x.shape[1]} columns, and the layout has {self.layout.d}; "
+                "give both of the same model"
+            )
         if self.check and self.n > 1:
             refuse_mixing(method, self.schedule, self._unchecked())
 

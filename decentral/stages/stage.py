@@ -57,7 +57,7 @@ class Stage:
         self.head = network.head if self.last else None
         self.network = network
         # asked once a step, whoever asks: each answer may be new memory, which micro-batches would keep apart
-        self.batch: Batches = lru_cache(maxsize=_KEPT_BATCHES)(batches)
+        self.batch: Batches = lru_cache(maxsize=_KEPT_BATCHES)(lambda t: batches(t))
         self.steps, self.lr, self.loss = steps, lr, loss
         self.modules: nn.ModuleList = nn.ModuleList(self.layers.values())
         if self.head is not None:
