@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 
 import click
 
+from decentral.allocator import keep_freed_memory, out_of_memory
 from decentral.errors import UserError
-from topologies.wording import one_line
+from topologies.wording import LONGEST_VALUE, cut, one_line
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -49,8 +50,6 @@ def run(file: Path, overrides: tuple[str, ...], out: Path | None, resume: bool, 
 
 def load_run() -> ModuleType:
     """:mod:`decentral.runs.run`, and torch with it, imported the quick way."""
-    from decentral.allocator import keep_freed_memory
-
     keep_freed_memory()  # before torch is there
     gc.disable()  # to collect garbage while torch is imported only costs time
     try:
@@ -235,6 +234,11 @@ def main() -> None:
         _fail(f"{error.format_message()}{f' See `{context.command_path} --help`.' if context else ''}", 2)
     except UserError as error:
         _fail(str(error), 2)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        said = cut((str(error).splitlines() or [""])[0], 2 * LONGEST_VALUE)
+        _fail(f"out of memory ({said}); use a smaller model, fewer workers, or smaller batches", 2)
 
 
 def _fail(text: str, code: int) -> NoReturn:

@@ -7,7 +7,9 @@ from typing import Annotated
 
 from decentral.problems.data import DEDUCTIONS, TREEBANKS, load_deductions, load_trees
 from decentral.problems.objective import check_positive
+from decentral.problems.sizes import check_layers, refuse_size
 from decentral.tables import OneOf
+from topologies.wording import shown
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,13 @@ class ListReduction:
 
     def prepare(self, workers: int, seed: int) -> None:
         """Nothing to read: lists are drawn."""
+        del workers, seed
+        _refuse_width(self.width)
+        count = max(self.train, self.validation)
+        tokens = f"problem.train = {shown(self.train)}, problem.validation = {shown(self.validation)} and longest = "
+        refuse_size(
+            8.0 * count * (self.longest + 2), f"{tokens}{shown(self.longest)}", "draw fewer or shorter lists"
+        )
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class SentimentTrees:
 
     def prepare(self, workers: int, seed: int) -> None:
         """Read the trees once, so that every mistake is found before any run starts."""
+        _refuse_width(self.width)
         load_trees(self.trees, self.data_root or None)
 
 
@@ -64,7 +74,14 @@ class BasicDeduction:
 
     def __post_init__(self) -> None:
         check_positive(width=self.width, steps=self.steps)
+        check_layers(steps=self.steps)
 
     def prepare(self, workers: int, seed: int) -> None:
         """Read the stories once, so that every mistake is found before any run starts."""
+        _refuse_width(self.width)
         load_deductions(self.stories, self.data_root or None)
+
+
+def _refuse_width(width: int) -> None:
+    """Each of these networks has a square matrix of it, in four bytes a number."""
+    refuse_size(4.0 * width * width, f"problem.width = {shown(width)}", "make it smaller")

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from topologies.wording import shown
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -85,7 +87,7 @@ def check_positive(**values: float) -> None:
     """Refuse what is not positive, naming the key."""
     for key, value in values.items():
         if not 0 < value < float("inf"):
-            raise ValueError(f"{key} = {value} must be positive")
+            raise ValueError(f"{key} = {shown(value)} must be positive")
 
 
 def check_spread(condition: float, **spreads: float) -> None:
@@ -94,4 +96,4 @@ def check_spread(condition: float, **spreads: float) -> None:
         raise ValueError(f"condition = {condition} must be at least 1")
     for key, value in spreads.items():
         if not 0 <= value < float("inf"):
-            raise ValueError(f"{key} = {value} must not be negative")
+            raise ValueError(f"{key} = {shown(value)} must not be negative")

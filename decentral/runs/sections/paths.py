@@ -27,4 +27,11 @@ def absolute_paths(value: Any, base: Path, key: str = "") -> Any:
         or (key == "topology.weights" and value in topologies.WEIGHTS)
     ):
         return value
-    return str((base / value).resolve()) if value and (base / value).exists() else value
+    return str((base / value).resolve()) if value and _leads_somewhere(base / value) else value
+
+
+def _leads_somewhere(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # longer than a path can be, say
+        return False
