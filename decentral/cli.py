@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -222,6 +223,7 @@ def doctor(as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: mistakes of the user are one line on standard error and exit code 2."""
+    _keep_warnings_back()
     try:
         cli(standalone_mode=False, prog_name="decentral")
     except click.exceptions.Abort:
@@ -239,6 +241,30 @@ def main() -> None:
             raise
         said = cut((str(error).splitlines() or [""])[0], 2 * LONGEST_VALUE)
         _fail(f"out of memory ({said}); use a smaller model, fewer workers, or smaller batches", 2)
+
+
+def _keep_warnings_back() -> None:
+    """What libraries warn of is said in words of our own or means nothing here; a user's own modules may warn.
+
+    Where somebody has asked for warnings, or made them errors as tests do, they come.
+    """
+    if sys.warnoptions or any(action == "error" for action, *_ in warnings.filters):
+        return
+    for package in ("decentral", "topologies", *_LIBRARIES):
+        warnings.filterwarnings("ignore", module=rf"{package}(\.|$)")
+
+
+_LIBRARIES = (
+    "matplotlib",
+    "networkx",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "torch",
+    "functorch",
+    "cvxpy",
+    "tensorboard",
+)
 
 
 def _fail(text: str, code: int) -> NoReturn:

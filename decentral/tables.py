@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import inspect
 import os
+import re
 import tomllib
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LARGEST_FILE, LONGEST_TEXT, DEEPEST = 10_000_000, 10_000, 24
+LARGEST = 1e30
+"""Of a finite number: float32 ends at 3.4e38, and products of such numbers soon after."""
+LARGEST_FILE, LONGEST_TEXT, DEEPEST = 2_000_000, 10_000, 24
 """Of a file that people write: bytes at most; characters of a text in it; tables and arrays inside one another."""
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """The table of a TOML file of at most 10 MB. Raises UserError; ``what`` should be given, as in "a cluster file"."""
+    """The table of a TOML file of at most 2 MB. Raises UserError; ``what`` should be given, as in "a cluster file"."""
     try:
         with path.open("rb") as file:
             raw = file.read(LARGEST_FILE + 1)
@@ -47,6 +50,8 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
     """The table of a TOML text. Raises UserError, also for what is too deep or too large; see :func:`check_values`."""
+    if any(part.count(".") > _MOST_DOTS for part in re.split(r"[^\w\"'. \t-]", text)):
+        raise UserError(f"{where} has {_TOO_DEEP}")  # the parser takes minutes
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -75,6 +80,7 @@ def check_values(table: Mapping[str, Any], where: str) -> None:
             )
 
 
+_MOST_DOTS = 1_000  # without anything between but letters, spaces and quotes
 _TOO_DEEP = f"tables or arrays more than {DEEPEST} deep inside one another; write what is meant"
 _TOO_LARGE = "an integer beyond the 64 bits that TOML's have; write a smaller one"
 
@@ -127,8 +133,10 @@ def from_table(
     try:
         made = target(**given, **{key: getattr(checked, key) for key in fields})
         for key, value in _values(table, f"[{section}]"):
-            if isinstance(value, float) and value != value:
-                raise UserError(f"{section}.{key} = nan is no number; write one")
+            if isinstance(value, float) and not (abs(value) <= LARGEST or abs(value) == float("inf")):
+                raise UserError(
+                    f"{section}.{key} = {value} is beyond what a run can compute with; use less than {LARGEST}"
+                )
         return made
     except UserError:
         raise

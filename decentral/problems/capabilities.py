@@ -56,6 +56,14 @@ class Sized(Problem, Protocol):
 
 
 @runtime_checkable
+class Measured(Problem, Protocol):
+    """Settings of a problem that can say what will be recorded of it."""
+
+    def columns(self, workers: int, weight_decay: float) -> tuple[str, ...]:
+        """Columns of metrics.csv that its runs have and those of other problems may not; the objective fills them."""
+
+
+@runtime_checkable
 class Linear(Trainable, Protocol):
     """Settings of a problem whose gradient is H_i x - r_i: its steady states are linear algebra."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from decentral.problems.capabilities import BatchSize, Draw, Made
 from decentral.problems.data import DATASETS, load
 from decentral.problems.data.partitions import partition
-from decentral.problems.objective import Place, check_positive
+from decentral.problems.objective import OF_OPTIMUM, OF_SAMPLES, Place, check_positive
 from decentral.problems.sizes import check_layers, refuse_models
 from decentral.tables import OneOf
 from topologies.streams import stream
@@ -83,6 +83,11 @@ class Classification:
         """See :class:`decentral.problems.capabilities.Dealt`."""
         return len(load(self.data, self.data_root or None).train_y)
 
+    def columns(self, workers: int, weight_decay: float) -> tuple[str, ...]:
+        """See :class:`decentral.problems.capabilities.Measured`."""
+        del workers, weight_decay
+        return OF_SAMPLES
+
     def parameters(self) -> int:
         """See :class:`decentral.problems.capabilities.Sized`."""
         from decentral.problems.models.initialise import parameter_count
@@ -119,6 +124,10 @@ class LogisticRegression(Classification):
             raise ValueError(
                 "problem.optimum = true needs train.weight_decay > 0, else the optimum is not unique; set it, e.g. 1e-3"
             )
+
+    def columns(self, workers: int, weight_decay: float) -> tuple[str, ...]:
+        """With the distances to the optimum, if it is asked for."""
+        return super().columns(workers, weight_decay) + (OF_OPTIMUM if self.optimum else ())
 
     def network(self, dataset: Dataset) -> nn.Module:
         """See :class:`Classification`."""

@@ -23,16 +23,15 @@ class ListReduction:
 
     def __post_init__(self) -> None:
         check_positive(train=self.train, validation=self.validation, longest=self.longest, width=self.width)
+        _refuse_width(self.width)
+        numbers = 8.0 * max(self.train, self.validation) * (self.longest + 2)
+        refuse_size(
+            numbers, f"lists with train = {shown(self.train)}, validation = {shown(self.validation)} and longest = "
+            f"{shown(self.longest)}", "draw fewer or shorter ones",
+        )  # fmt: skip
 
     def prepare(self, workers: int, seed: int) -> None:
         """Nothing to read: lists are drawn."""
-        del workers, seed
-        _refuse_width(self.width)
-        count = max(self.train, self.validation)
-        tokens = f"problem.train = {shown(self.train)}, problem.validation = {shown(self.validation)} and longest = "
-        refuse_size(
-            8.0 * count * (self.longest + 2), f"{tokens}{shown(self.longest)}", "draw fewer or shorter lists"
-        )
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,10 @@ class SentimentTrees:
 
     def __post_init__(self) -> None:
         check_positive(width=self.width)
+        _refuse_width(self.width)
 
     def prepare(self, workers: int, seed: int) -> None:
         """Read the trees once, so that every mistake is found before any run starts."""
-        _refuse_width(self.width)
         load_trees(self.trees, self.data_root or None)
 
 
@@ -75,13 +74,13 @@ class BasicDeduction:
     def __post_init__(self) -> None:
         check_positive(width=self.width, steps=self.steps)
         check_layers(steps=self.steps)
+        _refuse_width(self.width)
 
     def prepare(self, workers: int, seed: int) -> None:
         """Read the stories once, so that every mistake is found before any run starts."""
-        _refuse_width(self.width)
         load_deductions(self.stories, self.data_root or None)
 
 
 def _refuse_width(width: int) -> None:
     """Each of these networks has a square matrix of it, in four bytes a number."""
-    refuse_size(4.0 * width * width, f"problem.width = {shown(width)}", "make it smaller")
+    refuse_size(4.0 * width * width, f"width = {shown(width)}", "make it smaller")

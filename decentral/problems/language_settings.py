@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from decentral.problems.capabilities import BatchSize, Draw, Made
 from decentral.problems.data import TEXTS, load_text
-from decentral.problems.objective import Place, check_positive
+from decentral.problems.objective import OF_SAMPLES, Place, check_positive
 from decentral.problems.sizes import check_layers, refuse_models
 from decentral.tables import OneOf
 
@@ -59,6 +59,11 @@ class Language:
         from decentral.problems.data.windows import windows_of
 
         return len(windows_of(load_text(self.text, self.data_root or None), self.context).train_y)
+
+    def columns(self, workers: int, weight_decay: float) -> tuple[str, ...]:
+        """See :class:`decentral.problems.capabilities.Measured`."""
+        del workers, weight_decay
+        return OF_SAMPLES
 
     def parameters(self) -> int:
         """See :class:`decentral.problems.capabilities.Sized`."""

@@ -83,6 +83,15 @@ class Objective(Protocol):
         """How many passes over the data ``rounds`` rounds are; None where there is no data set."""
 
 
+OF_OPTIMUM = ("bias_sq", "mean_bias_sq")
+"""Columns that are recorded where the optimum is known."""
+OF_SAMPLES = (
+    "epoch", "samples", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_accuracy_worker_mean",
+    "test_accuracy_worker_min",
+)  # fmt: skip
+"""Columns of models that learn from samples with labels."""
+
+
 def check_positive(**values: float) -> None:
     """Refuse what is not positive, naming the key."""
     for key, value in values.items():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from decentral.blocks import block_width, column_blocks
-from decentral.problems.objective import Place, check_positive, check_spread, one_worker
+from decentral.problems.objective import OF_OPTIMUM, Place, check_positive, check_spread, one_worker
 from decentral.problems.sizes import refuse_models
 from topologies.streams import stream
 
@@ -80,6 +80,11 @@ class Quadratic:
         """Gradients have no noise but what is asked for."""
         del batch_size
         return self.noise == 0
+
+    def columns(self, workers: int, weight_decay: float) -> tuple[str, ...]:
+        """See :class:`decentral.problems.capabilities.Measured`."""
+        del workers, weight_decay
+        return ("train_loss", *OF_OPTIMUM)
 
     def parameters(self) -> int:
         """See :class:`decentral.problems.capabilities.Sized`."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from decentral.problems.data.batches import EpochBatches
-from decentral.problems.objective import Place, check_positive, check_spread, one_worker
+from decentral.problems.objective import OF_OPTIMUM, Place, check_positive, check_spread, one_worker
 from decentral.problems.sizes import refuse_models
 from topologies.streams import stream
 
@@ -74,6 +74,11 @@ class LinearRegression:
     def exact(self, batch_size: BatchSize) -> bool:
         """Full batches have no sampling noise (noisy labels only move the optimum)."""
         return batch_size == "full"
+
+    def columns(self, workers: int, weight_decay: float) -> tuple[str, ...]:
+        """See :class:`decentral.problems.capabilities.Measured`; with few samples the optimum is not unique."""
+        unique = weight_decay > 0 or workers * self.samples >= self.dimension
+        return ("epoch", "samples", "train_loss", *(OF_OPTIMUM if unique else ()))
 
     def parameters(self) -> int:
         """See :class:`decentral.problems.capabilities.Sized`."""

@@ -21,6 +21,7 @@ from decentral.report.columns import COLUMNS
 from decentral.report.figure_tables import check_figure, figures_of
 from decentral.report.results import Experiment as Results
 from decentral.report.results import Run
+from decentral.runs.kind import Columns
 from decentral.runs.kind import Run as Config
 from decentral.runs.kinds import SECTIONS, run_of
 from decentral.runs.reading import resolved
@@ -55,14 +56,17 @@ class Experiment:
     runs: tuple[PlannedRun, ...]
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read, override and check an experiment file. Every run of the grid is checked before any starts."""
+def load(path: Path, overrides: Sequence[str] = (), ranks: int = 1) -> Experiment:
+    """Read, override and check an experiment file. Every run of the grid is checked before any starts.
+
+    ``ranks``: of MPI, on which some columns are not to be had.
+    """
     table = read_toml(path, "an experiment file")
     table = {"name": path.stem} | absolute_paths(table, path.parent)
-    return expand(table, [parse_override(text) for text in overrides])
+    return expand(table, [parse_override(text) for text in overrides], ranks)
 
 
-def expand(table: Mapping[str, Any], overrides: Sequence[tuple[str, Any]] = ()) -> Experiment:
+def expand(table: Mapping[str, Any], overrides: Sequence[tuple[str, Any]] = (), ranks: int = 1) -> Experiment:
     """The grid: product of the sweep's axes, times the seeds; overrides come last and win."""
     check_values(table, "the experiment")
     table = {"name": "experiment"} | copy.deepcopy(dict(table))
@@ -91,7 +95,7 @@ def expand(table: Mapping[str, Any], overrides: Sequence[tuple[str, Any]] = ()) 
             run_id = _run_id(swept, seed, config)
             runs[run_id] = PlannedRun(run_id, swept, config)
     planned = tuple(_same_fields(list(runs.values())))
-    _check_figures(table, planned)
+    _check_figures(table, planned, ranks)
     return Experiment(table["name"], table, planned)
 
 
@@ -212,7 +216,14 @@ def _flat(key: str, value: Any) -> dict[str, Any]:
     return {key: value}
 
 
-def _check_figures(table: Mapping[str, Any], planned: Sequence[PlannedRun]) -> None:
+_SOME = Columns(
+    tuple(name for name, column in COLUMNS.items() if not column.final),
+    tuple(name for name, column in COLUMNS.items() if column.final),
+)
+"""Those of a run that does not tell its own: all that have words."""
+
+
+def _check_figures(table: Mapping[str, Any], planned: Sequence[PlannedRun], ranks: int) -> None:
     """Refuse figures of columns or fields that no run will have, as drawing them would."""
     figures = table.get("figure", [])
     if not isinstance(figures, list) or not all(isinstance(figure, Mapping) for figure in figures):
@@ -221,13 +232,19 @@ def _check_figures(table: Mapping[str, Any], planned: Sequence[PlannedRun]) -> N
         )
     if not figures:
         return
-    recorded = {name: np.empty(0) for name, column in COLUMNS.items() if not column.final}
+    known = {r.id: r.config.columns(ranks) or _SOME for r in planned}
     runs = [
-        Run(r.id, "planned", "", r.config.seed, r.swept, {}, recorded, resolved(r.config), {})
+        Run(
+            r.id, "planned", "", r.config.seed, r.swept, {},
+            dict.fromkeys(known[r.id].recorded, np.empty(0)), resolved(r.config), {},
+        )
         for r in planned
-    ]
-    swept = tuple(planned[0].swept)
-    foreseen = Results(Path(), table["name"], "", "", table, swept, tuple(COLUMNS), tuple(runs), ())
+    ]  # fmt: skip
+    swept, metrics = (
+        tuple(planned[0].swept),
+        dict.fromkeys(name for one in known.values() for name in sum(one, ())),
+    )
+    foreseen = Results(Path(), table["name"], "", "", table, swept, tuple(metrics), tuple(runs), ())
     for spec in figures_of(foreseen):
         check_figure(spec, foreseen)
 
