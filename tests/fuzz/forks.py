@@ -43,13 +43,13 @@ def import_everything():
         importlib.import_module(name)
 
 
-def ask(arguments, folder, limit_s=LIMIT_S):
-    """``decentral arguments``, standing in ``folder``."""
+def ask(arguments, folder, limit_s=LIMIT_S, drawn=True):
+    """``decentral arguments``, standing in ``folder``; unless ``drawn``, runs end without table and figures."""
     began = time.monotonic()
     said = [Path(folder) / ".out", Path(folder) / ".err"]
     child = os.fork()
     if child == 0:
-        _be(arguments, folder, said)
+        _be(arguments, folder, said, drawn)
     ended = os.pidfd_open(child)
     try:
         in_time = bool(select.select([ended], [], [], limit_s)[0])
@@ -65,7 +65,7 @@ def ask(arguments, folder, limit_s=LIMIT_S):
     return Answer(code, out, err, time.monotonic() - began)
 
 
-def _be(arguments, folder, said):
+def _be(arguments, folder, said, drawn):
     """The command itself; it never returns."""
     code = 1
     try:
@@ -81,7 +81,10 @@ def _be(arguments, folder, said):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         sys.argv = ["decentral", *arguments]
         from decentral.cli import main
+        from decentral.runs import run
 
+        if not drawn:
+            run._show = lambda folder: None
         main()
         code = 0
     except SystemExit as end:

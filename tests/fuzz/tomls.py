@@ -8,6 +8,8 @@ from pathlib import Path
 
 import tomli_w
 
+from .scrawl import spoilt_text
+
 ROOT = Path(__file__).resolve().parents[2]
 _EMBEDDED = {"data": "digits", "text": "sums", "trees": "signed-words", "stories": "generated"}
 _NUMBERS = (
@@ -18,11 +20,6 @@ _OTHERS = (
     True, False, "", "x", "auto", "full", "ring", "dsgd", "ü\u202e\u0007", "a" * 100_000, "../../etc", "/", "\x00",
     "nan", [], [[]], {}, [1, 2], ["a", 1], [0] * 5_000, {"name": "ring"}, {"": 1}, {"a": {"b": {"c": {}}}}, [{}],
     datetime.datetime(2024, 1, 1), datetime.date(2024, 2, 29), datetime.time(1, 2),
-)  # fmt: skip
-_SCRAPS = (
-    "[", "]", "{", "}", '"', "'''", "=", "\n", "\n[", "#", ",", ".", "-", "e", "_", "0x", "1e999", "9" * 5_000, "nan",
-    "inf", "[[", "]]", "\ufeff", "\x00", "\x1b[31m", "é", "[" * 3_000, "{a=" * 3_000, "a." * 3_000 + "a=1\n", " = 1\n",
-    "[sweep]\n", "[[figure]]\n", "[stages]\n", "[dataflow]\n", "[faults]\n", "2024-01-01", "true", '"""',
 )  # fmt: skip
 
 
@@ -73,7 +70,7 @@ def mutant(random):
     text = _written(table)
     if random.random() < 0.25:
         for _ in range(random.choice((1, 1, 2, 5))):
-            text = _scrawl(text, random)
+            text = spoilt_text(text, random)
     raw = text.encode("utf-8", "surrogatepass")
     if random.random() < 0.03:
         raw = random.choice(
@@ -127,20 +124,3 @@ def _deep(random):
     for _ in range(random.choice((5, 50, 200))):
         value = [value] if random.random() < 0.5 else {"a": value}
     return value
-
-
-def _scrawl(text, random):
-    at, how = random.randrange(len(text) + 1), random.random()
-    if how < 0.4:
-        return text[:at] + random.choice(_SCRAPS) + text[at:]
-    lines = text.splitlines(keepends=True) or [""]
-    i, j = random.randrange(len(lines)), random.randrange(len(lines))
-    if how < 0.6:
-        del lines[i]
-    elif how < 0.75:
-        lines.insert(i, lines[j])
-    elif how < 0.9:
-        lines[i], lines[j] = lines[j], lines[i]
-    else:
-        return text[:at]
-    return "".join(lines)
