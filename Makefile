@@ -18,7 +18,7 @@ $(error MPI must be openmpi, mpich or mpi, not '$(MPI)')
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lint format bench install clean changed
+.PHONY: help run test quick lint format fuzz bench install clean changed
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -43,6 +43,9 @@ lint: $(STAMP)  ## ruff and mypy, as pre-commit runs them
 format: $(STAMP)  ## repair what ruff can
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
+
+fuzz: $(STAMP)  ## broken input by the thousand, for an hour or two; ARGS="--cases toml=500 --seed 1" for others
+	@$(BIN)/python -m tests.fuzz $(or $(ARGS),--cases toml=5000,graphs=2000,data=2000,kept=500 --seed 0)
 
 bench: $(STAMP)  ## speed and memory, as ratios against baselines; ARGS go to it
 	@$(BIN)/python -m benchmarks $(ARGS)

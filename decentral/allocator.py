@@ -28,3 +28,11 @@ def keep_freed_memory() -> bool:
     # where the threshold is refused (its maximum is smaller), no mmap at all has the same effect
     kept = mallopt(_M_MMAP_THRESHOLD, 1 << 30) == 1 or mallopt(_M_MMAP_MAX, 0) == 1
     return bool(kept and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1) == 1)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had: Python's, numpy's, or torch's, which are of other types."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and ("allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError")
+    )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 import click
 
+from decentral.allocator import keep_freed_memory, out_of_memory
 from decentral.errors import UserError
-from topologies.wording import one_line
+from topologies.wording import LONGEST_VALUE, cut, one_line
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -49,8 +51,6 @@ def run(file: Path, overrides: tuple[str, ...], out: Path | None, resume: bool, 
 
 def load_run() -> ModuleType:
     """:mod:`decentral.runs.run`, and torch with it, imported the quick way."""
-    from decentral.allocator import keep_freed_memory
-
     keep_freed_memory()  # before torch is there
     gc.disable()  # to collect garbage while torch is imported only costs time
     try:
@@ -223,6 +223,7 @@ def doctor(as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: mistakes of the user are one line on standard error and exit code 2."""
+    _keep_warnings_back()
     try:
         cli(standalone_mode=False, prog_name="decentral")
     except click.exceptions.Abort:
@@ -235,6 +236,35 @@ def main() -> None:
         _fail(f"{error.format_message()}{f' See `{context.command_path} --help`.' if context else ''}", 2)
     except UserError as error:
         _fail(str(error), 2)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        said = cut((str(error).splitlines() or [""])[0], 2 * LONGEST_VALUE)
+        _fail(f"out of memory ({said}); use a smaller model, fewer workers, or smaller batches", 2)
+
+
+def _keep_warnings_back() -> None:
+    """What libraries warn of is said in words of our own or means nothing here; a user's own modules may warn.
+
+    Where somebody has asked for warnings, or made them errors as tests do, they come.
+    """
+    if sys.warnoptions or any(action == "error" for action, *_ in warnings.filters):
+        return
+    for package in ("decentral", "topologies", *_LIBRARIES):
+        warnings.filterwarnings("ignore", module=rf"{package}(\.|$)")
+
+
+_LIBRARIES = (
+    "matplotlib",
+    "networkx",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "torch",
+    "functorch",
+    "cvxpy",
+    "tensorboard",
+)
 
 
 def _fail(text: str, code: int) -> NoReturn:

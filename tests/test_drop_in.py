@@ -574,7 +574,9 @@ def test_mistakes_are_one_line_and_exit_code_2_on_all_ranks(case):
 
 
 def test_an_error_of_one_rank_ends_the_job():
-    done = ends(2, "if rank == 1:\n    raise RuntimeError('caught fire')\ncomm.mean(X[0, 0].reshape(1, -1))\n")
+    done = ends(
+        2, "if rank == 1:\n    raise RuntimeError('caught fire')\ncomm.mean(X[0, 0].reshape(1, -1))\n"
+    )
     assert done.returncode == 1
     assert "decentral: rank 1: RuntimeError: caught fire" in done.stderr
 

@@ -254,7 +254,7 @@ def test_figures_of_swept_and_fixed_fields_and_of_final_columns_are_let_through(
     figures = [
         {"name": "a", "y": "bias_sq", "theory": "theory_bias_sq", "kind": "final", "x": "train.lr"},
         {"name": "b", "y": "bias_sq", "kind": "final", "x": "spectral_gap", "group": ["algorithm.name"]},
-        {"name": "c", "y": "test_accuracy", "x": "bytes_sent_mean", "panel": "topology.workers"},
+        {"name": "c", "y": "consensus_sq", "x": "bytes_sent_mean", "panel": "topology.workers"},
     ]
     assert len(grid(figure=figures, sweep={"train": {"lr": [0.1, 0.2]}}).runs) == 2
 

@@ -26,6 +26,7 @@ def base_k(n: int, k: int = 1) -> Schedule:
     """
     require_workers("base-k", n)
     require_peers("base-k", k)
+    require_workers("base-k", n, edges=n * min(k, n) / 40)  # of sparse matrices, not of a graph
     p = math.prod(_factors(n, k))
     q = n // p
     base = [_kron(_eye(p), w) for w in _simple(q, k)] + [_kron(w, _eye(q)) for w in _hypercube(p, k)]

@@ -33,6 +33,7 @@ def equi_static(n: int, degree: int = 4, directed: bool = True, seed: int = 0) -
         raise ValueError(f"equi-static needs {kind} (degree = {degree!r}); use degree = 4, say")
     if n == 1:
         return constant(np.eye(1))
+    require_workers("equi-static", n, edges=n * degree / 10)  # of a sparse matrix, not of a graph
     rng = stream(seed, "equi-static")
     offsets = np.zeros(1, dtype=np.int64)
     while math.gcd(n, *offsets.tolist()) > 1:

@@ -51,6 +51,7 @@ def k_peer_exponential(n: int, k: int = 1) -> Schedule:
         return cyclic([np.eye(1)])
     if k >= n:
         raise ValueError(f"k-peer-exponential needs k < n (n = {n}, k = {k}); use k = {n - 1} or less")
+    require_workers("k-peer-exponential", n, edges=n * k / 10)  # of a sparse matrix, not of a graph
     turns, step = [], 1
     while step * (k + 1) <= n:
         turns.append(circulant(n, step * np.arange(k + 1)))

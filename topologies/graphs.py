@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from topologies.deferred import Deferred
+from topologies.room import refuse_beyond_room
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -18,12 +20,20 @@ else:
     nx = Deferred("networkx")
 
 
-def require_workers(name: str, n: int) -> None:
-    """Refuse a number of workers that is not a positive integer."""
+MOST_WORKERS = 10_000_000
+_NODE_BYTES, _EDGE_BYTES = 250, 100  # of a networkx graph, at the least
+
+
+def require_workers(name: str, n: int, edges: float = 0) -> None:
+    """Refuse a number of workers that is not a positive integer, or whose graph of so many edges has no room."""
     if isinstance(n, bool) or not isinstance(n, int):
-        raise ValueError(f"{name} needs an integer number of workers (n = {n!r}); use n = 8, say")
+        raise ValueError(f"{name} needs an integer number of workers (n = {shown(n)}); use n = 8, say")
     if n < 1:
         raise ValueError(f"{name} needs at least one worker (n = {n}); use 1 or more")
+    if n > MOST_WORKERS:
+        raise ValueError(f"{name} has {MOST_WORKERS:,} workers at the most (n = {shown(n)}); use fewer")
+    size = _NODE_BYTES * n + _EDGE_BYTES * edges
+    refuse_beyond_room(size, f"{name} of {n:,} workers", "use fewer workers or edges")
 
 
 def build(name: str, n: int, edges: Iterable[tuple[int, int]], directed: bool = False) -> nx.Graph:
@@ -95,6 +105,7 @@ def star(n: int) -> nx.Graph:
 def complete(n: int) -> nx.Graph:
     """Everyone talks to everyone."""
     require_workers("complete", n)
+    require_workers("complete", n, edges=n * (n - 1) / 2)
     return build("complete", n, ((i, j) for i in range(n) for j in range(i)))
 
 
@@ -112,6 +123,7 @@ def exponential(n: int) -> nx.DiGraph:
     Reference: Assran et al. 2019 (arXiv 1811.10792); Ying et al. 2021 (arXiv 2110.13363).
     """
     require_workers("exponential", n)
+    require_workers("exponential", n, edges=n * math.log2(n))
     return build("exponential", n, _jumps(n, 2), directed=True)
 
 
@@ -120,6 +132,7 @@ def symmetric_exponential(n: int, base: int = 2) -> nx.Graph:
     require_workers("symmetric-exponential", n)
     if base < 2:
         raise ValueError(f"symmetric-exponential needs a base above 1 (base = {base}); use 2 or 4")
+    require_workers("symmetric-exponential", n, edges=n * math.log(n, base) / 2)
     return build("symmetric-exponential", n, _jumps(n, base))
 
 
@@ -181,4 +194,5 @@ def _groups(name: str, n: int, parameter: str, size: int) -> int:
         divisors = ", ".join(map(str, _divisors(n)))
         rule = f"needs workers in groups of equal size (n = {n}, {parameter} = {size})"
         raise ValueError(f"{name} {rule}; use {parameter} = a divisor of n: {divisors}")
+    require_workers(name, n, edges=n * (min(n, size) - 1) / 2)
     return max(1, n // size)

@@ -38,6 +38,33 @@ class Trainable(Problem, Protocol):
 
 
 @runtime_checkable
+class Dealt(Problem, Protocol):
+    """Settings of a problem whose samples are dealt out to the workers."""
+
+    def most_workers(self) -> int:
+        """How many training samples there are: so many workers can own one."""
+
+
+@runtime_checkable
+class Sized(Problem, Protocol):
+    """Settings of a problem that can say what it takes before it is built."""
+
+    def parameters(self) -> int:
+        """d, of one model, without building it."""
+
+    def least_bytes(self, workers: int, itemsize: int) -> float:
+        """Memory that the data of so many hosted workers take at the least, in numbers of ``itemsize`` bytes."""
+
+
+@runtime_checkable
+class Measured(Problem, Protocol):
+    """Settings of a problem that can say what will be recorded of it."""
+
+    def columns(self, workers: int, weight_decay: float) -> tuple[str, ...]:
+        """Columns of metrics.csv that its runs have and those of other problems may not; the objective fills them."""
+
+
+@runtime_checkable
 class Linear(Trainable, Protocol):
     """Settings of a problem whose gradient is H_i x - r_i: its steady states are linear algebra."""
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from decentral.problems.capabilities import BatchSize, Draw, Made
 from decentral.problems.data import DATASETS, load
 from decentral.problems.data.partitions import partition
-from decentral.problems.objective import Place, check_positive
+from decentral.problems.objective import OF_OPTIMUM, OF_SAMPLES, Place, check_positive
+from decentral.problems.sizes import check_layers, refuse_models
 from decentral.tables import OneOf
 from topologies.streams import stream
 
@@ -47,6 +48,7 @@ class Classification:
 
     def prepare(self, workers: int, seed: int) -> None:
         """Read the data and build the model once, so that every mistake is found before any run starts."""
+        refuse_models(self, 1, 4)
         self.made(workers, seed)
 
     def made(self, workers: int, seed: int) -> Made:
@@ -68,9 +70,36 @@ class Classification:
 
         return of_shards(made, seed, batch_size)
 
+    def network(self, dataset: Dataset) -> nn.Module:
+        """The model for the data set, its parameters drawn from torch's generator."""
+        raise NotImplementedError
+
     def model(self, dataset: Dataset, seed: int) -> nn.Module:
         """A fresh model, initialised from the seed."""
-        raise NotImplementedError
+        from decentral.problems.models.initialise import initialise
+
+        return initialise(lambda: self.network(dataset), seed)
+
+    def most_workers(self) -> int:
+        """See :class:`decentral.problems.capabilities.Dealt`."""
+        return len(load(self.data, self.data_root or None).train_y)
+
+    def columns(self, workers: int, weight_decay: float) -> tuple[str, ...]:
+        """See :class:`decentral.problems.capabilities.Measured`."""
+        del workers, weight_decay
+        return OF_SAMPLES
+
+    def parameters(self) -> int:
+        """See :class:`decentral.problems.capabilities.Sized`."""
+        from decentral.problems.models.initialise import parameter_count
+
+        dataset = load(self.data, self.data_root or None)
+        return parameter_count(lambda: self.network(dataset))
+
+    def least_bytes(self, workers: int, itemsize: int) -> float:
+        """The data are there once, and are read before: nothing more."""
+        del workers, itemsize
+        return 0.0
 
     def build(self, place: Place) -> ModelObjective:
         """The objective of the hosted workers."""
@@ -104,12 +133,15 @@ class LogisticRegression(Classification):
                 "problem.optimum = true needs train.weight_decay > 0, else the optimum is not unique; set it, e.g. 1e-3"
             )
 
-    def model(self, dataset: Dataset, seed: int) -> nn.Module:
+    def columns(self, workers: int, weight_decay: float) -> tuple[str, ...]:
+        """With the distances to the optimum, if it is asked for."""
+        return super().columns(workers, weight_decay) + (OF_OPTIMUM if self.optimum else ())
+
+    def network(self, dataset: Dataset) -> nn.Module:
         """See :class:`Classification`."""
         from decentral.problems.models.dense import logistic
-        from decentral.problems.models.initialise import initialise
 
-        return initialise(lambda: logistic(dataset.shape, dataset.classes), seed)
+        return logistic(dataset.shape, dataset.classes)
 
     def build(self, place: Place) -> ModelObjective:
         """With its optimum, if it is asked for."""
@@ -138,15 +170,16 @@ class MLP(Classification):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "hidden", tuple(self.hidden))
+        if self.hidden:
+            check_layers(layers=len(self.hidden))
         for width in self.hidden:
             check_positive(hidden=width)
 
-    def model(self, dataset: Dataset, seed: int) -> nn.Module:
+    def network(self, dataset: Dataset) -> nn.Module:
         """See :class:`Classification`."""
         from decentral.problems.models.dense import mlp
-        from decentral.problems.models.initialise import initialise
 
-        return initialise(lambda: mlp(dataset.shape, dataset.classes, self.hidden), seed)
+        return mlp(dataset.shape, dataset.classes, self.hidden)
 
 
 @dataclass(frozen=True)
@@ -159,12 +192,11 @@ class CNN(Classification):
         super().__post_init__()
         check_positive(width=self.width)
 
-    def model(self, dataset: Dataset, seed: int) -> nn.Module:
+    def network(self, dataset: Dataset) -> nn.Module:
         """See :class:`Classification`."""
         from decentral.problems.models.convolutional import cnn
-        from decentral.problems.models.initialise import initialise
 
-        return initialise(lambda: cnn(dataset.shape, dataset.classes, width=self.width), seed)
+        return cnn(dataset.shape, dataset.classes, width=self.width)
 
 
 @dataclass(frozen=True)
@@ -173,12 +205,11 @@ class ResNet20(Classification):
 
     data: Data = "cifar10"
 
-    def model(self, dataset: Dataset, seed: int) -> nn.Module:
+    def network(self, dataset: Dataset) -> nn.Module:
         """See :class:`Classification`."""
         from decentral.problems.models.convolutional import resnet20
-        from decentral.problems.models.initialise import initialise
 
-        return initialise(lambda: resnet20(dataset.shape, dataset.classes), seed)
+        return resnet20(dataset.shape, dataset.classes)
 
 
 @dataclass(frozen=True)
@@ -188,12 +219,15 @@ class ResNet(Classification):
     data: Data = "cifar10"
     depth: int = 20
 
-    def model(self, dataset: Dataset, seed: int) -> nn.Module:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_layers(depth=self.depth)
+
+    def network(self, dataset: Dataset) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models.initialise import initialise
         from decentral.problems.models.vision import resnet
 
-        return initialise(lambda: resnet(dataset.shape, dataset.classes, self.depth), seed)
+        return resnet(dataset.shape, dataset.classes, self.depth)
 
 
 @dataclass(frozen=True)
@@ -204,12 +238,11 @@ class VGG(Classification):
     width: int = 32
     hidden: int = 256
 
-    def model(self, dataset: Dataset, seed: int) -> nn.Module:
+    def network(self, dataset: Dataset) -> nn.Module:
         """See :class:`Classification`."""
-        from decentral.problems.models.initialise import initialise
         from decentral.problems.models.vision import vgg
 
-        return initialise(lambda: vgg(dataset.shape, dataset.classes, self.width, self.hidden), seed)
+        return vgg(dataset.shape, dataset.classes, self.width, self.hidden)
 
 
 @dataclass(frozen=True)
@@ -226,9 +259,12 @@ class Module(Classification):
                 'problem.factory is missing; give "module:function", called with (shape, classes)'
             )
 
-    def model(self, dataset: Dataset, seed: int) -> nn.Module:
+    def prepare(self, workers: int, seed: int) -> None:
+        """Read the data and build the model: it is not ours to be built twice, or without its memory."""
+        self.made(workers, seed)
+
+    def network(self, dataset: Dataset) -> nn.Module:
         """See :class:`Classification`."""
         from decentral.problems.models.factory import from_factory
-        from decentral.problems.models.initialise import initialise
 
-        return initialise(lambda: from_factory(self.factory, dataset), seed)
+        return from_factory(self.factory, dataset)

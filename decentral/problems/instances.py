@@ -7,7 +7,9 @@ from typing import Annotated
 
 from decentral.problems.data import DEDUCTIONS, TREEBANKS, load_deductions, load_trees
 from decentral.problems.objective import check_positive
+from decentral.problems.sizes import check_layers, refuse_size
 from decentral.tables import OneOf
+from topologies.wording import shown
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,12 @@ class ListReduction:
 
     def __post_init__(self) -> None:
         check_positive(train=self.train, validation=self.validation, longest=self.longest, width=self.width)
+        _refuse_width(self.width)
+        numbers = 8.0 * max(self.train, self.validation) * (self.longest + 2)
+        refuse_size(
+            numbers, f"lists with train = {shown(self.train)}, validation = {shown(self.validation)} and longest = "
+            f"{shown(self.longest)}", "draw fewer or shorter ones",
+        )  # fmt: skip
 
     def prepare(self, workers: int, seed: int) -> None:
         """Nothing to read: lists are drawn."""
@@ -43,6 +51,7 @@ class SentimentTrees:
 
     def __post_init__(self) -> None:
         check_positive(width=self.width)
+        _refuse_width(self.width)
 
     def prepare(self, workers: int, seed: int) -> None:
         """Read the trees once, so that every mistake is found before any run starts."""
@@ -64,7 +73,14 @@ class BasicDeduction:
 
     def __post_init__(self) -> None:
         check_positive(width=self.width, steps=self.steps)
+        check_layers(steps=self.steps)
+        _refuse_width(self.width)
 
     def prepare(self, workers: int, seed: int) -> None:
         """Read the stories once, so that every mistake is found before any run starts."""
         load_deductions(self.stories, self.data_root or None)
+
+
+def _refuse_width(width: int) -> None:
+    """Each of these networks has a square matrix of it, in four bytes a number."""
+    refuse_size(4.0 * width * width, f"width = {shown(width)}", "make it smaller")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from decentral.problems.capabilities import BatchSize, Draw, Made
 from decentral.problems.data import TEXTS, load_text
-from decentral.problems.objective import Place, check_positive
+from decentral.problems.objective import OF_SAMPLES, Place, check_positive
+from decentral.problems.sizes import check_layers, refuse_models
 from decentral.tables import OneOf
 
 if TYPE_CHECKING:
@@ -41,11 +42,41 @@ class Language:
 
     def prepare(self, workers: int, seed: int) -> None:
         """Read the text and build the model once, so that every mistake is found before any run starts."""
+        refuse_models(self, 1, 4)
         self.made(workers, seed)
+
+    def network(self, text: Text) -> nn.Module:
+        """The model for the text, its parameters drawn from torch's generator."""
+        raise NotImplementedError
 
     def model(self, text: Text, seed: int) -> nn.Module:
         """A fresh model, initialised from the seed."""
-        raise NotImplementedError
+        from decentral.problems.models.initialise import initialise
+
+        return initialise(lambda: self.network(text), seed)
+
+    def most_workers(self) -> int:
+        """See :class:`decentral.problems.capabilities.Dealt`: windows."""
+        from decentral.problems.data.windows import windows_of
+
+        return len(windows_of(load_text(self.text, self.data_root or None), self.context).train_y)
+
+    def columns(self, workers: int, weight_decay: float) -> tuple[str, ...]:
+        """See :class:`decentral.problems.capabilities.Measured`."""
+        del workers, weight_decay
+        return OF_SAMPLES
+
+    def parameters(self) -> int:
+        """See :class:`decentral.problems.capabilities.Sized`."""
+        from decentral.problems.models.initialise import parameter_count
+
+        text = load_text(self.text, self.data_root or None)
+        return parameter_count(lambda: self.network(text))
+
+    def least_bytes(self, workers: int, itemsize: int) -> float:
+        """The text is there once, and is read before: nothing more."""
+        del workers, itemsize
+        return 0.0
 
     def build(self, place: Place) -> ModelObjective:
         """The objective of the hosted workers."""
@@ -84,13 +115,15 @@ class Transformer(Language):
     depth: int = 2
     heads: int = 4
 
-    def model(self, text: Text, seed: int) -> nn.Module:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_layers(depth=self.depth)
+
+    def network(self, text: Text) -> nn.Module:
         """See :class:`Language`."""
-        from decentral.problems.models.initialise import initialise
         from decentral.problems.models.language import transformer
 
-        size = len(text.characters)
-        return initialise(lambda: transformer(size, self.context, self.width, self.depth, self.heads), seed)
+        return transformer(len(text.characters), self.context, self.width, self.depth, self.heads)
 
 
 @dataclass(frozen=True)
@@ -100,9 +133,12 @@ class LSTM(Language):
     width: int = 128
     depth: int = 2
 
-    def model(self, text: Text, seed: int) -> nn.Module:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_layers(depth=self.depth)
+
+    def network(self, text: Text) -> nn.Module:
         """See :class:`Language`."""
-        from decentral.problems.models.initialise import initialise
         from decentral.problems.models.language import lstm
 
-        return initialise(lambda: lstm(len(text.characters), self.width, self.depth), seed)
+        return lstm(len(text.characters), self.width, self.depth)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from topologies.wording import shown
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -81,11 +83,20 @@ class Objective(Protocol):
         """How many passes over the data ``rounds`` rounds are; None where there is no data set."""
 
 
+OF_OPTIMUM = ("bias_sq", "mean_bias_sq")
+"""Columns that are recorded where the optimum is known."""
+OF_SAMPLES = (
+    "epoch", "samples", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_accuracy_worker_mean",
+    "test_accuracy_worker_min",
+)  # fmt: skip
+"""Columns of models that learn from samples with labels."""
+
+
 def check_positive(**values: float) -> None:
     """Refuse what is not positive, naming the key."""
     for key, value in values.items():
         if not 0 < value < float("inf"):
-            raise ValueError(f"{key} = {value} must be positive")
+            raise ValueError(f"{key} = {shown(value)} must be positive")
 
 
 def check_spread(condition: float, **spreads: float) -> None:
@@ -94,4 +105,4 @@ def check_spread(condition: float, **spreads: float) -> None:
         raise ValueError(f"condition = {condition} must be at least 1")
     for key, value in spreads.items():
         if not 0 <= value < float("inf"):
-            raise ValueError(f"{key} = {value} must not be negative")
+            raise ValueError(f"{key} = {shown(value)} must not be negative")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from decentral.blocks import block_width, column_blocks
-from decentral.problems.objective import Place, check_positive, check_spread, one_worker
+from decentral.problems.objective import OF_OPTIMUM, Place, check_positive, check_spread, one_worker
+from decentral.problems.sizes import refuse_models
 from topologies.streams import stream
 
 if TYPE_CHECKING:
@@ -80,9 +81,25 @@ class Quadratic:
         del batch_size
         return self.noise == 0
 
+    def columns(self, workers: int, weight_decay: float) -> tuple[str, ...]:
+        """See :class:`decentral.problems.capabilities.Measured`."""
+        del workers, weight_decay
+        return ("train_loss", *OF_OPTIMUM)
+
+    def parameters(self) -> int:
+        """See :class:`decentral.problems.capabilities.Sized`."""
+        return self.dimension
+
+    def least_bytes(self, workers: int, itemsize: int) -> float:
+        """A_i and c_i of each, and for the optimum their mean."""
+        d = self.dimension
+        curvature = d if self.diagonal else float(d) * d
+        return workers * itemsize * (curvature + d) + 8 * curvature
+
     def prepare(self, workers: int, seed: int) -> None:
-        """There is nothing to read."""
+        """There is nothing to read, and there must be room for one worker."""
         del workers, seed
+        refuse_models(self, 1, 4)
 
     def build(self, place: Place) -> QuadraticObjective:
         """The objective of the hosted workers."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from decentral.problems.data.batches import EpochBatches
-from decentral.problems.objective import Place, check_positive, check_spread, one_worker
+from decentral.problems.objective import OF_OPTIMUM, Place, check_positive, check_spread, one_worker
+from decentral.problems.sizes import refuse_models
 from topologies.streams import stream
 
 if TYPE_CHECKING:
@@ -74,9 +75,24 @@ class LinearRegression:
         """Full batches have no sampling noise (noisy labels only move the optimum)."""
         return batch_size == "full"
 
+    def columns(self, workers: int, weight_decay: float) -> tuple[str, ...]:
+        """See :class:`decentral.problems.capabilities.Measured`; with few samples the optimum is not unique."""
+        unique = weight_decay > 0 or workers * self.samples >= self.dimension
+        return ("epoch", "samples", "train_loss", *(OF_OPTIMUM if unique else ()))
+
+    def parameters(self) -> int:
+        """See :class:`decentral.problems.capabilities.Sized`."""
+        return self.dimension
+
+    def least_bytes(self, workers: int, itemsize: int) -> float:
+        """F_i and b_i of each, and for the optimum H_i too."""
+        d, m = float(self.dimension), float(self.samples)
+        return workers * (itemsize * m * (d + 1) + 8 * d * d)
+
     def prepare(self, workers: int, seed: int) -> None:
-        """There is nothing to read."""
+        """There is nothing to read, and there must be room for one worker."""
         del workers, seed
+        refuse_models(self, 1, 4)
 
     def build(self, place: Place) -> RegressionObjective:
         """The objective of the hosted workers."""

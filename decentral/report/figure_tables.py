@@ -11,7 +11,9 @@ from decentral.errors import UserError, nearest
 from decentral.report.figure_spec import FigureSpec
 from decentral.report.kinds import KINDS
 from decentral.report.results import Experiment
+from topologies.wording import shown
 
+_LONGEST_STEM = 200  # bytes; with a suffix, and while it is written
 LOGS = ("", "x", "y", "xy")
 
 
@@ -20,7 +22,7 @@ def parse_figure(table: Mapping[str, Any], where: str = "[[figure]]") -> FigureS
     keys = {f.name for f in fields(FigureSpec)}
     for key, value in table.items():
         if key not in keys:
-            raise UserError(f"{where} has no key {key!r}; {nearest(key, keys)}")
+            raise UserError(f"{where} has no key {shown(key)}; {nearest(key, keys)}")
         _check_type(where, key, value)
     if not table.get("y"):
         raise UserError(f"{where} names no y; give the column to draw, such as y = 'train_loss'")
@@ -40,7 +42,7 @@ def figures_of(experiment: Experiment) -> tuple[FigureSpec, ...]:
     stems = [spec.stem for spec in specs]
     for stem in stems:
         if stems.count(stem) > 1:
-            raise UserError(f"[[figure]] name {stem!r} is given twice; each figure is a file of its own")
+            raise UserError(f"[[figure]] name {shown(stem)} is given twice; each figure is a file of its own")
     return specs or tuple(_suggested(experiment))
 
 
@@ -54,7 +56,9 @@ def check_figure(spec: FigureSpec, experiment: Experiment) -> None:
     else:
         for key, column in (("y", spec.y), ("x", spec.x), ("theory", spec.theory)):
             if column and column in experiment.swept and key == "x":
-                raise UserError(f"figure {spec.stem!r}: x = {column!r} is a swept field; say kind = 'final'")
+                raise UserError(
+                    f"figure {shown(spec.stem)}: x = {shown(column)} is a swept field; say kind = 'final'"
+                )
             if column:
                 _known(key, column, experiment.columns, "column of metrics.csv")
     for field in spec.group or ():
@@ -88,7 +92,7 @@ def _fields(experiment: Experiment) -> set[str]:
 def _known(key: str, name: str, valid: Iterable[str], what: str) -> None:
     names = set(valid)
     if name not in names:
-        raise UserError(f"figure {key} = {name!r} is no {what}; {nearest(name, names)}")
+        raise UserError(f"figure {key} = {shown(name)} is no {what}; {nearest(name, names)}")
 
 
 def _check_type(where: str, key: str, value: object) -> None:
@@ -99,19 +103,20 @@ def _check_type(where: str, key: str, value: object) -> None:
     else:
         good, rule = isinstance(value, str), "text"
     if not good:
-        raise UserError(f"{where}: {key} = {value!r} must be {rule}")
+        raise UserError(f"{where}: {key} = {shown(value)} must be {rule}")
 
 
 def _check_choices(where: str, spec: FigureSpec, has_x: bool) -> None:
     if spec.kind not in KINDS:
-        raise UserError(f"{where}: kind = {spec.kind!r} is unknown; {nearest(spec.kind, KINDS)}")
+        raise UserError(f"{where}: kind = {shown(spec.kind)} is unknown; {nearest(spec.kind, KINDS)}")
     if spec.log is not None and spec.log not in LOGS:
-        raise UserError(f"{where}: log = {spec.log!r} must be one of '', 'x', 'y', 'xy'")
+        raise UserError(f"{where}: log = {shown(spec.log)} must be one of '', 'x', 'y', 'xy'")
     if KINDS[spec.kind].final and not has_x:
         raise UserError(
-            f"{where}: kind = {spec.kind!r} needs x, a swept field such as 'train.lr' or a final column"
+            f"{where}: kind = {shown(spec.kind)} needs x, a swept field such as 'train.lr' or a final column"
         )
-    if spec.name and not re.fullmatch(r"[\w][\w.+-]*", spec.name):
+    if not re.fullmatch(r"[\w][\w.+-]*", spec.stem) or len(spec.stem.encode()) > _LONGEST_STEM:
         raise UserError(
-            f"{where}: name = {spec.name!r} must be a file name of letters, digits, '-', '_' or '.'"
+            f"{where}: name = {shown(spec.stem)} must be a file name of letters, digits, '-', '_' or '.', "
+            f"{_LONGEST_STEM} at the most"
         )

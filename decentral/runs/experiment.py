@@ -6,6 +6,7 @@ import copy
 import hashlib
 import itertools
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,13 +21,19 @@ from decentral.report.columns import COLUMNS
 from decentral.report.figure_tables import check_figure, figures_of
 from decentral.report.results import Experiment as Results
 from decentral.report.results import Run
+from decentral.runs.kind import Columns
 from decentral.runs.kind import Run as Config
 from decentral.runs.kinds import SECTIONS, run_of
 from decentral.runs.reading import resolved
 from decentral.runs.sections.paths import absolute_paths
+from decentral.tables import check_values, parse_toml, read_toml
+from topologies.wording import LONGEST_VALUE, cut, shown
 
 CASE = "case"
 """An axis of a sweep whose values are tables of several sections: combinations that are no product."""
+
+MOST_RUNS = 10_000
+"""Runs of one experiment."""
 
 TOP_LEVEL = ("name", "question", "seeds", *SECTIONS, "sweep", "figure")
 
@@ -49,32 +56,31 @@ class Experiment:
     runs: tuple[PlannedRun, ...]
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read, override and check an experiment file. Every run of the grid is checked before any starts."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; give the path of an experiment file (*.toml)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); give an experiment file (*.toml)") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
+def load(path: Path, overrides: Sequence[str] = (), ranks: int = 1) -> Experiment:
+    """Read, override and check an experiment file. Every run of the grid is checked before any starts.
+
+    ``ranks``: of MPI, on which some columns are not to be had.
+    """
+    table = read_toml(path, "an experiment file")
     table = {"name": path.stem} | absolute_paths(table, path.parent)
-    return expand(table, [parse_override(text) for text in overrides])
+    return expand(table, [parse_override(text) for text in overrides], ranks)
 
 
-def expand(table: Mapping[str, Any], overrides: Sequence[tuple[str, Any]] = ()) -> Experiment:
+def expand(table: Mapping[str, Any], overrides: Sequence[tuple[str, Any]] = (), ranks: int = 1) -> Experiment:
     """The grid: product of the sweep's axes, times the seeds; overrides come last and win."""
+    check_values(table, "the experiment")
     table = {"name": "experiment"} | copy.deepcopy(dict(table))
     for key, value in overrides:
         _override(table, key, value)
+    check_values(table, "the experiment")
     for key in table:
         if key not in TOP_LEVEL:
-            raise UserError(f"unknown key {key}; {nearest(key, TOP_LEVEL)}")
+            raise UserError(f"unknown key {cut(key, LONGEST_VALUE)}; {nearest(key, TOP_LEVEL)}")
     if not isinstance(table.get("question", ""), str):
-        raise UserError(f"question = {table['question']!r} should be a text, for the report")
+        raise UserError(f"question = {shown(table['question'])} should be a text, for the report")
     base = {k: v for k, v in table.items() if k not in ("sweep", "figure", "question")}
-    axes = list(_axes(table.get("sweep", {})))
+    axes, seeds = list(_axes(table.get("sweep", {}))), _seeds(table)
+    _check_count([*(len(values) for _, values in axes), len(seeds)])
     runs: dict[str, PlannedRun] = {}
     for point in itertools.product(*(values for _, values in axes)):
         one = copy.deepcopy(base)
@@ -83,25 +89,29 @@ def expand(table: Mapping[str, Any], overrides: Sequence[tuple[str, Any]] = ()) 
             for name, inner in value.items() if key == CASE else ((key, value),):
                 _put(one, name, inner)
                 swept |= _flat(name, inner)
-        for seed in _seeds(table):
+        for seed in seeds:
             one["seeds"] = [seed]
             config = run_of(copy.deepcopy(one))
             run_id = _run_id(swept, seed, config)
             runs[run_id] = PlannedRun(run_id, swept, config)
     planned = tuple(_same_fields(list(runs.values())))
-    _check_figures(table, planned)
+    _check_figures(table, planned, ranks)
     return Experiment(table["name"], table, planned)
 
 
 def parse_override(text: str) -> tuple[str, Any]:
     """``KEY=VALUE``: VALUE as TOML writes it, or else a string."""
     key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise UserError(f"--set {text!r} should be KEY=VALUE, as in --set train.lr=0.1")
+    if not equals or not all(part.strip() for part in key.split(".")):
+        raise UserError(f"--set {shown(text)} should be KEY=VALUE, as in --set train.lr=0.1")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+        read = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
-        return key.strip(), value
+        read = {"value": value}
+    except (ValueError, RecursionError):  # what is too large or too deep is no text either
+        read = parse_toml(f"value = {value}", f"--set {key.strip()}")
+    check_values(read, f"--set {key.strip()}")
+    return key.strip(), read["value"]
 
 
 def _override(table: dict[str, Any], key: str, value: Any) -> None:
@@ -138,7 +148,7 @@ def _put(table: dict[str, Any], dotted: str, value: Any) -> None:
     for key in parents:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
-            raise UserError(f"{dotted} cannot be set: {key} = {table!r} is no table; set {key} itself")
+            raise UserError(f"{dotted} cannot be set: {key} = {shown(table)} is no table; set {key} itself")
     if isinstance(value, dict) and isinstance(table.get(last), dict):
         table[last] = {**table[last], **value}
     else:
@@ -147,7 +157,9 @@ def _put(table: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _axes(sweep: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
     if not isinstance(sweep, Mapping):
-        raise UserError(f"sweep{prefix and '.' + prefix} = {sweep!r} should be a table of lists of values")
+        raise UserError(
+            f"sweep{prefix and '.' + prefix} = {shown(sweep)} should be a table of lists of values"
+        )
     for key, values in sweep.items():
         dotted = f"{prefix}.{key}" if prefix else key
         if dotted.split(".")[0] not in (*SECTIONS, CASE):
@@ -157,10 +169,10 @@ def _axes(sweep: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
         if isinstance(values, Mapping):
             yield from _axes(values, dotted)
         elif not isinstance(values, list) or not values:
-            raise UserError(f"sweep.{dotted} = {values!r} should be a non-empty list of values to try")
+            raise UserError(f"sweep.{dotted} = {shown(values)} should be a non-empty list of values to try")
         elif len({repr(v) for v in values}) < len(values):
             raise UserError(
-                f"sweep.{dotted} = {values!r} holds a value twice; leave one, and use seeds to repeat runs"
+                f"sweep.{dotted} = {shown(values)} holds a value twice; leave one, and use seeds to repeat runs"
             )
         else:
             yield dotted, values
@@ -171,7 +183,7 @@ def _check_cases(cases: Any) -> None:
     for case in cases if isinstance(cases, list) else [None]:
         if not isinstance(case, Mapping) or not all(isinstance(part, Mapping) for part in case.values()):
             raise UserError(
-                f"sweep.case = {case or cases!r} should be a table of sections, "
+                f"sweep.case = {shown(case or cases)} should be a table of sections, "
                 'as in [[sweep.case]] and algorithm.name = "dsgd"'
             )
         if unknown := [key for key in case if key not in SECTIONS]:
@@ -182,8 +194,20 @@ def _seeds(table: Mapping[str, Any]) -> list[int]:
     seeds = table.get("seeds", [0])
     whole = isinstance(seeds, list) and all(isinstance(s, int) and not isinstance(s, bool) for s in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds = {seeds!r} should be a list of different integers, as in seeds = [0, 1, 2]")
+        raise UserError(
+            f"seeds = {shown(seeds)} should be a list of different integers, as in seeds = [0, 1, 2]"
+        )
     return list(seeds)
+
+
+def _check_count(choices: Sequence[int]) -> None:
+    """Refuse a grid that nobody will wait for."""
+    if (count := math.prod(choices)) > MOST_RUNS:
+        product = " x ".join(map(str, (n for n in choices if n > 1)))
+        raise UserError(
+            f"sweep and seeds make {count:,} runs ({product}), and an experiment has {MOST_RUNS:,} at most; try fewer "
+            "values, or write several files"
+        )
 
 
 def _flat(key: str, value: Any) -> dict[str, Any]:
@@ -192,20 +216,35 @@ def _flat(key: str, value: Any) -> dict[str, Any]:
     return {key: value}
 
 
-def _check_figures(table: Mapping[str, Any], planned: Sequence[PlannedRun]) -> None:
+_SOME = Columns(
+    tuple(name for name, column in COLUMNS.items() if not column.final),
+    tuple(name for name, column in COLUMNS.items() if column.final),
+)
+"""Those of a run that does not tell its own: all that have words."""
+
+
+def _check_figures(table: Mapping[str, Any], planned: Sequence[PlannedRun], ranks: int) -> None:
     """Refuse figures of columns or fields that no run will have, as drawing them would."""
     figures = table.get("figure", [])
     if not isinstance(figures, list) or not all(isinstance(figure, Mapping) for figure in figures):
-        raise UserError(f"figure = {figures!r} should be tables; write [[figure]] above the keys of each")
+        raise UserError(
+            f"figure = {shown(figures)} should be tables; write [[figure]] above the keys of each"
+        )
     if not figures:
         return
-    recorded = {name: np.empty(0) for name, column in COLUMNS.items() if not column.final}
+    known = {r.id: r.config.columns(ranks) or _SOME for r in planned}
     runs = [
-        Run(r.id, "planned", "", r.config.seed, r.swept, {}, recorded, resolved(r.config), {})
+        Run(
+            r.id, "planned", "", r.config.seed, r.swept, {},
+            dict.fromkeys(known[r.id].recorded, np.empty(0)), resolved(r.config), {},
+        )
         for r in planned
-    ]
-    swept = tuple(planned[0].swept)
-    foreseen = Results(Path(), table["name"], "", "", table, swept, tuple(COLUMNS), tuple(runs), ())
+    ]  # fmt: skip
+    swept, metrics = (
+        tuple(planned[0].swept),
+        dict.fromkeys(name for one in known.values() for name in sum(one, ())),
+    )
+    foreseen = Results(Path(), table["name"], "", "", table, swept, tuple(metrics), tuple(runs), ())
     for spec in figures_of(foreseen):
         check_figure(spec, foreseen)
 

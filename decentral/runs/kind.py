@@ -43,6 +43,26 @@ class Key(NamedTuple):
     default: Any
 
 
+class Columns(NamedTuple):
+    """What a run will record: columns of metrics.csv; and ``final``, further ones of results.csv."""
+
+    recorded: tuple[str, ...]
+    final: tuple[str, ...] = ()
+
+
+OF_ALL = (
+    "round",
+    "wall_s",
+    "bytes_sent_mean",
+    "bytes_sent_max",
+    "messages",
+    "mpi_bytes_sent",
+    "consensus_sq",
+)
+"""Columns that runs of all kinds have."""
+OF_STALENESS = ("staleness_mean", "staleness_max")
+
+
 @dataclass(frozen=True)
 class Run:
     """Everything that a run depends on. ``there``: what its file has, in words."""
@@ -82,6 +102,11 @@ class Run:
     def workers(self) -> int:
         """Workers that the data are dealt to."""
         return 1
+
+    def columns(self, ranks: int) -> Columns | None:
+        """What a run on so many ranks will record, that figures may ask for; None where that is not known."""
+        del ranks
+        return None
 
     def fits(self) -> None:
         """Raise UserError for sections that do not go together; cheap."""

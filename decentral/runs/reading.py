@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from decentral.errors import UserError
 from decentral.runs.kind import Field, Key, Named, Run, Table, choices_of, fields_of_kind, name_of
 from decentral.tables import fields_of, from_table, named, section
+from topologies.wording import shown
 
 R = TypeVar("R", bound=Run)
 
@@ -43,7 +44,7 @@ class _Reader:
         if isinstance(extra, Key):
             given = section(self.table, extra.section).get(name, extra.default)
             if not isinstance(given, hint):
-                raise UserError(f"{extra.section}.{name} = {given!r} should be {_IN_WORDS[hint]}")
+                raise UserError(f"{extra.section}.{name} = {shown(given)} should be {_IN_WORDS[hint]}")
             return given
         table = section(self.table, name)
         if optional and name not in self.table:
@@ -94,6 +95,9 @@ def resolved(run: Run) -> dict[str, Any]:
 
 def file_name(name: Any) -> str:
     """The experiment's name, if it can name a folder."""
-    if not isinstance(name, str) or not name.strip(". ") or "/" in name or not name.isprintable():
-        raise UserError(f'name = {name!r} should be a text that can name a folder, as in name = "quickstart"')
-    return name
+    can = isinstance(name, str) and name.strip(". ") and "/" not in name and name.isprintable()
+    if not can or len(name.encode()) > 200:
+        raise UserError(
+            f'name = {shown(name)} should be a text that can name a folder, as in name = "quickstart"'
+        )
+    return str(name)

@@ -90,7 +90,7 @@ def _plan(
     """Rank 0's part: the experiment, its folder and the runs that have ended."""
     if tensorboard:
         need_tensorboard()
-    experiment = load(file, overrides)
+    experiment = load(file, overrides, world.ranks)
     folder = out or Path("results") / experiment.name
     done = _check_folder(experiment, folder, resume)
     configs = [planned.config for planned in experiment.runs if planned.id not in done]

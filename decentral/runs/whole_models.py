@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from decentral.errors import UserError
-from decentral.problems.capabilities import Trainable
-from decentral.runs.kind import Run, name_of
+from decentral.problems.capabilities import Measured, Trainable
+from decentral.runs.kind import OF_ALL, Run, name_of
 from decentral.runs.sections.names import PROBLEMS
 
 if TYPE_CHECKING:
@@ -28,6 +28,13 @@ class WholeModels(Run):
     def workers(self) -> int:
         """See :class:`Run`."""
         return self.topology.workers
+
+    def measured(self) -> tuple[str, ...] | None:
+        """Columns of all kinds, and of the problem; None of one that does not tell its own."""
+        problem = self.problem
+        if not isinstance(problem, Measured):
+            return None
+        return (*OF_ALL, *problem.columns(self.workers, self.train.weight_decay))
 
     def fits(self) -> None:
         """The problem trains workers, and can be trained so."""

@@ -10,7 +10,7 @@ from decentral.algorithms.asynchronous import ASYNCHRONOUS
 from decentral.algorithms.asynchronous.side import AsynchronousMethod
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
-from decentral.runs.kind import Key, Named, Table
+from decentral.runs.kind import OF_STALENESS, Columns, Key, Named, Table
 from decentral.runs.sections.names import ALL_METHODS, OPTIMIZERS, PROBLEMS, SCHEDULES
 from decentral.runs.sections.network import Network
 from decentral.runs.sections.topology import Topology
@@ -35,6 +35,12 @@ class AsynchronousRun(WholeModels):
     train: Train
     schedule: Annotated[Schedule, Named(SCHEDULES, "constant")]
     optimizer: Annotated[Rule | None, Named(OPTIMIZERS, "sgd")]
+
+    def columns(self, ranks: int) -> Columns | None:
+        """See :class:`Run`."""
+        if (measured := self.measured()) is None:
+            return None
+        return Columns((*measured, *(("simulated_s",) if ranks == 1 else ()), *OF_STALENESS), ("answered",))
 
     @classmethod
     def is_meant(cls, table: Table) -> bool:

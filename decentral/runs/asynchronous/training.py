@@ -29,6 +29,7 @@ from decentral.runs.gathering import Gathering
 from decentral.runs.journal import Journal, Outcome, Seen
 from decentral.runs.metrics import finite, measure, record_interval
 from decentral.runs.place import Here, place_of
+from decentral.runs.rows import refuse_rows
 from decentral.runtime.clock import Cost
 from decentral.runtime.drive import clock_of, drive
 from decentral.runtime.driver import Driver, Sent
@@ -42,6 +43,7 @@ def check(run: AsynchronousRun, world: World) -> None:
     """Refuse what does not fit: ranks, graph, cluster, and what asynchronous workers cannot do."""
     name = type(run.algorithm).__name__
     workers_a_rank(run.workers, world.ranks)
+    refuse_rows(run, world.ranks)
     if run.train.compile:
         raise UserError(
             f"train.compile = true is for rounds of workers, and {name} has none; set it to false"

@@ -11,7 +11,7 @@ from decentral.errors import UserError
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.capabilities import Trainable
-from decentral.runs.kind import Named, Run, Table, choices_of, name_of
+from decentral.runs.kind import OF_ALL, OF_STALENESS, Columns, Named, Run, Table, choices_of, name_of
 from decentral.runs.sections.dataflow import Dataflow
 from decentral.runs.sections.names import OPTIMIZERS, PROBLEMS, SCHEDULES
 from decentral.runs.sections.network import WITHOUT_CLUSTER, Network
@@ -31,6 +31,14 @@ class DataflowRun(Run):
     problem: Annotated[Any, Named(PROBLEMS)]
     optimizer: Annotated[Rule, Named(OPTIMIZERS, "sgd")]
     schedule: Annotated[Schedule, Named(SCHEDULES, "constant")]
+
+    def columns(self, ranks: int) -> Columns:
+        """See :class:`Run`."""
+        found = [*OF_ALL, "epoch", "samples", "train_loss", "train_accuracy", "test_loss", "test_accuracy"]
+        found += ["batch_loss", "batch_accuracy", "instances_per_s"]
+        if self.dataflow.runtime == "messages":
+            found += ["occupancy", "updates", *OF_STALENESS, *(["simulated_s"] if ranks == 1 else [])]
+        return Columns(tuple(found))
 
     @classmethod
     def is_meant(cls, table: Table) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from decentral.algorithms.traits import Method
+from decentral.algorithms.traits import Method, traits_of
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
-from decentral.runs.kind import Key, Named, Table
+from decentral.problems.capabilities import Linear
+from decentral.runs.kind import Columns, Key, Named, Table
 from decentral.runs.sections.compression import Compression
 from decentral.runs.sections.faults import Faults
 from decentral.runs.sections.names import ALL_METHODS, OPTIMIZERS, PROBLEMS, SCHEDULES
@@ -16,6 +17,12 @@ from decentral.runs.sections.network import Network
 from decentral.runs.sections.topology import Topology
 from decentral.runs.sections.train import Train
 from decentral.runs.whole_models import WholeModels
+
+RATIOS = (
+    "compression_ratio",
+    *(f"compression_ratio_{kind}" for kind in ("convolution", "dense", "recurrent", "other")),
+)
+"""The first of all compressors; the others of those that tell the kinds of layers, where the model has them."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,21 @@ class RoundsRun(WholeModels):
     train: Train
     schedule: Annotated[Schedule, Named(SCHEDULES, "constant")]
     optimizer: Annotated[Rule | None, Named(OPTIMIZERS, "sgd")]
+
+    def columns(self, ranks: int) -> Columns | None:
+        """See :class:`Run`; a spectral gap, or a theory of the steady state, may yet turn out not to be there."""
+        del ranks
+        if (measured := self.measured()) is None:
+            return None
+        found, final = [*measured, "simulated_s"], ["spectral_gap"]
+        if self.compression is not None:
+            found += RATIOS if self.compression.chosen.tells_layers else RATIOS[:1]
+        if self.faults is not None:
+            found += ["lost_messages", "late_messages", "mean_drift_sq"]
+            found += ["mass"] if traits_of(self.algorithm).pushes else []
+        if isinstance(self.problem, Linear):
+            final.append("theory_bias_sq")
+        return Columns(tuple(found), tuple(final))
 
     @classmethod
     def is_meant(cls, table: Table) -> bool:

@@ -21,12 +21,14 @@ from decentral.runs.computing import compute_time
 from decentral.runs.place import place_of
 from decentral.runs.rounds.config import RoundsRun
 from decentral.runs.rounds.faults import refuse_faults
+from decentral.runs.rows import refuse_rows, vectors_kept
 from decentral.runs.sections.network import PerSample
 
 
 def check(run: RoundsRun, world: World) -> None:
     """Raise UserError for it."""
     workers_a_rank(run.workers, world.ranks)
+    refuse_rows(run, world.ranks, vectors_kept(run.algorithm))
     mixing, train = run.topology.mixing(), run.train
     refuse_misfit(run.algorithm, getattr(torch, train.dtype))
     refuse_second_rule(run.algorithm, run.optimizer)

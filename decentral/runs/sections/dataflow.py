@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from decentral.errors import UserError
+from topologies.wording import shown
+
+_MOST_COPIES = 1_000
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,22 @@ class Dataflow:
             "minibatch", "max_active_keys", "min_update_frequency", "most", "workers", "replicas", "average_every",
         ):  # fmt: skip
             if getattr(self, key) < 1:
-                raise UserError(f"dataflow.{key} = {getattr(self, key)} must be at least 1")
+                raise UserError(f"dataflow.{key} = {shown(getattr(self, key))} must be at least 1")
+        for key in ("workers", "replicas"):
+            if getattr(self, key) > _MOST_COPIES:
+                raise UserError(
+                    f"dataflow.{key} = {shown(getattr(self, key))} must be at most {_MOST_COPIES:,}"
+                )
         for key in ("anneal", "clip", "batch_s"):
             if not 0 <= getattr(self, key) < float("inf"):
-                raise UserError(f"dataflow.{key} = {getattr(self, key)} must be finite and not negative")
+                raise UserError(
+                    f"dataflow.{key} = {shown(getattr(self, key))} must be finite and not negative"
+                )
         for key in ("flops_per_s", "timeout_s"):
             if not 0 < getattr(self, key) < float("inf"):
-                raise UserError(f"dataflow.{key} = {getattr(self, key)} must be positive and finite")
+                raise UserError(f"dataflow.{key} = {shown(getattr(self, key))} must be positive and finite")
         if self.ordered and self.batching:
             raise UserError("dataflow.ordered = true sums message by message; set dataflow.batching = false")
         for name, count in (self.frequencies or {}).items():
             if count < 1:
-                raise UserError(f"dataflow.frequencies.{name} = {count} must be at least 1")
+                raise UserError(f"dataflow.frequencies.{name} = {shown(count)} must be at least 1")

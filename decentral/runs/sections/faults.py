@@ -10,6 +10,10 @@ import topologies
 from decentral.errors import UserError
 from decentral.network.compute import ComputeTime, Slowed
 from decentral.tables import fields_of, from_table
+from topologies.wording import shown
+
+MOST_LATE = 10_000
+"""Rounds: for each of them vectors are kept, and a round looks for messages in all of them."""
 
 if TYPE_CHECKING:
     from decentral.comm.faults.fates import Fates
@@ -42,9 +46,10 @@ class Faults:
             )
         if not 0 <= self.late <= 1:
             raise UserError(f"faults.late = {self.late} must be in [0, 1]; 0.1 delays one message in ten")
-        if self.late_rounds < 1:
+        if not 1 <= self.late_rounds <= MOST_LATE:
             raise UserError(
-                f"faults.late_rounds = {self.late_rounds} must be at least 1; set late = 0.0 for none"
+                f"faults.late_rounds = {shown(self.late_rounds)} must be from 1 to {MOST_LATE:,}; set late = 0.0 for "
+                "none"
             )
         for name, needed, other in (
             ("absent_workers", "leave_round", "return_round"),

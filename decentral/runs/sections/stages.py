@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from decentral.errors import UserError
+from decentral.problems.sizes import MOST_LAYERS
+from topologies.wording import shown
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,13 @@ class Stages:
     heads: dict[str, dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise UserError(f"stages.count = {self.count} must be at least 1")
+        if not 1 <= self.count <= MOST_LAYERS + 1:
+            raise UserError(f"stages.count = {shown(self.count)} must be from 1 to {MOST_LAYERS + 1:,}")
         for key in ("flops_per_s", "timeout_s"):
             if not 0 < getattr(self, key) < float("inf"):
-                raise UserError(f"stages.{key} = {getattr(self, key)} must be positive and finite")
+                raise UserError(f"stages.{key} = {shown(getattr(self, key))} must be positive and finite")
         if isinstance(self.cut, list) and len(self.cut) != self.count - 1:
             raise UserError(
-                f"stages.cut = {self.cut} begins {len(self.cut)} stages after the first, but stages.count = "
+                f"stages.cut = {shown(self.cut)} begins {len(self.cut)} stages after the first, but stages.count = "
                 f"{self.count}; give {self.count - 1} layers"
             )

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 import topologies
 from decentral.algorithms.traits import Described
 from decentral.errors import UserError
+from decentral.problems.capabilities import Dealt
 from decentral.rounds.mixing import mixing_for, rule_for
 from decentral.tables import from_table, pop_name
 from topologies import named
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     import networkx as nx
+
+
+_MANY = 5_000  # workers from which a graph takes longer than reading the data
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,10 @@ class Topology:
     method: Described | None = None
 
     @classmethod
-    def from_table(cls, table: Mapping[str, Any], algorithm: Described | None = None) -> Topology:
-        """Checked against the tables of :mod:`topologies`."""
+    def from_table(
+        cls, table: Mapping[str, Any], algorithm: Described | None = None, problem: object = None
+    ) -> Topology:
+        """Checked against the tables of :mod:`topologies`, and the samples that the problem has for workers."""
         table, method = dict(table), algorithm
         name = pop_name(table, "topology", named.constructors() | named.READERS)
         try:
@@ -48,7 +55,12 @@ class Topology:
         if workers is None and name == "files":
             return cls(name, _read_schedule(table, weights).n, weights, table, method)
         if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-            raise UserError(f"topology.workers = {workers!r} should be an integer of at least 1")
+            raise UserError(f"topology.workers = {shown(workers)} should be an integer of at least 1")
+        if workers > _MANY and isinstance(problem, Dealt) and workers > (most := problem.most_workers()):
+            raise UserError(
+                f"topology.workers = {shown(workers)} but there are {most:,} training samples, and each worker must "
+                "own one at the least; use fewer workers"
+            )
         topology = cls(name, workers, weights, table, method)
         topology.build()
         return topology

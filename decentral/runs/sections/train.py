@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from decentral.errors import UserError
+from topologies.room import in_words
+from topologies.wording import shown
+
+MOST_ROUNDS, MOST_RECORDS = 10**12, 10**8
+"""Of a run: at ten microseconds a round the one is four months, at 100 bytes a record the other 10 GB."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,21 @@ class Train:
         for key in ("lr", "rounds", "batch_size", "record_every", "checkpoint_every", "eval_samples"):
             value = getattr(self, key)
             if not isinstance(value, str) and not 0 < value < float("inf"):
-                raise UserError(f"train.{key} = {value} must be positive and finite")
+                raise UserError(f"train.{key} = {shown(value)} must be positive and finite")
         for key in ("weight_decay", "clip_norm"):
             value = getattr(self, key)
             if value is not None and not 0 <= value < float("inf"):
-                raise UserError(f"train.{key} = {value} must be finite and not negative; 0 is none")
+                raise UserError(f"train.{key} = {shown(value)} must be finite and not negative; 0 is none")
+        if self.rounds > MOST_ROUNDS:
+            raise UserError(
+                f"train.rounds = {shown(self.rounds)} would last for years; use {MOST_ROUNDS:,} at the most"
+            )
+        if self.record_every != "auto" and self.rounds // self.record_every > MOST_RECORDS:
+            size = in_words(self.rounds // self.record_every * 100)
+            raise UserError(
+                f"train.record_every = {self.record_every} in train.rounds = {self.rounds} makes a metrics.csv of "
+                f"{size} or more; record less often"
+            )
 
     @property
     def checkpoint_rounds(self) -> int:

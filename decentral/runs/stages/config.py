@@ -10,9 +10,9 @@ from decentral.algorithms.traits import Method
 from decentral.errors import UserError
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
-from decentral.problems.capabilities import Layered
+from decentral.problems.capabilities import Layered, Measured
 from decentral.problems.language_settings import Language
-from decentral.runs.kind import Named, Run, Table, name_of
+from decentral.runs.kind import OF_ALL, OF_STALENESS, Columns, Named, Run, Table, name_of
 from decentral.runs.sections.names import METHODS, OPTIMIZERS, PROBLEMS, SCHEDULES
 from decentral.runs.sections.network import WITHOUT_CLUSTER, Network
 from decentral.runs.sections.stages import Stages
@@ -21,6 +21,7 @@ from decentral.runs.sections.train import Train
 from decentral.stages.program import StageProgram
 from decentral.tables import section
 
+_LAYERS = 128  # more cosines than anyone draws
 PROGRAMS = "decentral.stages.programs:PROGRAMS"
 
 
@@ -43,6 +44,23 @@ class StageRun(Run):
     algorithm: Annotated[Method[Any] | None, Named(METHODS)]
     optimizer: Annotated[Rule | None, Named(OPTIMIZERS, "sgd")]
     schedule: Annotated[Schedule, Named(SCHEDULES, "constant")]
+
+    def columns(self, ranks: int) -> Columns | None:
+        """See :class:`Run`; of which layers there are cosines is known when the network is."""
+        if not isinstance(self.problem, Measured):
+            return None
+        found = [*OF_ALL, *self.problem.columns(self.workers, self.train.weight_decay)]
+        found += ["batch_loss", "flops", "critical_flops", "gradient_cosine"]
+        found += [f"gradient_cosine_{layer}" for layer in range(_LAYERS)]
+        final = [
+            "flops_step",
+            "critical_flops_step",
+            "activation_bytes_max",
+            "activation_bytes_sum",
+            *OF_STALENESS,
+        ]
+        final += ["spectral_gap"] if self.topology is not None else []
+        return Columns((*found, *(["simulated_s"] if ranks == 1 else [])), tuple(final))
 
     @classmethod
     def is_meant(cls, table: Table) -> bool:

@@ -27,6 +27,7 @@ from decentral.runs.hosts import hosts
 from decentral.runs.journal import Journal, Outcome, Seen
 from decentral.runs.metrics import finite, measure, record_interval
 from decentral.runs.place import Here
+from decentral.runs.rows import refuse_rows
 from decentral.runs.stages.building import Plan
 from decentral.runs.stages.config import StageRun
 from decentral.runs.stages.snapshots import Assembly, Observer, Snapshot
@@ -42,6 +43,7 @@ from decentral.stages.profile import cost_table, profile
 def check(run: StageRun, world: World) -> None:
     """Refuse what does not fit: the cut, the program, its heads, the ranks."""
     _hosts(run, world)
+    refuse_rows(run, 1)  # rank 0 has all workers' models when it measures
     if run.topology is not None and run.algorithm is not None:
         refuse_misfit(run.algorithm, getattr(torch, run.train.dtype))
         refuse_unmet(run.algorithm, run.topology.mixing())

@@ -1,0 +1,50 @@
+"""The memory of the rows (h, d) that a rank hosts, told before they are there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from decentral.algorithms.state import tensors_of
+from decentral.comm.local import LocalComm
+from decentral.problems.capabilities import Sized
+from decentral.problems.classification import Module
+from decentral.problems.sizes import refuse_models, refuse_size
+from decentral.runs.place import device_of
+from topologies.wording import shown
+
+if TYPE_CHECKING:
+    from decentral.algorithms.traits import Method
+    from decentral.runs.kind import Run
+
+
+def refuse_rows(run: Run, ranks: int, kept: int = 0) -> None:
+    """Raise UserError where the models of a rank's workers, ``kept`` vectors beside each, or a batch have no room.
+
+    Rows on a GPU are not asked for, nor is a model of one's own, which would have to be built for it.
+    """
+    problem, train = run.problem, run.train
+    hosted = max(1, run.workers // ranks)
+    if train.batch_size != "full":  # which samples they are, 8 bytes each, and at least a number of each
+        batch = f"train.batch_size = {shown(train.batch_size)}"
+        refuse_size(12.0 * hosted * train.batch_size, batch, "use smaller batches")
+    if isinstance(problem, Module) or not isinstance(problem, Sized) or _on_gpu(train.device):
+        return
+    itemsize = 8 if train.dtype == "float64" else 4
+    refuse_models(problem, hosted, itemsize, 1 + kept)
+
+
+def vectors_kept(method: Method[Any]) -> int:
+    """Vectors of d numbers that the method keeps beside a worker's model, as two workers have them."""
+    x = torch.zeros(2, 3)
+    try:
+        state = method.init(x, LocalComm(np.full((2, 2), 0.5)))
+    except ValueError:  # it needs another graph
+        return 0
+    return sum(tensor.shape == x.shape for tensor in tensors_of(state))
+
+
+def _on_gpu(wish: str) -> bool:
+    return wish != "cpu" and torch.cuda.is_available() and device_of(wish, 0).type != "cpu"
