@@ -11,7 +11,9 @@ from typing import Any, NoReturn
 
 import click
 
+from decentral import disk
 from decentral.errors import UserError
+from decentral.runs import stopping
 from topologies.wording import one_line
 
 
@@ -223,18 +225,28 @@ def doctor(as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: mistakes of the user are one line on standard error and exit code 2."""
-    try:
-        cli(standalone_mode=False, prog_name="decentral")
-    except click.exceptions.Abort:
-        _fail("interrupted before anything was written", 130)
-    except click.ClickException as error:
-        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # since click 8.2
-            error.show()
-            sys.exit(error.exit_code)
-        context = getattr(error, "ctx", None)
-        _fail(f"{error.format_message()}{f' See `{context.command_path} --help`.' if context else ''}", 2)
-    except UserError as error:
-        _fail(str(error), 2)
+    with stopping.listening():
+        try:
+            cli(standalone_mode=False, prog_name="decentral")
+        except click.exceptions.Abort as error:
+            cause = error.__cause__
+            stopped = cause if isinstance(cause, KeyboardInterrupt) else KeyboardInterrupt()
+            _fail(f"{stopping.words(stopped)} before anything was written", stopping.exit_code(stopped))
+        except KeyboardInterrupt as error:
+            _fail(f"{stopping.words(error)} before anything was written", stopping.exit_code(error))
+        except click.ClickException as error:
+            if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # since click 8.2
+                error.show()
+                sys.exit(error.exit_code)
+            context = getattr(error, "ctx", None)
+            help_at = f" See `{context.command_path} --help`." if context else ""
+            _fail(f"{error.format_message()}{help_at}", 2)
+        except UserError as error:
+            _fail(str(error), 2)
+        except OSError as error:
+            if not disk.is_of_disk(error):
+                raise
+            _fail(disk.words(error), disk.EXIT_CODE)
 
 
 def _fail(text: str, code: int) -> NoReturn:

@@ -26,6 +26,7 @@ class RoundsRun(WholeModels):
     """
 
     there: ClassVar[str] = "no [stages]"
+    goes_on: ClassVar[bool] = True
 
     problem: Annotated[Any, Named(PROBLEMS)]
     topology: Topology
