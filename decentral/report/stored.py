@@ -19,9 +19,16 @@ from decentral.errors import UserError
 T = TypeVar("T")
 
 STATUS = "status.json"
+AGAIN = "run the experiment again with --resume to have it made anew"
+"""The remedy for what a run that has ended can write anew from what is left."""
 SEAL = "# sha256 "
 """Begins the last line of a text that holds the digest of the lines before it."""
 _BLOCK = 1 << 20
+
+
+def remedy_of(home: Path) -> str:
+    """What to do about a damaged file in the folder of one run."""
+    return f"remove {home} and run the experiment again with --resume"
 
 
 def digest_of(path: Path, size: int | None = None) -> Any:
@@ -44,25 +51,22 @@ def sealed_table(table: Mapping[str, Any]) -> dict[str, Any]:
     return {**table, "sha256": _digest_of_table(table)}
 
 
-def read_text(path: Path, remedy: str) -> str:
-    """A file's text without its seal. Raises UserError, with the remedy, where it is none or damaged."""
+def read_text(path: Path, remedy: str, is_sealed: bool = False) -> str:
+    """A file's text without its seal, which it must have where ``is_sealed``. UserError, with the remedy, if not."""
     text = _reading(path, remedy, lambda: path.read_text(encoding="utf-8"))
     body, mark, digest = text.rpartition(SEAL)
     if not mark:
+        if is_sealed:
+            raise _damaged(path, "its last line is gone", remedy)
         return text
     if digest.strip() != hashlib.sha256(body.encode()).hexdigest():
         raise _damaged(path, "it is not as it was written", remedy)
     return body
 
 
-def is_sealed(path: Path, remedy: str) -> bool:
-    """Whether a text has a seal."""
-    return SEAL in _reading(path, remedy, lambda: path.read_text(encoding="utf-8"))
-
-
-def read_toml(path: Path, remedy: str) -> dict[str, Any]:
+def read_toml(path: Path, remedy: str, is_sealed: bool = False) -> dict[str, Any]:
     """A TOML file's table. Raises UserError likewise."""
-    text = read_text(path, remedy)
+    text = read_text(path, remedy, is_sealed)
     return _reading(path, remedy, lambda: tomllib.loads(text))
 
 
@@ -91,7 +95,7 @@ def check_files(home: Path, status: Mapping[str, Any], remedy: str) -> None:
     """Raise UserError where a file that the run has left is not as its status tells; one that is gone may be."""
     for name, digest in status.get("files", {}).items():
         path = home / name
-        if path.exists() and _reading(path, remedy, digest_of(path).hexdigest) != digest:
+        if path.exists() and _digest(path, remedy) != digest:
             raise _damaged(path, "it is not as it was written", remedy)
 
 
@@ -100,10 +104,14 @@ def understood(path: Path, remedy: str) -> Iterator[None]:
     """Inside, what was read from ``path`` is used: where that has another form than it should, UserError."""
     try:
         yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, EOFError, OSError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except Exception as error:
         raise _damaged(path, f"{type(error).__name__}: {error}", remedy) from error
+
+
+def _digest(path: Path, remedy: str) -> str:
+    return _reading(path, remedy, lambda: str(digest_of(path).hexdigest()))
 
 
 def _reading(path: Path, remedy: str, read: Callable[[], T]) -> T:
@@ -113,6 +121,8 @@ def _reading(path: Path, remedy: str, read: Callable[[], T]) -> T:
         raise _damaged(path, "it is nested too deeply", remedy) from None
     except (OSError, ValueError) as error:  # of JSON, TOML and UTF-8 too
         why = error.strerror if isinstance(error, OSError) else error
+        if isinstance(error, tomllib.TOMLDecodeError):
+            why = f"it is not valid TOML: {error}"
         raise _damaged(path, str(why), remedy) from None
 
 

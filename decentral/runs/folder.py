@@ -24,7 +24,8 @@ import tomli_w
 
 from decentral.disk import PART, naming, write_whole
 from decentral.errors import UserError
-from decentral.report.stored import check_files, digest_of, read_status, sealed_table
+from decentral.report.results import status_of
+from decentral.report.stored import digest_of, sealed_table
 from topologies.wording import shown
 
 if TYPE_CHECKING:
@@ -131,11 +132,7 @@ class RunFolder:
 
     def status(self) -> dict[str, Any] | None:
         """How the run ended, or None if it has not. Raises UserError if that or a file that it left is damaged."""
-        remedy = f"remove {self.path} to have --resume make that run anew"
-        status = read_status(self.path, remedy)
-        if status is not None:
-            check_files(self.path, status, remedy)
-        return status
+        return status_of(self.path) or None
 
     def _is_left(self, path: Path) -> bool:
         return path != self.checkpoint and path.name != "status.json" and path.suffix != PART

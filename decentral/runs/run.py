@@ -158,6 +158,7 @@ def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[st
         raise UserError(f"--out {folder}: no permission to write in {there}; choose another folder")
     if there != folder or all(path.suffix == PART or path.name == lock.LOCK for path in folder.iterdir()):
         return {}
+    _refuse_folders(folder, ("experiment.toml", "results.csv", "command.txt"))
     if not (folder / "experiment.toml").exists():
         raise UserError(
             f"--out {folder} holds other files and no experiment; choose another folder, or empty it"
@@ -179,8 +180,17 @@ def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[st
         if (status := run.status()) is not None:
             done[run.path.name] = status
         else:
+            _refuse_folders(run.path, ("config.toml", "environment.json", "metrics.csv"))
             run.checkpointed()
     return done
+
+
+def _refuse_folders(home: Path, files: Sequence[str]) -> None:
+    for path in (home / name for name in files):
+        if path.is_dir():
+            raise UserError(
+                f"{path} is a folder, and a file belongs there; remove it, or choose another --out"
+            )
 
 
 def _ended_in(folder: Path) -> int:
