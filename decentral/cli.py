@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,8 +12,9 @@ from typing import Any, NoReturn
 
 import click
 
-from decentral import disk
+from decentral import disk, terminal
 from decentral.errors import UserError
+from decentral.report.matplotlibrc import refuse_unreadable
 from decentral.runs import stopping
 from topologies.wording import one_line
 
@@ -46,6 +48,7 @@ def cli() -> None:
 )
 def run(file: Path, overrides: tuple[str, ...], out: Path | None, resume: bool, tensorboard: bool) -> None:
     """Run an experiment: all its sweeps and seeds. Also under mpirun, unchanged."""
+    refuse_unreadable()
     sys.exit(load_run().run(file, overrides, out, resume, tensorboard))
 
 
@@ -57,8 +60,16 @@ def load_run() -> ModuleType:
     gc.disable()  # to collect garbage while torch is imported only costs time
     try:
         run = importlib.import_module("decentral.runs.run")
+        importlib.import_module("torch")
         gc.freeze()  # nor need later collections look at what was imported
         return run
+    except (ImportError, OSError, MemoryError) as error:
+        if isinstance(error, OSError) and disk.is_of_disk(error):
+            raise
+        raise UserError(
+            f"torch or what it needs cannot be loaded ({str(error) or 'no memory'}); allow more memory (ulimit -v) and "
+            "open files (ulimit -n), or see `decentral doctor`"
+        ) from error
     finally:
         gc.enable()
 
@@ -89,6 +100,8 @@ def topology(
     name: str, workers: int | None, weights: str, parameters: tuple[str, ...], as_json: bool, out: Path | None
 ) -> None:
     """Describe a graph or schedule NAME (see `decentral list topologies`), or a graph file."""
+    if out is not None:
+        refuse_unreadable()
     from decentral.commands.topology import report
     from decentral.runs.experiment import parse_override
 
@@ -117,6 +130,8 @@ def advise(cluster: Path, model_bytes: float, compute_s: float, as_json: bool, o
         latency_s = "50 us"
         bandwidth_bytes_s = "10 Gb/s"
     """
+    if out is not None:
+        refuse_unreadable()
     from decentral.commands.advise_table import report
 
     report(cluster, model_bytes, compute_s, as_json, out)
@@ -182,6 +197,8 @@ def scaling(cluster: Path | None, seconds: float, as_json: bool) -> None:
 )
 def network(file: Path, overrides: tuple[str, ...], out: Path | None) -> None:
     """Describe the network of nodes of an experiment with [dataflow]."""
+    if out is not None:
+        refuse_unreadable()
     from decentral.commands.network import report
 
     report(file, overrides, out)
@@ -208,6 +225,7 @@ def compare(folders: tuple[Path, ...]) -> None:
 @click.option("--log", default=None, help="Logarithmic axes: x, y, xy, or none [by the data].")
 def plot(folders: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Draw a figure of one or several experiments."""
+    refuse_unreadable()
     from decentral.algorithms.titles import titles
     from decentral.report.plots import draw
 
@@ -225,6 +243,15 @@ def doctor(as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: mistakes of the user are one line on standard error and exit code 2."""
+    os.environ["MPLBACKEND"] = "agg"  # figures are files, whatever else was asked for
+    try:
+        with terminal.guarded():
+            _main()
+    except OSError as error:
+        _fail(f"standard output: {disk.words(error)}", disk.EXIT_CODE)
+
+
+def _main() -> None:
     with stopping.listening():
         try:
             cli(standalone_mode=False, prog_name="decentral")

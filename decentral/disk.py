@@ -44,6 +44,11 @@ def words(error: OSError) -> str:
     return f"{what}: {why}; {_REMEDIES.get(error.errno or 0, 'see that it can be')}"
 
 
+def encoded(text: str) -> bytes:
+    """UTF-8, whatever the locale; halves of surrogate pairs, of names that are none, as Python would write them."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Inside, an OSError becomes a :class:`DiskError` that names this file: those of write name none."""
@@ -64,7 +69,7 @@ def write_whole(path: Path, content: str | Callable[[BinaryIO], object]) -> None
         try:
             with part.open("wb") as file:
                 if isinstance(content, str):
-                    file.write(content.encode())
+                    file.write(encoded(content))
                 else:
                     content(file)
                 file.flush()

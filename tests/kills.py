@@ -93,19 +93,23 @@ def begin(number, file, out):
 
 def killed(process, out, after_s, number):
     """Send a signal to the process that has the folder ``out``, so long after it has taken it; what it said."""
-    lock, deadline_s = out / LOCK, time.monotonic() + 60
-    pid = None
-    while pid is None and process.poll() is None and time.monotonic() < deadline_s:
-        with suppress(OSError, ValueError):
-            told = json.loads(lock.read_text())["pid"]
-            os.kill(told, 0)  # else that of one that was killed before
-            pid = told
-        time.sleep(0.002)
+    pid = owner(out, process)
     time.sleep(after_s)
     with suppress(ProcessLookupError, TypeError):
         os.kill(pid, number)
-    said = process.communicate(timeout=120)[1]
-    return said
+    return process.communicate(timeout=120)[1]
+
+
+def owner(out, process):
+    """The process that has taken the folder ``out``; None if ``process`` has ended before."""
+    deadline_s = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline_s:
+        with suppress(OSError, ValueError):
+            pid = json.loads((out / LOCK).read_text())["pid"]
+            os.kill(pid, 0)  # else that of one that was killed before
+            return pid
+        time.sleep(0.002)
+    return None
 
 
 def check_said(said, code, number, ranks_):
@@ -150,8 +154,9 @@ def case(name, home, draw, kills):
     file, whole, out = home / f"{name}.toml", home / f"{name}-whole", home / f"{name}-killed"
     if not whole.exists():
         write_table(file, table)
-        began = time.monotonic()
         process = begin(number, file, whole)
+        owner(whole, process)
+        began = time.monotonic()
         said = process.communicate(timeout=300)[1]
         assert process.returncode == 0, said
         (home / f"{name}.seconds").write_text(str(time.monotonic() - began))

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from decentral.disk import encoded
 from decentral.errors import UserError
 
 T = TypeVar("T")
@@ -43,7 +44,7 @@ def digest_of(path: Path, size: int | None = None) -> Any:
 
 def sealed(text: str) -> str:
     """A text of lines with its digest as the last one, a comment."""
-    return f"{text}{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n"
+    return f"{text}{SEAL}{hashlib.sha256(encoded(text)).hexdigest()}\n"
 
 
 def sealed_table(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def read_text(path: Path, remedy: str, is_sealed: bool = False) -> str:
         if is_sealed:
             raise _damaged(path, "its last line is gone", remedy)
         return text
-    if digest.strip() != hashlib.sha256(body.encode()).hexdigest():
+    if digest.strip() != hashlib.sha256(encoded(body)).hexdigest():
         raise _damaged(path, "it is not as it was written", remedy)
     return body
 

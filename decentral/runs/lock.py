@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from decentral.disk import naming
 from decentral.errors import UserError
 from topologies.wording import shown
 
@@ -40,9 +41,10 @@ def taken(folder: Path) -> Iterator[str]:
 
     Raises UserError if it is another's. Gives a note: whose lock was left behind and is taken over, or "".
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
-    descriptor, note = _take(path)
+    with naming(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, note = _take(path)
     try:
         yield note
     finally:

@@ -151,7 +151,13 @@ def _check_rank(experiment: Experiment, done: dict[str, Any]) -> None:
 
 def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[str, dict[str, Any]]:
     """The runs of this experiment that have ended in ``folder``: id -> status. Refuses one of something else."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    absolute = folder.absolute()
+    for path in (absolute, *absolute.parents):
+        if path.is_symlink() and not path.exists():
+            raise UserError(
+                f"--out {folder}: {path} is a link to nowhere; remove it, or choose another folder"
+            )
+    there = next(path for path in (folder, *absolute.parents) if path.exists())
     if not there.is_dir():
         raise UserError(f"--out {folder}: {there} is a file; choose another folder")
     if not os.access(there, os.W_OK | os.X_OK):
