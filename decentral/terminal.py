@@ -75,7 +75,8 @@ def guarded() -> Iterator[None]:
     _open_closed()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="decentral")
+            with suppress(OSError):
+                stream.reconfigure(errors="decentral")
     out, err = _Stream(sys.stdout), _Stream(sys.stderr)
     sys.stdout, sys.stderr = out, err
     code: Any = 0

@@ -57,7 +57,8 @@ def run(
         return _end(world, f"no stage can go on: {error}", 1)
     except Exception as error:
         if isinstance(error, OSError) and disk.is_of_disk(error):
-            return _end(world, f"{disk.words(error)}, and go on with --resume (in {folder})", disk.EXIT_CODE)
+            kept = f"what was recorded is kept (in {folder}), and --resume goes on"
+            return _end(world, f"{disk.words(error)}; {kept}", disk.EXIT_CODE)
         if world.ranks == 1:
             raise
         traceback.print_exc()
