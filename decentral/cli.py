@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -12,8 +13,11 @@ from typing import Any, NoReturn
 
 import click
 
+from decentral import disk, terminal
 from decentral.allocator import keep_freed_memory, out_of_memory
 from decentral.errors import UserError
+from decentral.report.matplotlibrc import refuse_unreadable
+from decentral.runs import stopping
 from topologies.wording import LONGEST_VALUE, cut, one_line
 
 
@@ -46,6 +50,7 @@ def cli() -> None:
 )
 def run(file: Path, overrides: tuple[str, ...], out: Path | None, resume: bool, tensorboard: bool) -> None:
     """Run an experiment: all its sweeps and seeds. Also under mpirun, unchanged."""
+    refuse_unreadable()
     sys.exit(load_run().run(file, overrides, out, resume, tensorboard))
 
 
@@ -55,8 +60,16 @@ def load_run() -> ModuleType:
     gc.disable()  # to collect garbage while torch is imported only costs time
     try:
         run = importlib.import_module("decentral.runs.run")
+        importlib.import_module("torch")
         gc.freeze()  # nor need later collections look at what was imported
         return run
+    except (ImportError, OSError, MemoryError) as error:
+        if isinstance(error, OSError) and disk.is_of_disk(error):
+            raise
+        raise UserError(
+            f"torch or what it needs cannot be loaded ({str(error) or 'no memory'}); allow more memory (ulimit -v) and "
+            "open files (ulimit -n), or see `decentral doctor`"
+        ) from error
     finally:
         gc.enable()
 
@@ -87,6 +100,8 @@ def topology(
     name: str, workers: int | None, weights: str, parameters: tuple[str, ...], as_json: bool, out: Path | None
 ) -> None:
     """Describe a graph or schedule NAME (see `decentral list topologies`), or a graph file."""
+    if out is not None:
+        refuse_unreadable()
     from decentral.commands.topology import report
     from decentral.runs.experiment import parse_override
 
@@ -115,6 +130,8 @@ def advise(cluster: Path, model_bytes: float, compute_s: float, as_json: bool, o
         latency_s = "50 us"
         bandwidth_bytes_s = "10 Gb/s"
     """
+    if out is not None:
+        refuse_unreadable()
     from decentral.commands.advise_table import report
 
     report(cluster, model_bytes, compute_s, as_json, out)
@@ -180,6 +197,8 @@ def scaling(cluster: Path | None, seconds: float, as_json: bool) -> None:
 )
 def network(file: Path, overrides: tuple[str, ...], out: Path | None) -> None:
     """Describe the network of nodes of an experiment with [dataflow]."""
+    if out is not None:
+        refuse_unreadable()
     from decentral.commands.network import report
 
     report(file, overrides, out)
@@ -206,6 +225,7 @@ def compare(folders: tuple[Path, ...]) -> None:
 @click.option("--log", default=None, help="Logarithmic axes: x, y, xy, or none [by the data].")
 def plot(folders: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Draw a figure of one or several experiments."""
+    refuse_unreadable()
     from decentral.algorithms.titles import titles
     from decentral.report.plots import draw
 
@@ -224,23 +244,42 @@ def doctor(as_json: bool) -> None:
 def main() -> None:
     """Entry point: mistakes of the user are one line on standard error and exit code 2."""
     _keep_warnings_back()
+    os.environ["MPLBACKEND"] = "agg"  # figures are files, whatever else was asked for
     try:
-        cli(standalone_mode=False, prog_name="decentral")
-    except click.exceptions.Abort:
-        _fail("interrupted before anything was written", 130)
-    except click.ClickException as error:
-        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # since click 8.2
-            error.show()
-            sys.exit(error.exit_code)
-        context = getattr(error, "ctx", None)
-        _fail(f"{error.format_message()}{f' See `{context.command_path} --help`.' if context else ''}", 2)
-    except UserError as error:
-        _fail(str(error), 2)
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        said = cut((str(error).splitlines() or [""])[0], 2 * LONGEST_VALUE)
-        _fail(f"out of memory ({said}); use a smaller model, fewer workers, or smaller batches", 2)
+        with terminal.guarded():
+            _main()
+    except OSError as error:
+        _fail(f"standard output: {disk.words(error)}", disk.EXIT_CODE)
+
+
+def _main() -> None:
+    with stopping.listening():
+        try:
+            cli(standalone_mode=False, prog_name="decentral")
+        except click.exceptions.Abort as error:
+            cause = error.__cause__
+            stopped = cause if isinstance(cause, KeyboardInterrupt) else KeyboardInterrupt()
+            _fail(f"{stopping.words(stopped)} before anything was written", stopping.exit_code(stopped))
+        except KeyboardInterrupt as error:
+            _fail(f"{stopping.words(error)} before anything was written", stopping.exit_code(error))
+        except click.ClickException as error:
+            if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # since click 8.2
+                error.show()
+                sys.exit(error.exit_code)
+            context = getattr(error, "ctx", None)
+            help_at = f" See `{context.command_path} --help`." if context else ""
+            _fail(f"{error.format_message()}{help_at}", 2)
+        except UserError as error:
+            _fail(str(error), 2)
+        except OSError as error:
+            if not disk.is_of_disk(error):
+                raise
+            _fail(disk.words(error), disk.EXIT_CODE)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            said = cut((str(error).splitlines() or [""])[0], 2 * LONGEST_VALUE)
+            _fail(f"out of memory ({said}); use a smaller model, fewer workers, or smaller batches", 2)
 
 
 def _keep_warnings_back() -> None:

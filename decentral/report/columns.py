@@ -93,6 +93,15 @@ COLUMNS = {
     "compression_ratio_other": Column("compression ratio of other parameters", "ratio other", better="high"),
 }
 
+WALL_CLOCK_COLUMNS = ("wall_s", "instances_per_s")
+"""Columns of the machine's own clock: the only ones in which a run that was killed and went on differs from one whole.
+
+On ranks also ``occupancy``, and what depends on who came first: staleness of programs that run ahead."""
+WALL_CLOCK_FILES = ("environment.json", "command.txt", "costs.json", "report.html", "status.json")
+"""Files of a results folder that hold such columns or times, and the command; on ranks also trace.json, there measured.
+
+status.json tells the digests of the others. Event files of TensorBoard and figures hold them too."""
+
 FIELDS = {
     "algorithm.name": "method",
     "algorithm.momentum": "momentum",

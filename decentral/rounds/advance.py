@@ -44,8 +44,8 @@ def advance(
     They are cut further into blocks of at most ``width`` columns; by default :func:`block_width` says of how many.
     In one process torch's threads share the blocks, and one block is one thread's. On ranks the messages of up to four
     blocks travel together. A block may come without a gradient, for a method whose gradient step the caller makes
-    (:mod:`decentral.rounds.trials.gradient_step`); then all must, and there is no weight decay. ``whole``: the round is one block, for a method that :mod:`decentral.rounds.trials.columns` has found to look
-    across columns.
+    (:mod:`decentral.rounds.trials.gradient_step`); then all must, and there is no weight decay. ``whole``: the round is
+    one block, for a method that :mod:`decentral.rounds.trials.columns` has found to look across columns.
 
     Weight decay joins the gradient here, before the method, and so before any communication.
     """

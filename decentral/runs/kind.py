@@ -65,9 +65,13 @@ OF_STALENESS = ("staleness_mean", "staleness_max")
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a run depends on. ``there``: what its file has, in words."""
+    """Everything that a run depends on.
+
+    ``there``: what its file has, in words. ``goes_on``: whether it leaves checkpoints; without them it begins anew.
+    """
 
     there: ClassVar[str] = ""
+    goes_on: ClassVar[bool] = False
 
     name: str
     seed: int

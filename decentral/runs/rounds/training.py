@@ -21,6 +21,7 @@ from decentral.rounds.ruled import Ruled, ruled
 from decentral.rounds.trials.columns import cut_note, looks_across
 from decentral.rounds.trials.messages import early_messages
 from decentral.rounds.trials.momentum import momentum_twice, rule_has_momentum
+from decentral.runs import stopping
 from decentral.runs.computing import compute_time
 from decentral.runs.divergence import Losses, overflow
 from decentral.runs.journal import Journal, Outcome, Seen
@@ -103,8 +104,17 @@ class Training:
         return SimulatedTime(config.network, compute, self.comm, config.seed, early, traced)
 
     def run(self) -> Outcome:
-        """All rounds that are left, with records and checkpoints."""
+        """All rounds that are left, with records and checkpoints.
+
+        A signal to end leaves a checkpoint of the round that was under way; on ranks, of the next one after which they
+        look at their losses together. Raises Stopped then.
+        """
+        with stopping.put_off():
+            return self._run()
+
+    def _run(self) -> Outcome:
         train, journal = self.config.train, self.journal
+        alone = self.world.ranks == 1
         if self.t == 0:
             self._record()
         began = time.perf_counter()
@@ -113,17 +123,19 @@ class Training:
             record = self.t % self.record_rounds == 0 or self.t == train.rounds
             keep = self.t % train.checkpoint_rounds == 0 and self.t < train.rounds
             watched = bool(self.watched) and self.t == self.watched.stop
-            if not (record or keep or watched or self.losses.full):
+            asked = stopping.asked()
+            if not (record or keep or watched or self.losses.full or (asked and alone)):
                 journal.moved(self.t)
                 continue
-            trouble = self.losses.trouble()  # waits for the device
+            trouble = self.losses.trouble(asked)  # waits for the device
             self.wall_s += time.perf_counter() - began
             if trouble or (record and (trouble := self._record())):
                 return journal.ended("diverged", trouble)
-            if keep:
-                self._keep()
             if watched and (trace := gathered_rounds(self.watch, self.world, self.comm.h)) is not None:
                 journal.leave("trace.json", trace.chrome())
+            if keep or (self.losses.asked and self.t < train.rounds):
+                self._keep()
+                stopping.stop_if(self.losses.asked)
             journal.moved(self.t)
             began = time.perf_counter()
         return self._end()

@@ -149,6 +149,7 @@ class Training:
             self.gathering.hand_over(t, stage, self.observers[stage].snapshot(t, driver))
         elif self.world.rank == 0:
             self.gathering.collect()
+        self.observers[stage].stage.losses.pop(t, None)  # nobody asks for it again
         self._steps[stage] = t + 1
         self.journal.moved(min(self._steps.values()))
 
