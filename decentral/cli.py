@@ -234,7 +234,7 @@ def main() -> None:
         context = getattr(error, "ctx", None)
         _fail(f"{error.format_message()}{f' See `{context.command_path} --help`.' if context else ''}", 2)
     except UserError as error:
-        _fail(str(error), 2)
+        _fail(str(error), error.code)
 
 
 def _fail(text: str, code: int) -> NoReturn:

@@ -22,12 +22,14 @@ from decentral.comm.launch import check_launch, cuda_aware, yield_when_oversubsc
 from decentral.comm.links import Sent
 from decentral.comm.plan import MixingPlan
 from decentral.comm.routes import Routes
+from decentral.comm.starting import starting
 
 yield_when_oversubscribed()
 import mpi4py  # noqa: E402
 
 mpi4py.rc.thread_level = "funneled"  # only the main thread of a rank speaks MPI
-from mpi4py import MPI  # noqa: E402
+with starting():
+    from mpi4py import MPI
 
 __all__ = ["HALO", "MADE", "MPI", "POSTED", "MPIComm", "as_array", "as_buffer"]
 

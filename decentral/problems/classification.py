@@ -44,9 +44,9 @@ class Classification:
         """What can be told before the data are read: nothing more."""
         del batch_size, weight_decay
 
-    def prepare(self, workers: int, seed: int) -> None:
+    def prepare(self, workers: int, seed: int) -> object:
         """Read the data and build the model once, so that every mistake is found before any run starts."""
-        self.made(workers, seed)
+        return self.made(workers, seed)
 
     def made(self, workers: int, seed: int) -> Made:
         """See :class:`decentral.problems.capabilities.Layered`."""
@@ -224,3 +224,9 @@ class Module(Classification):
         from decentral.problems.models.initialise import initialise
 
         return initialise(lambda: from_factory(self.factory, dataset), seed)
+
+    def prepare(self, workers: int, seed: int) -> object:
+        """With the file that the factory is written in."""
+        from decentral.problems.models.factory import source_of
+
+        return {"": super().prepare(workers, seed), "the factory's file": source_of(self.factory)}

@@ -44,9 +44,9 @@ class SentimentTrees:
     def __post_init__(self) -> None:
         check_positive(width=self.width)
 
-    def prepare(self, workers: int, seed: int) -> None:
+    def prepare(self, workers: int, seed: int) -> object:
         """Read the trees once, so that every mistake is found before any run starts."""
-        load_trees(self.trees, self.data_root or None)
+        return load_trees(self.trees, self.data_root or None)
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,6 @@ class BasicDeduction:
     def __post_init__(self) -> None:
         check_positive(width=self.width, steps=self.steps)
 
-    def prepare(self, workers: int, seed: int) -> None:
+    def prepare(self, workers: int, seed: int) -> object:
         """Read the stories once, so that every mistake is found before any run starts."""
-        load_deductions(self.stories, self.data_root or None)
+        return load_deductions(self.stories, self.data_root or None)

@@ -38,9 +38,9 @@ class Language:
         """What can be told before the text is read: nothing more."""
         del batch_size, weight_decay
 
-    def prepare(self, workers: int, seed: int) -> None:
+    def prepare(self, workers: int, seed: int) -> object:
         """Read the text and build the model once, so that every mistake is found before any run starts."""
-        self.made(workers, seed)
+        return self.made(workers, seed)
 
     def model(self, text: Text, seed: int) -> nn.Module:
         """A fresh model, initialised from the seed."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from decentral.comm.launch import local_rank, use_threads
-from decentral.comm.world import World, find_world
+from decentral.comm.launch import use_threads
+from decentral.comm.world import World
 from decentral.errors import UserError
-from decentral.runs.agreement import on_root, together
+from decentral.runs.agreement import all_ranks, on_root, together
+from decentral.runs.digests import Digests, Leaf, refuse_different
 from decentral.runs.event_files import EventFiles, need_tensorboard
 from decentral.runs.experiment import Experiment, PlannedRun, load
 from decentral.runs.folder import PART, RunFolder, write_results, write_whole
@@ -34,27 +34,22 @@ def run(
 
     ``tensorboard``: records are written as TensorBoard's event files too.
     """
-    world = find_world()
-    experiment, folder, done = prepare(world, file, overrides, out, resume, tensorboard)
-    try:
-        return _run_all(world, experiment, folder, done, tensorboard)
-    except KeyboardInterrupt:
-        return _end(
-            world,
-            f"interrupted; the same command with --resume goes on from here (in {folder})",
-            _INTERRUPTED,
-        )
-    except UserError as error:
-        return _end(world, str(error), _USER)
-    except NonFiniteError as error:  # of a stage on one of several ranks: the others cannot go on
-        return _end(world, f"diverged: {error}", _DIVERGED)
-    except DeadlockError as error:
-        return _end(world, f"no stage can go on: {error}", 1)
-    except Exception as error:
-        if world.ranks == 1:
-            raise
-        traceback.print_exc()
-        return _end(world, f"{type(error).__name__}: {error}", 1)
+    with all_ranks() as world:
+        experiment, folder, done = prepare(world, file, overrides, out, resume, tensorboard)
+        try:
+            return _run_all(world, experiment, folder, done, tensorboard)
+        except KeyboardInterrupt:
+            return _end(
+                world,
+                f"interrupted; the same command with --resume goes on from here (in {folder})",
+                _INTERRUPTED,
+            )
+        except UserError as error:
+            return _end(world, str(error), _USER)
+        except NonFiniteError as error:  # of a stage on one of several ranks: the others cannot go on
+            return _end(world, f"diverged: {error}", _DIVERGED)
+        except DeadlockError as error:
+            return _end(world, f"no stage can go on: {error}", 1)
 
 
 def _end(world: World, text: str, code: int) -> int:
@@ -79,7 +74,7 @@ def prepare(
     If any finds a mistake, rank 0 raises UserError and the others end.
     """
     planned = on_root(world, lambda: _plan(world, file, overrides, out, resume, tensorboard))
-    together(world, lambda: _check_rank(planned[0], planned[2]))
+    refuse_different(world, together(world, lambda: _check_rank(world, planned[0], planned[2])))
     return planned
 
 
@@ -98,19 +93,25 @@ def _plan(
     return experiment, folder, done
 
 
-def _check_rank(experiment: Experiment, done: dict[str, Any]) -> None:
-    """Each rank's part: its device and its data."""
+def _check_rank(world: World, experiment: Experiment, done: dict[str, Any]) -> dict[str, Leaf]:
+    """Each rank's part: its device, its data and models, and among several ranks what tells these apart."""
     from decentral.runs.place import device_of
 
     checked: set[str] = set()
+    digests = Digests()
     for planned in experiment.runs:
         config = planned.config
         if planned.id in done:
             continue
-        device_of(config.train.device, local_rank())
+        device_of(config.train.device, world.local_rank)
         if (data := repr((config.problem, config.workers, config.seed))) not in checked:
-            config.prepare()
+            prepared = config.prepare()
+            if world.ranks > 1:
+                digests.add(planned.id, prepared)
+        if world.ranks > 1:
+            digests.add_code(planned.id, config)
         checked.add(data)
+    return digests.leaves
 
 
 def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[str, dict[str, Any]]:
@@ -185,7 +186,7 @@ def _one(world: World, planned: PlannedRun, folder: RunFolder, progress: Progres
     from decentral.runs.rounds import checkpoint
 
     config, root = planned.config, world.rank == 0
-    device = device_of(config.train.device, local_rank())
+    device = device_of(config.train.device, world.local_rank)
     began = world.agree(folder.checkpoint.exists() if root else False)[0]
     kept = checkpoint.read(folder.checkpoint) if began else None
 

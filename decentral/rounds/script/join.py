@@ -19,7 +19,7 @@ import topologies
 from decentral.algorithms.traits import Method, maker_of, traits_of
 from decentral.comm.launch import use_threads
 from decentral.comm.world import World, find_world
-from decentral.errors import UserError, nearest
+from decentral.errors import AgreedError, UserError, nearest
 from decentral.rounds.mixing import mixing_for, rule_for
 from decentral.tables import from_table
 from topologies import named
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from decentral.comm import Communicator
 
 _SAID = 1_000  # characters of a mistake that ranks tell each other
-
-
-class AgreedError(UserError):
-    """A mistake that all ranks know of: each ends by itself, and rank 0 says why."""
 
 
 def join(

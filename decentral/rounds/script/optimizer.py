@@ -15,7 +15,7 @@ from decentral.algorithms.state import numbers_of, tensors_of, with_numbers
 from decentral.algorithms.traits import Method, traits_of
 from decentral.comm import Communicator
 from decentral.comm.mixer import Pending
-from decentral.errors import UserError
+from decentral.errors import AgreedError, UserError
 from decentral.rounds.advance import advance
 from decentral.rounds.early import EarlyComm
 from decentral.rounds.script.checks import (
@@ -27,7 +27,7 @@ from decentral.rounds.script.checks import (
     model_text,
 )
 from decentral.rounds.script.inner_optimizer import InnerOptimizer
-from decentral.rounds.script.join import AgreedError, refuse_together, say, tell
+from decentral.rounds.script.join import refuse_together, say, tell
 from decentral.rounds.script.parameter_row import ParameterRow
 from decentral.rounds.trials.gradient_step import outer_step
 from decentral.rounds.trials.messages import sends_model_first
