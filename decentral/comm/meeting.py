@@ -11,6 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+import topologies
 from decentral.comm.launch import told_local_rank
 from decentral.errors import AgreedError
 from topologies.wording import shown
@@ -58,6 +61,16 @@ def meet(rank: int, agree: Callable[[Any], Sequence[Any]], command: str) -> Met:
     return Met(number, {r: everyone[r].pid for r in here if r != rank})
 
 
+def fingerprint(schedule: topologies.Schedule) -> str:
+    """What mixing schedules are told apart by: a digest of the matrices of a period, or of those that are known."""
+    digest = hashlib.sha256(repr((schedule.n, schedule.period)).encode())
+    for t in schedule.rounds:
+        w = schedule.matrix(t).tocsr()
+        for part in (w.indptr, w.indices, w.data):
+            digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
+
+
 def _check_alike(
     verb: str, texts: Sequence[str], remedy: str, key: Callable[[str], str] = lambda text: text
 ) -> None:
@@ -67,7 +80,6 @@ def _check_alike(
 
 
 def _told(command: str) -> Told:
-    import numpy as np
     import torch
 
     versions = {"decentral": "not installed", "Python": platform.python_version()}

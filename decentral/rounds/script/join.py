@@ -6,7 +6,6 @@ job: its neighbours would wait for it for ever.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import numpy as np
 import topologies
 from decentral.algorithms.traits import Method, maker_of, traits_of
 from decentral.comm.launch import use_threads
+from decentral.comm.meeting import fingerprint
 from decentral.comm.world import World, find_world
 from decentral.errors import AgreedError, UserError, nearest
 from decentral.rounds.mixing import mixing_for, rule_for
@@ -60,7 +60,7 @@ def join(
         mistake = str(error)
     refuse_together(world.agree(mistake))
     assert schedule is not None
-    if len(set(world.agree(_fingerprint(schedule)))) > 1:
+    if len(set(world.agree(fingerprint(schedule)))) > 1:
         raise AgreedError("ranks ask for different mixing; call join with the same arguments on every rank")
     comm = world.communicator(schedule)
     if world.ranks > 1:
@@ -183,15 +183,6 @@ def _check_size(n: int, what: str, ranks: int) -> None:
 
 def _kind(value: Any) -> str:
     return f"{value!r}" if isinstance(value, int | float | None) else f"a {type(value).__name__}"
-
-
-def _fingerprint(schedule: topologies.Schedule) -> str:
-    digest = hashlib.sha256(repr((schedule.n, schedule.period)).encode())
-    for t in schedule.rounds:
-        w = schedule.matrix(t).tocsr()
-        for part in (w.indptr, w.indices, w.data):
-            digest.update(np.ascontiguousarray(part).tobytes())
-    return digest.hexdigest()
 
 
 class _Ending:

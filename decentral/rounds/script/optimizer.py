@@ -80,6 +80,11 @@ class Decentralized(Optimizer):
             check_arguments(optimizer, method, comm, model)
         self.inner, self.method, self.comm, self.model, self.overlap = optimizer, method, comm, model, overlap
         self._ready = False
+        self._departures = comm.departures
+        self._number = 0
+        if self._departures is not None:
+            self._departures.optimizers += 1
+            self._number = self._departures.optimizers
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self._share()
         given = [p for group in self.param_groups for p in group["params"]]
@@ -104,14 +109,16 @@ class Decentralized(Optimizer):
         self._posted: list[Pending] = []
         self._posted_bytes = 0
         self._versions = self.row.versions()
-        self._departures = comm.departures
         if self._departures is not None:
             self._departures.under_way.append(self._posted)
         self._ready = True
 
     def _check_alike(self) -> None:
         """Raise AgreedError on all ranks if one has another model, optimizer or method than rank 0."""
-        mine, *_ = theirs = tell(self.comm, model_text(self.param_groups, self.model, self.method))
+        mine, *_ = theirs = tell(
+            self.comm,
+            f"{type(self.inner).__name__} of {model_text(self.param_groups, self.model, self.method)}",
+        )
         others = [rank for rank, text in enumerate(theirs) if text != mine]
         if others:
             raise AgreedError(
@@ -127,7 +134,9 @@ class Decentralized(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_unmoved()
-        row, comm = self.row, self.comm
+        row, comm, departures = self.row, self.comm, self._departures
+        if departures is not None:
+            departures.number, departures.purpose = self._number, "step()"
         given = self._inner_steps.begin()
         rounds = EarlyComm(comm, self._posted) if self._posted else comm
         gradient, lr, decay, _ = given
@@ -140,8 +149,9 @@ class Decentralized(Optimizer):
         row.written()
         self.t += 1
         self.inner._opt_called = True  # type: ignore[attr-defined]  # a scheduler may have been made for that one
-        if self._departures is not None:
-            self._departures.steps += 1
+        if departures is not None:
+            departures.steps += 1
+            departures.purpose = ""
         if self._sends_early:
             self._post()
         return loss
@@ -181,6 +191,7 @@ class Decentralized(Optimizer):
 
         Raises UserError on all ranks if one was given another rank's state, or one of another method, round or model.
         """
+        self._ask("load_state_dict()")
         self._settle()
         _agree(self.comm, lambda: check_load(state_dict, self.comm, repr(self.method), self._checksum()))
         if len(set(tell(self.comm, str(state_dict["rounds"])))) > 1:
@@ -196,6 +207,7 @@ class Decentralized(Optimizer):
         kept = state_dict["ledger"]
         gossip = torch.tensor(kept["gossip_bytes"]).numpy()
         self.comm.ledger.restore(gossip, kept["reduced_bytes"], kept["messages"], kept["mpi_bytes"])
+        self._ask("")
         if self._sends_early:
             self._post()
 
@@ -209,12 +221,14 @@ class Decentralized(Optimizer):
         row, comm = self.row, self.comm
         self._check_unmoved()
         buffers = [] if self.model is None else [b for b in self.model.buffers() if b.is_floating_point()]
+        self._ask("averaged()")
         with torch.no_grad():
             mean = comm.observe_mean(row.x)
             means = [_mean(comm, buffer) for buffer in buffers]
             kept = [buffer.clone() for buffer in buffers]
             for buffer, value in zip(buffers, means, strict=True):
                 buffer.copy_(value)
+        self._ask("")
         row.bind(row.views_of(mean))
         try:
             yield
@@ -223,6 +237,11 @@ class Decentralized(Optimizer):
             with torch.no_grad():
                 for buffer, value in zip(buffers, kept, strict=True):
                     buffer.copy_(value)
+
+    def _ask(self, purpose: str) -> None:
+        """From here on ranks wait for each other for this."""
+        if self._departures is not None:
+            self._departures.number, self._departures.purpose = self._number, purpose
 
     def _share(self) -> None:
         """The groups and the state of the inner optimizer are this one's: the same objects."""
