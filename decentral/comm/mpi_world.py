@@ -129,6 +129,7 @@ class MPIWorld:
         print(f"{before}decentral: rank {self.rank}: {one_line(text)}", file=sys.stderr, flush=True)
         if self.watch is not None:
             self.watch.has_said()
+        time.sleep(0.1)  # a launcher that is told to end all may not read on
         self.mpi.Abort(code)
         raise SystemExit(code)
 
