@@ -14,11 +14,12 @@ from typing import Any, NoReturn
 import click
 
 from decentral import disk, terminal
-from decentral.allocator import keep_freed_memory, out_of_memory
+from decentral.allocator import keep_freed_memory
 from decentral.errors import UserError
 from decentral.report.matplotlibrc import refuse_unreadable
 from decentral.runs import stopping
-from topologies.wording import LONGEST_VALUE, cut, one_line
+from decentral.runs.ending import Ending, ending_of
+from topologies.wording import one_line
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -246,40 +247,36 @@ def main() -> None:
     _keep_warnings_back()
     os.environ["MPLBACKEND"] = "agg"  # figures are files, whatever else was asked for
     try:
-        with terminal.guarded():
+        with terminal.guarded(), stopping.listening():
             _main()
     except OSError as error:
         _fail(f"standard output: {disk.words(error)}", disk.EXIT_CODE)
 
 
 def _main() -> None:
-    with stopping.listening():
-        try:
-            cli(standalone_mode=False, prog_name="decentral")
-        except click.exceptions.Abort as error:
-            cause = error.__cause__
-            stopped = cause if isinstance(cause, KeyboardInterrupt) else KeyboardInterrupt()
-            _fail(f"{stopping.words(stopped)} before anything was written", stopping.exit_code(stopped))
-        except KeyboardInterrupt as error:
-            _fail(f"{stopping.words(error)} before anything was written", stopping.exit_code(error))
-        except click.ClickException as error:
-            if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # since click 8.2
-                error.show()
-                sys.exit(error.exit_code)
-            context = getattr(error, "ctx", None)
-            help_at = f" See `{context.command_path} --help`." if context else ""
-            _fail(f"{error.format_message()}{help_at}", 2)
-        except UserError as error:
-            _fail(str(error), 2)
-        except OSError as error:
-            if not disk.is_of_disk(error):
-                raise
-            _fail(disk.words(error), disk.EXIT_CODE)
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            said = cut((str(error).splitlines() or [""])[0], 2 * LONGEST_VALUE)
-            _fail(f"out of memory ({said}); use a smaller model, fewer workers, or smaller batches", 2)
+    try:
+        cli(standalone_mode=False, prog_name="decentral")
+    except click.ClickException as error:
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # since click 8.2
+            error.show()
+            sys.exit(error.exit_code)
+        context = getattr(error, "ctx", None)
+        help_at = f" See `{context.command_path} --help`." if context else ""
+        _fail(f"{error.format_message()}{help_at}", 2)
+    except click.exceptions.Abort as error:  # what click makes of a KeyboardInterrupt
+        cause = error.__cause__
+        _fail(*_ending(cause if isinstance(cause, KeyboardInterrupt) else KeyboardInterrupt()))
+    except BaseException as error:
+        if isinstance(error, SystemExit):
+            raise
+        _fail(*_ending(error))
+
+
+def _ending(error: BaseException) -> Ending:
+    found = ending_of(error)
+    if found is None:
+        raise error
+    return found
 
 
 def _keep_warnings_back() -> None:

@@ -547,7 +547,7 @@ def ends(ranks, code, *args):
 
 
 REFUSED = {
-    "another model": ("m = nn.Linear(5, 3 + rank)\nopt(m)", "ranks differ: rank 0 has 18 parameters"),
+    "another model": ("m = nn.Linear(5, 3 + rank)\nopt(m)", "ranks differ: rank 0 has SGD of 18 parameters"),
     "another method": ("opt(nn.Linear(5, 3), A.DecentLaM(0.5 + rank / 4))", "DecentLaM(momentum=0.75)"),
     "half on one": ("m = nn.Linear(5, 3)\nm = m.half() if rank else m\nopt(m)", "keep them in torch.float32"),
     "no such graph": ("dc.join('rng')", "topology 'rng' is not known; did you mean 'ring'?"),

@@ -22,8 +22,11 @@ BatchSize = int | Literal["full"]
 class Problem(Protocol):
     """Settings of any problem: a frozen dataclass, whose fields are the keys of ``[problem]``."""
 
-    def prepare(self, workers: int, seed: int) -> None:
-        """Read the data and build the model once, so that every mistake is found before any run starts."""
+    def prepare(self, workers: int, seed: int) -> object:
+        """Read the data and build the model once, so that every mistake is found before any run starts.
+
+        Gives what it has made, or None: what ranks must have alike.
+        """
 
 
 @runtime_checkable

@@ -40,10 +40,10 @@ class Language:
         """What can be told before the text is read: nothing more."""
         del batch_size, weight_decay
 
-    def prepare(self, workers: int, seed: int) -> None:
+    def prepare(self, workers: int, seed: int) -> object:
         """Read the text and build the model once, so that every mistake is found before any run starts."""
         refuse_models(self, 1, 4)
-        self.made(workers, seed)
+        return self.made(workers, seed)
 
     def network(self, text: Text) -> nn.Module:
         """The model for the text, its parameters drawn from torch's generator."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,13 +13,14 @@ from typing import Any
 import tomli_w
 
 from decentral import disk
-from decentral.comm.launch import local_rank, use_threads
-from decentral.comm.world import World, find_world
+from decentral.comm.launch import use_threads
+from decentral.comm.world import World
 from decentral.disk import PART, write_whole
-from decentral.errors import UserError
+from decentral.errors import AgreedError, UserError
 from decentral.report.stored import STATUS, sealed
 from decentral.runs import lock, stopping
-from decentral.runs.agreement import on_root, together
+from decentral.runs.agreement import all_ranks, on_root, together
+from decentral.runs.digests import Digests, Leaf, refuse_different
 from decentral.runs.event_files import EventFiles, need_tensorboard
 from decentral.runs.experiment import Experiment, PlannedRun, load
 from decentral.runs.file_notes import file_notes
@@ -42,28 +42,27 @@ def run(
 
     ``tensorboard``: records are written as TensorBoard's event files too.
     """
-    world = find_world()
-    experiment, folder, done = prepare(world, file, overrides, out, resume, tensorboard)
-    try:
-        with _locked(world, folder) as note:
-            done = on_root(world, lambda: _check_folder(experiment, folder, resume))  # as it is now
-            return _run_all(world, experiment, folder, done, tensorboard, note)
-    except KeyboardInterrupt as error:
-        return _stopped(world, experiment, folder, error)
-    except UserError as error:
-        return _end(world, str(error), _USER)
-    except NonFiniteError as error:  # of a stage on one of several ranks: the others cannot go on
-        return _end(world, f"diverged: {error}", _DIVERGED)
-    except DeadlockError as error:
-        return _end(world, f"no stage can go on: {error}", 1)
-    except Exception as error:
-        if isinstance(error, OSError) and disk.is_of_disk(error):
+    with all_ranks() as world:
+        experiment, folder, done = prepare(world, file, overrides, out, resume, tensorboard)
+        try:
+            with _locked(world, folder) as note:
+                done = on_root(world, lambda: _check_folder(experiment, folder, resume))  # as it is now
+                return _run_all(world, experiment, folder, done, tensorboard, note)
+        except KeyboardInterrupt as error:
+            return _stopped(world, experiment, folder, error)
+        except AgreedError:
+            raise
+        except UserError as error:
+            return _end(world, str(error), _USER)
+        except NonFiniteError as error:  # of a stage on one of several ranks: the others cannot go on
+            return _end(world, f"diverged: {error}", _DIVERGED)
+        except DeadlockError as error:
+            return _end(world, f"no stage can go on: {error}", 1)
+        except OSError as error:
+            if not disk.is_of_disk(error):
+                raise
             kept = f"what was recorded is kept (in {folder}), and --resume goes on"
             return _end(world, f"{disk.words(error)}; {kept}", disk.EXIT_CODE)
-        if world.ranks == 1:
-            raise
-        traceback.print_exc()
-        return _end(world, f"{type(error).__name__}: {error}", 1)
 
 
 @contextmanager
@@ -116,7 +115,7 @@ def prepare(
     If any finds a mistake, rank 0 raises UserError and the others end.
     """
     planned = on_root(world, lambda: _plan(world, file, overrides, out, resume, tensorboard))
-    together(world, lambda: _check_rank(planned[0], planned[2]))
+    refuse_different(world, together(world, lambda: _check_rank(world, planned[0], planned[2])))
     return planned
 
 
@@ -136,20 +135,26 @@ def _plan(
     return experiment, folder, done
 
 
-def _check_rank(experiment: Experiment, done: dict[str, Any]) -> None:
-    """Each rank's part: its device and its data."""
+def _check_rank(world: World, experiment: Experiment, done: dict[str, Any]) -> dict[str, Leaf]:
+    """Each rank's part: its device, its data and models, and among several ranks what tells these apart."""
     from decentral.runs.place import device_of, rehearse
 
     checked: set[str] = set()
+    digests = Digests()
     for planned in experiment.runs:
         config = planned.config
         if planned.id in done:
             continue
-        device = device_of(config.train.device, local_rank())
+        device = device_of(config.train.device, world.local_rank)
         if (data := repr((config.problem, config.workers, config.seed))) not in checked:
-            config.prepare()
+            prepared = config.prepare()
+            if world.ranks > 1:
+                digests.add(planned.id, prepared)
+        if world.ranks > 1:
+            digests.add_code(planned.id, config)
         checked.add(data)
         rehearse(config, device)
+    return digests.leaves
 
 
 def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[str, dict[str, Any]]:
@@ -259,7 +264,7 @@ def _one(world: World, planned: PlannedRun, folder: RunFolder, progress: Progres
     from decentral.runs.rounds import checkpoint
 
     config, root = planned.config, world.rank == 0
-    device = device_of(config.train.device, local_rank())
+    device = device_of(config.train.device, world.local_rank)
     kept = folder.checkpointed() if root else None
     if world.agree(kept is not None)[0] and not root:
         kept = checkpoint.read(folder.checkpoint)

@@ -38,6 +38,12 @@ def from_factory(path: str, dataset: Dataset) -> nn.Module:
     return model
 
 
+def source_of(path: str) -> bytes:
+    """The text of the module of ``"module:factory"``, which has been imported; empty if it is in no file."""
+    file = getattr(sys.modules.get(path.partition(":")[0]), "__file__", None)
+    return Path(file).read_bytes() if file and Path(file).is_file() else b""
+
+
 def _import_factory(path: str) -> Callable[[tuple[int, ...], int], object]:
     name, colon, attribute = path.partition(":")
     if not (name and colon and attribute):

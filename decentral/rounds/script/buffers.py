@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from decentral.comm import Communicator
-from decentral.rounds.script.join import AgreedError, tell
+from decentral.errors import AgreedError
+from decentral.rounds.script.join import tell
 
 _COMPRESSED = {
     torch.sparse_csr: (Tensor.crow_indices, Tensor.col_indices),

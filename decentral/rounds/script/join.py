@@ -6,7 +6,6 @@ job: its neighbours would wait for it for ever.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,8 +18,9 @@ from scipy import sparse
 import topologies
 from decentral.algorithms.traits import Method, maker_of, traits_of
 from decentral.comm.launch import use_threads
+from decentral.comm.meeting import fingerprint
 from decentral.comm.world import World, find_world
-from decentral.errors import UserError, nearest
+from decentral.errors import AgreedError, UserError, nearest
 from decentral.rounds.mixing import mixing_for, rule_for
 from decentral.tables import from_table
 from topologies import named
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from decentral.comm import Communicator
 
 _SAID = 1_000  # characters of a mistake that ranks tell each other
-
-
-class AgreedError(UserError):
-    """A mistake that all ranks know of: each ends by itself, and rank 0 says why."""
 
 
 def join(
@@ -66,7 +62,7 @@ def join(
         mistake = str(error)
     refuse_together(world.agree(mistake))
     assert schedule is not None
-    if len(set(world.agree(_fingerprint(schedule)))) > 1:
+    if len(set(world.agree(fingerprint(schedule)))) > 1:
         raise AgreedError("ranks ask for different mixing; call join with the same arguments on every rank")
     comm = world.communicator(schedule)
     comm.check = True  # by the method's init: Decentralized, or a loop of one's own
@@ -202,15 +198,6 @@ def _check_size(n: int, what: str, ranks: int) -> None:
 
 def _kind(value: Any) -> str:
     return shown(value) if isinstance(value, int | float | None) else f"a {type(value).__name__}"
-
-
-def _fingerprint(schedule: topologies.Schedule) -> str:
-    digest = hashlib.sha256(repr((schedule.n, schedule.period)).encode())
-    for t in schedule.rounds:
-        w = schedule.matrix(t).tocsr()
-        for part in (w.indptr, w.indices, w.data):
-            digest.update(np.ascontiguousarray(part).tobytes())
-    return digest.hexdigest()
 
 
 class _Ending:

@@ -17,7 +17,7 @@ from decentral.algorithms.state import numbers_of, tensors_of, with_numbers
 from decentral.algorithms.traits import Method, traits_of
 from decentral.comm import Communicator
 from decentral.comm.mixer import Pending
-from decentral.errors import UserError
+from decentral.errors import AgreedError, UserError
 from decentral.rounds.advance import advance
 from decentral.rounds.early import EarlyComm
 from decentral.rounds.script.buffers import averaged_buffers, share_root
@@ -29,7 +29,7 @@ from decentral.rounds.script.checks import (
     doubled_momentum,
 )
 from decentral.rounds.script.inner_optimizer import InnerOptimizer
-from decentral.rounds.script.join import AgreedError, refuse_together, say, tell
+from decentral.rounds.script.join import refuse_together, say, tell
 from decentral.rounds.script.model_checks import check_model, model_text
 from decentral.rounds.script.not_finite import NotFinite
 from decentral.rounds.script.parameter_row import ParameterRow
@@ -97,6 +97,11 @@ class Decentralized(Optimizer):
             check_arguments(optimizer, method, comm, model, overlap)
         self.inner, self.method, self.comm, self.model, self.overlap = optimizer, method, comm, model, overlap
         self._ready = False
+        self._departures = comm.departures
+        self._number = 0
+        if self._departures is not None:
+            self._departures.optimizers += 1
+            self._number = self._departures.optimizers
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self._share()
         given = [p for group in self.param_groups for p in group["params"]]
@@ -131,14 +136,16 @@ class Decentralized(Optimizer):
         self._posted_bytes = 0
         self._versions = self.row.versions()
         self._averaging = False
-        self._departures = comm.departures
         if self._departures is not None:
             self._departures.under_way.append(self._posted)
         self._ready = True
 
     def _check_alike(self) -> None:
         """Raise AgreedError on all ranks if one has another model, optimizer or method than rank 0."""
-        mine, *_ = theirs = tell(self.comm, model_text(self.param_groups, self.model, self.method))
+        mine, *_ = theirs = tell(
+            self.comm,
+            f"{type(self.inner).__name__} of {model_text(self.param_groups, self.model, self.method)}",
+        )
         others = [rank for rank, text in enumerate(theirs) if text != mine]
         if others:
             raise AgreedError(
@@ -160,12 +167,14 @@ class Decentralized(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_unchanged()
-        row, comm = self.row, self.comm
+        row, comm, departures = self.row, self.comm, self._departures
         overflown = self._unscale()
         if not overflown:
             self._not_finite.look(self.t)
         if self.t == 0 and comm.n > 1:
             self._tell_apart()
+        if departures is not None:
+            departures.number, departures.purpose = self._number, "step()"
         comm.layout = self._layout  # another optimizer may have set that of its model
         given = self._inner_steps.begin(overflown)
         rounds = EarlyComm(comm, self._posted) if self._posted else comm
@@ -179,8 +188,9 @@ class Decentralized(Optimizer):
         row.written()
         self.t += 1
         self.inner._opt_called = True  # type: ignore[attr-defined]  # a scheduler may have been made for that one
-        if self._departures is not None:
-            self._departures.steps += 1
+        if departures is not None:
+            departures.steps += 1
+            departures.purpose = ""
         if self._sends_early:
             self._post()
         return loss
@@ -236,6 +246,7 @@ class Decentralized(Optimizer):
 
         Raises UserError on all ranks if one was given another rank's state, or one of another method, round or model.
         """
+        self._ask("load_state_dict()")
         self._settle()
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
@@ -253,6 +264,7 @@ class Decentralized(Optimizer):
         kept = state_dict["ledger"]
         gossip = torch.tensor(kept["gossip_bytes"]).numpy()
         self.comm.ledger.restore(gossip, kept["reduced_bytes"], kept["messages"], kept["mpi_bytes"])
+        self._ask("")
         if self._sends_early:
             self._post()
         for after in self._optimizer_load_state_dict_post_hooks.values():
@@ -273,9 +285,11 @@ class Decentralized(Optimizer):
         row = self.row
         self._check_unchanged()
         buffers = () if self.model is None else self.model.buffers()
+        self._ask("averaged()")
         with averaged_buffers(self.comm, buffers):
             mean = self.comm.observe_mean(row.x)
             self._not_finite.tell(mean, self.t)
+            self._ask("")
             row.bind(row.views_of(mean))
             self._averaging = True
             try:
@@ -283,6 +297,11 @@ class Decentralized(Optimizer):
             finally:
                 self._averaging = False
                 row.bind(row.views)
+
+    def _ask(self, purpose: str) -> None:
+        """From here on ranks wait for each other for this."""
+        if self._departures is not None:
+            self._departures.number, self._departures.purpose = self._number, purpose
 
     def _share(self) -> None:
         """The groups and the state of the inner optimizer are this one's: the same objects."""
