@@ -156,7 +156,7 @@ class Trial:
     def _differs(
         self, oracle: LoopOracle | BatchedOracle, rows: dict[str, Tensor], t: int, rtol: float
     ) -> str:
-        """What of round t is not as in plain torch: "parameters", "losses", "gradients", "buffers", or ""."""
+        """Of round t, what is not as in plain torch: "parameters", "losses", "gradients", "buffers", or ""."""
         inputs, labels = (list(part) for part in zip(*self.batches, strict=True))
         x = torch.stack([self.point(worker, t) for worker in range(2)])
         if len(inputs[0]) == len(inputs[1]):
@@ -168,9 +168,8 @@ class Trial:
             plain, own = self.plain[2 * t + worker], self.layout.views(g[worker])
             left = self.layout.views(x[worker])
             floor = 1e-6 * max(_largest(each) for each in plain.gradients.values())
-            if not all(
-                name in plain.parameters and _close(left[name], plain.parameters[name], rtol) for name in left
-            ):
+            now = plain.parameters
+            if not all(name in now and _close(left[name], now[name], rtol) for name in left):
                 return "parameters"
             if not _close(losses[worker], plain.loss, rtol):
                 return "losses"
