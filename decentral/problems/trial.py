@@ -126,8 +126,8 @@ class Trial:
         differ = self._differs(oracle, rows, 0, 1e-4) or self._differs(oracle, rows, 1, 1e-4)
         if differ == "parameters":
             raise UserError(
-                f"{self.what} puts others in the place of its parameters in a pass; let it write to them in place, under "
-                "torch.no_grad()"
+                f"{self.what} puts others in the place of its parameters in a pass; let it write to them in place, "
+                "under torch.no_grad()"
             )
         if differ:
             raise UserError(
