@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,7 +66,8 @@ def _tried(problem: Layered, made: Made, place: Place, what: str) -> Tried:
         with Generators(GENERATORS, place.device).kept():
             return begun(problem.made(place.workers, place.seed)).unbatchable()
 
-    with Generators(GENERATORS, place.device).kept():
+    with Generators(GENERATORS, place.device).kept(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run will say the same
         try:
             trial = begun(made)
             trial.check_loop()
