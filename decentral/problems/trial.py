@@ -144,14 +144,19 @@ class Trial:
                 "buffers, or has a generator of its own; use register_buffer, and torch's global generator"
             )
 
-    def unbatchable(self) -> str:
-        """Why ``vmap`` is not for it, in words, or "" where it gives what plain torch gives."""
+    @property
+    def looped(self) -> str:
+        """Why ``vmap`` need not be tried, in words, or ""."""
         if self.draws:
             return "the model draws random numbers (dropout)"
         if self.caches:  # a tensor of vmap's would stay there
             return "the model fills a buffer in its first pass"
         if self.counting:  # what it will do later is not known
             return "the model changes an attribute of its own in each pass"
+        return ""
+
+    def unbatchable(self) -> str:
+        """Why ``vmap`` is not for it, in words, or "" where it gives what plain torch gives."""
         module = self.make()
         rows = stacked_buffers(module, 2)
         try:
