@@ -64,7 +64,8 @@ def by_hand(model, workers=4):
     with torch.no_grad():
         for q, *ps in zip(mean.parameters(), *(m.parameters() for m in models), strict=True):
             q.copy_(sum(ps) / workers)
-        for q, *bs in zip(mean.buffers(), *(m.buffers() for m in models), strict=True):
+        for name, q in mean.named_buffers():
+            bs = [m.get_buffer(name) for m in models]
             if q.layout is torch.strided and 0 not in q.stride():
                 q.copy_(sum(bs) / workers if q.is_floating_point() else bs[0])
         return float(cross_entropy(mean.eval()(data.test_x.double()), data.test_y))
@@ -74,7 +75,7 @@ ALIKE = {  # name -> the oracle that is right for four workers
     "plain": "batched", "warm": "loop", "centre": "loop", "twice": "batched", "adjacent": "loop", "tied": "loop",
     "words": "loop", "frozen": "batched", "doubled": "loop", "spectral": "loop", "spectral_old": "loop",
     "normed": "loop", "cumulative": "loop", "branch": "loop", "masked": "loop", "added": "loop", "square": "loop",
-    "saved": "loop", "locked": "batched",
+    "saved": "loop", "cached": "loop", "clamped": "loop", "locked": "batched",
 }  # fmt: skip
 
 
@@ -174,7 +175,7 @@ def test_stages_draw_alike_each_time_and_the_first_as_rounds_do():
         assert float(one["train_loss"]) == pytest.approx(float(other["train_loss"]), rel=1e-12)
 
 
-@pytest.mark.parametrize("model", ["warm", "frozen", "cumulative"])
+@pytest.mark.parametrize("model", ["warm", "frozen", "cumulative", "cached"])
 def test_stages_of_a_users_model_train_as_its_rounds(model):
     rounds, _ = run(model)
     stages, _ = run(model, "stages", stages={"count": 1}, program={"name": "backprop"})
@@ -222,6 +223,8 @@ for name in ("rounds", "stages"):
         ("pair", r"gave tuple; it must give \(8, 10\)"),
         ("infinite", "not finite"),
         ("forgetful", "gives other results"),
+        ("replaced", "puts others in the place of its parameters"),
+        ("halved", "writes to the batch"),
     ],
 )
 def test_what_cannot_be_right_is_refused_before_anything_is_written(model, message):

@@ -154,6 +154,50 @@ def normed(shape, classes):
         return net(nn.Identity(), nn.utils.weight_norm(nn.Linear(64, 16)))
 
 
+class Cached(nn.Module):
+    """Computes a constant when it first needs it."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("waves", None, persistent=False)
+
+    def forward(self, x):
+        if self.waves is None:
+            self.waves = torch.cos(torch.arange(16)).to(x)
+        return x * self.waves
+
+
+def cached(shape, classes):
+    return net(Cached())
+
+
+def clamped(shape, classes):
+    """Writes to a parameter in its pass."""
+
+    def within(m, x):
+        with torch.no_grad():
+            m.scale.clamp_(-0.1, 0.1)
+        return x * m.scale
+
+    middle = Of(within)
+    middle.scale = nn.Parameter(torch.linspace(-0.2, 0.2, 16))
+    return net(middle)
+
+
+def replaced(shape, classes):
+    def other(m, x):
+        m.scale.data = m.scale.data.clamp(-0.1, 0.1)
+        return x * m.scale
+
+    middle = Of(other)
+    middle.scale = nn.Parameter(torch.linspace(-0.2, 0.2, 16))
+    return net(middle)
+
+
+def halved(shape, classes):
+    return nn.Sequential(Of(lambda m, x: x.mul_(0.5)), net(nn.Tanh()))
+
+
 def locked(shape, classes):
     model = net(nn.Tanh())
     model[1].lock = threading.Lock()  # which cannot be copied

@@ -107,6 +107,11 @@ class Layered(Trainable, Protocol):
     def batches(self, made: Made, seed: int, batch_size: BatchSize) -> Draw:
         """What stages draw, a function of the worker and the step."""
 
+
+@runtime_checkable
+class Tryable(Layered, Protocol):
+    """Settings of a problem whose model may be anybody's."""
+
     def tried(self, made: Made, place: Place) -> Tried:
         """What a trial of the model finds, the same in all runs that train it alike. Raises UserError."""
 

@@ -109,7 +109,7 @@ class Classification:
         return ModelObjective(*made, place, self.tried(made, place))
 
     def tried(self, made: Made, place: Place) -> Tried:
-        """See :class:`decentral.problems.capabilities.Layered`."""
+        """See :class:`decentral.problems.capabilities.Tryable`."""
         from decentral.problems.rehearsal import rehearsed
 
         return rehearsed(self, made, place)

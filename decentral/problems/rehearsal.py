@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -62,17 +63,26 @@ def _tried(problem: Layered, made: Made, place: Place, what: str) -> Tried:
 
     @functools.cache  # made anew when it is asked for, if it is: what is remembered should hold no models
     def unbatchable() -> str:
+        if looped:
+            return looped
         with Generators(GENERATORS, place.device).kept():
             return begun(problem.made(place.workers, place.seed)).unbatchable()
 
-    with Generators(GENERATORS, place.device).kept():
+    with Generators(GENERATORS, place.device).kept(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run will say the same
         try:
             trial = begun(made)
             trial.check_loop()
+            looped = trial.looped
         except UserError:
             raise
         except Exception as error:
             raise UserError(f"{what} cannot be tried ({type(error).__name__}: {error}); mend it") from error
+    # torch's are seeded in any case, which costs little: a model may draw only now and then
+    return Tried(trial.draws | {"torch"}, unbatchable, stateless=False, notes=_notes(trial, made, place))
+
+
+def _notes(trial: Trial, made: Made, place: Place) -> tuple[str, ...]:
     notes = []
     if trial.counting:
         notes.append(
@@ -81,8 +91,7 @@ def _tried(problem: Layered, made: Made, place: Place, what: str) -> Tried:
         )
     if place.dtype != torch.float64 and any(p.dtype == torch.float64 for p in made.module.parameters()):
         notes.append('the model has float64 parameters, which are rounded to train.dtype = "float32"')
-    # torch's are seeded in any case, which costs little: a model may draw only now and then
-    return Tried(trial.draws | {"torch"}, unbatchable, stateless=False, notes=tuple(notes))
+    return tuple(notes)
 
 
 def _batches(made: Made, place: Place) -> list[tuple[Tensor, Tensor]]:

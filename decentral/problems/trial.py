@@ -43,6 +43,7 @@ class Trial:
         self.generators = Generators(GENERATORS, self.start.device)
         modules = [module.train(), make().train()]
         numbers, self.plain = [], []
+        self.caches: dict[str, Tensor] = {}
         for t, worker in _TURNS:
             self.plain.append(self._plain(modules[worker], worker, t))
             numbers.append(_numbers_of(modules[worker]))
@@ -75,7 +76,7 @@ class Trial:
             raise UserError(f"{tried} raised {_said(error)}{more}") from error
         if not torch.equal(inputs, given):
             raise UserError(f"{tried} writes to the batch; let it write to a clone() of its input")
-        if odd := found.misshapen:
+        if odd := [name for name in found.misshapen if not self._is_cache(name, found)]:
             raise UserError(
                 f"{self.what}: buffer {shown(odd[0])} appears, goes, or changes its shape or type in a training pass; "
                 "register it with the shape and type that it keeps"
@@ -88,6 +89,14 @@ class Trial:
                 f"{tried} gives a loss or gradient that is not finite before any step; mend the model"
             )
         return found
+
+    def _is_cache(self, name: str, found: Observed) -> bool:
+        """Whether the buffer is None at first, and then what any worker's first pass makes of it: nobody's own."""
+        if name in found.before or name not in found.buffers:
+            return False
+        value = found.buffers[name]
+        first = self.caches.setdefault(name, value)
+        return first.shape == value.shape and torch.equal(first, value)
 
     def _loss(self, logits: object, labels: Tensor, tried: str) -> Tensor:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -135,12 +144,19 @@ class Trial:
                 "buffers, or has a generator of its own; use register_buffer, and torch's global generator"
             )
 
-    def unbatchable(self) -> str:
-        """Why ``vmap`` is not for it, in words, or "" where it gives what plain torch gives."""
+    @property
+    def looped(self) -> str:
+        """Why ``vmap`` need not be tried, in words, or ""."""
         if self.draws:
             return "the model draws random numbers (dropout)"
+        if self.caches:  # a tensor of vmap's would stay there
+            return "the model fills a buffer in its first pass"
         if self.counting:  # what it will do later is not known
             return "the model changes an attribute of its own in each pass"
+        return ""
+
+    def unbatchable(self) -> str:
+        """Why ``vmap`` is not for it, in words, or "" where it gives what plain torch gives."""
         module = self.make()
         rows = stacked_buffers(module, 2)
         try:
@@ -156,7 +172,7 @@ class Trial:
     def _differs(
         self, oracle: LoopOracle | BatchedOracle, rows: dict[str, Tensor], t: int, rtol: float
     ) -> str:
-        """What of round t is not as in plain torch: "parameters", "losses", "gradients", "buffers", or ""."""
+        """Of round t, what is not as in plain torch: "parameters", "losses", "gradients", "buffers", or ""."""
         inputs, labels = (list(part) for part in zip(*self.batches, strict=True))
         x = torch.stack([self.point(worker, t) for worker in range(2)])
         if len(inputs[0]) == len(inputs[1]):
@@ -168,9 +184,8 @@ class Trial:
             plain, own = self.plain[2 * t + worker], self.layout.views(g[worker])
             left = self.layout.views(x[worker])
             floor = 1e-6 * max(_largest(each) for each in plain.gradients.values())
-            if not all(
-                name in plain.parameters and _close(left[name], plain.parameters[name], rtol) for name in left
-            ):
+            now = plain.parameters
+            if not all(name in now and _close(left[name], now[name], rtol) for name in left):
                 return "parameters"
             if not _close(losses[worker], plain.loss, rtol):
                 return "losses"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from decentral.errors import UserError
@@ -33,14 +32,16 @@ def compute_time(network: Network, problem: Any, place: Place) -> ComputeTime:
 def _gradient_flops(problem: Any, place: Place) -> float:
     """As torch's counter sees them: matrix products and convolutions; or, where it sees none, 2 d.
 
-    It cannot look into a model that asks for gradients itself.
+    So too where it cannot look: into a model that asks for gradients itself.
     """
     from torch.utils.flop_counter import FlopCounterMode  # here: it takes time to import
 
     objective = problem.build(place)
     x = objective.start().unsqueeze(0).clone()
-    counter = FlopCounterMode(display=False)
-    with suppress(RuntimeError), counter:
-        for _ in objective.gradient(x, 0):
-            pass
+    try:
+        with FlopCounterMode(display=False) as counter:
+            for _ in objective.gradient(x, 0):
+                pass
+    except RuntimeError:
+        return float(2 * objective.d)
     return float(counter.get_total_flops() or 2 * objective.d)

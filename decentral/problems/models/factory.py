@@ -22,9 +22,11 @@ def from_factory(path: str, dataset: Dataset) -> nn.Module:
     """The user's own model: ``"module:factory"`` is imported and called as ``factory(shape, classes)``.
 
     ``shape`` is the tuple (features,) or (channels, height, width) of one example; the factory returns
-    a `torch.nn.Module` mapping a float32 batch (B, *shape) to logits (B, classes). The module is
-    looked for in the current folder first. One batch is tried, in evaluation mode and without
-    gradient. Raises `UserError` naming the step that went wrong: import, name, call, type or output.
+    a `torch.nn.Module` mapping a batch (B, *shape) to logits (B, classes), which is converted to train.dtype.
+    The module is looked for in the current folder first. One batch is tried, on a copy, in evaluation mode
+    and without gradient (how it trains: :mod:`decentral.problems.trial`). Frozen parameters stay as they are:
+    they are neither trained nor sent. Raises `UserError` naming the step that went wrong: import, name, call,
+    type or output.
     """
     factory = _import_factory(path)
     call = f"model {path!r}: factory({dataset.shape}, {dataset.classes})"

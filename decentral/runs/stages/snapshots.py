@@ -117,8 +117,8 @@ class Assembly:
         for i, stages in enumerate(workers):
             row = objective.layout.views(x[i]) | {name: b[i] for name, b in objective.buffers.items()}
             for name, value in (pair for stage in stages for pair in stage.after.items()):
-                if self.names[name] in row:  # what is frozen stays as it is
-                    row[self.names[name]].copy_(value)
+                if (known := self.names.get(name, "")) in row:  # what is frozen stays as it is
+                    row[known].copy_(value)
         return x
 
     def cosines(self, snapshots: Sequence[Snapshot], inputs: Tensor, labels: Tensor) -> list[float]:
