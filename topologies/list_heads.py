@@ -16,7 +16,10 @@ _ENDS = (
     ("src", "dest"), ("src", "tgt"), ("from", "to"), ("fromnode", "tonode"), ("fromnodeid", "tonodeid"),
     ("fromid", "toid"), ("sourceid", "targetid"), ("sourcenode", "targetnode"), ("node1", "node2"),
     ("nodea", "nodeb"), ("id1", "id2"), ("nodeid1", "nodeid2"), ("start", "end"), ("tail", "head"),
-    ("sender", "receiver"), ("u", "v"), ("i", "j"), ("a", "b"), ("x", "y"), ("row", "col"), ("row", "column"),
+    ("sender", "receiver"), ("origin", "destination"), ("parent", "child"), ("vertex1", "vertex2"),
+    ("n1", "n2"), ("nodefrom", "nodeto"), ("fromvertex", "tovertex"), ("node", "neighbor"),
+    ("node", "neighbour"), ("u", "v"), ("i", "j"), ("a", "b"), ("x", "y"), ("row", "col"),
+    ("row", "column"),
 )  # fmt: skip
 """Names of the two columns of nodes."""
 
@@ -94,13 +97,13 @@ def without_counts(rows: list[Row]) -> list[Row]:
 
 def _without_n(rows: list[Row], n: int, labels: set[str], others_alone: bool) -> list[Row]:
     first = rows[0]
-    if others_alone or len(labels) < 2:
+    if len(labels) < 2 or (others_alone and not _counts(n, labels)):
         return rows
-    if _counts(n, labels):
+    if _counts(n, labels) and not others_alone:
         return rows[1:]
     within = all(word.isdecimal() and len(word) < 12 and int(word) <= n for word in labels)
     if within and first.words[0] not in labels:
-        reading = f"is it a node without edges, or does it count {n} nodes, where {len(labels)} follow?"
+        reading = f"is it a node without edges, or does it count {n} nodes? {len(labels)} follow."
         raise wrong(first.number, first.line, f"{reading} Remove it, or move it to the end")
     return rows
 

@@ -47,9 +47,9 @@ def statements(text: str, table: bool = False) -> Iterator[tuple[int, str]]:
     """Number and text of each line that says something, without its comment.
 
     ``#`` starts a comment anywhere, ``%`` and ``//`` do as or before a word; in a ``table``, as spreadsheets write
-    it, all three do at the beginning of a line only.
+    it, all three do at the beginning of a line only, and ``sep=;`` is none of its rows.
     """
-    comment = re.compile(r"^\s*(?:#|%|//).*" if table else r"(?:#|(?:^|(?<=\s))(?:%|//)).*")
+    comment = re.compile(r"^\s*(?:#|%|//|sep=.$).*" if table else r"(?:#|(?:^|(?<=\s))(?:%|//)).*")
     for number, line in enumerate(text.split("\n"), start=1):
         said = comment.sub("", line, count=1).strip()
         if said:

@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple
 from decentral.allocator import keep_freed_memory
 from decentral.comm.launch import cuda_aware, launched_ranks
 from decentral.problems.data import SOURCES, held, partial
+from topologies.wording import LONGEST_VALUE, cut
 
 State = Literal["ok", "note", "missing", "broken"]
 
@@ -309,7 +310,7 @@ def _data() -> Finding:
         return Finding(topic, "note", "digits is built in; DECENTRAL_DATA is not set", remedy)
     root = Path(named).expanduser()
     if not os.path.isdir(root):
-        text = f"DECENTRAL_DATA={named} is no folder"
+        text = f"DECENTRAL_DATA={cut(named, LONGEST_VALUE)} is no folder"
         return Finding(topic, "broken", text, "set it to the folder that holds the data sets")
     found = [name for name, file in files.items() if _is_there(root, name, file)]
     absent = [name for name in files if name not in found]
