@@ -79,7 +79,7 @@ class MPIComm(Communicator):
         self.doing("update")
 
     def _meet(self) -> None:
-        """Before a collective call, which could not be given up: see that all ranks come."""
+        """See :class:`Communicator`: a collective call could not be given up."""
         if self.departures is not None:
             self.departures.wait([self.mpi.Ibarrier()])
 
