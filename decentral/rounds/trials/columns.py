@@ -50,8 +50,8 @@ def cut_note(method: Method[Any], rule: object = None) -> str:
     beforehand = "layers = True" if of_rule else "traits = Traits(whole=True)"
     name = type(rule if of_rule else method).__name__
     return (
-        f"{name} looks across the columns of a model, so its rounds are done whole, not in blocks; {beforehand} says so "
-        "beforehand"
+        f"{name} looks across the columns of a model, so its rounds are done whole, not in blocks; {beforehand} says "
+        "so beforehand"
     )
 
 
