@@ -494,3 +494,18 @@ def test_what_does_not_fit_is_refused_before_any_work(tmp_path, changes, words):
     assert said.code == 2
     assert words in said.err
     assert not (tmp_path / "out").exists()
+
+
+def test_shares_to_a_slow_worker_are_late_by_what_their_sender_does_meanwhile():
+    # worker 0 makes a step a second; worker 1 takes 10.25 s and adds what has come then: after 10, 20 and 30 of those
+    pair = topologies.mixing_matrix(topologies.path(2), "push")
+    run = played(
+        AsyncPushSum(least_weight=1e-12), pair, np.zeros((2, 3)), 24, compute=lambda i, k: 10.25 if i else 1.0
+    )
+    fast, slow = (worker.side.staleness for worker in run.workers)
+    added = [added for added in (10, 20, 30) for _ in range(10)]
+    expected = Counter(steps - k for k, steps in enumerate(added, 1))
+    assert all(fast[lag] >= many for lag, many in expected.items())
+    assert set(slow) == {0}  # its own shares are added while it computes
+    assert min(fast) == 0
+    assert max(fast) <= 10

@@ -353,3 +353,22 @@ def test_one_worker_is_torch_s_own_optimizer(method, make):
         optimizer.step()
         x, state = method.step(x, state, g, comm.at(t), 0.1)
     assert torch.allclose(x, p.detach(), rtol=1e-12, atol=1e-13)
+
+
+@dataclass(frozen=True)
+class ClippedSGD(SGD):
+    """A rule of a user's own that cuts each row, and does not say so."""
+
+    momentum: float = 0.5
+
+    def direction(self, x, state, g, layout, lr):
+        return super().direction(x, state, clip(0.05)(x, g), layout, lr)
+
+
+def test_a_rule_that_looks_across_is_found_and_named():
+    run = read(RoundsRun, tomllib.loads(TABLE))
+    object.__setattr__(run, "optimizer", ClippedSGD())
+    notes: list[str] = []
+    training = Training(run, Here(LocalWorld(), torch.device("cpu")), notes_of(notes))
+    assert training.whole
+    assert any("ClippedSGD looks across the columns" in note for note in notes)

@@ -9,7 +9,7 @@ from decentral.algorithms.admission import admit
 from decentral.algorithms.local_sgd import check_every, is_due
 from decentral.algorithms.momentum import check_momentum
 from decentral.algorithms.traits import Traits
-from topologies.settings import plain_settings
+from topologies.settings import finite_settings, plain_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +64,7 @@ class DiLoCo:
                 raise ValueError(f"{name} = {getattr(self, name)} must be positive")
         if self.decay < 0:
             raise ValueError(f"decay = {self.decay} must not be negative; 0.0 is without")
+        finite_settings(self)
 
     def init(self, x: Tensor, comm: Mixer) -> InnerOuter:
         """No moments yet."""

@@ -12,7 +12,7 @@ from decentral.algorithms.local_sgd import check_every, is_due
 from decentral.algorithms.momentum import check_momentum
 from decentral.algorithms.named import ALGORITHMS
 from decentral.algorithms.traits import Traits, maker_of, traits_of
-from topologies.settings import plain_settings
+from topologies.settings import finite_settings, plain_settings
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -63,6 +63,7 @@ class SlowMo:
         check_momentum(self.slow_momentum)
         if self.slow_lr <= 0:
             raise ValueError(f"slow_lr = {self.slow_lr} must be positive; 1.0 is usual")
+        finite_settings(self)
 
     @cached_property
     def traits(self) -> Traits:

@@ -173,6 +173,9 @@ class Communicator(Mixer):
         if self.check and self.n > 1:
             refuse_mixing(method, self.schedule, self._unchecked())
 
+    def _meet(self, kind: str) -> None:
+        """Before what needs all ranks: see that they come, and for the same ``kind`` of it."""
+
     def _rule_of_rows(self) -> str:
         hosted = f"{self.h} workers" if self.ranks == 1 else f"{self.h} of {self.n} workers on this rank"
         return f"this communicator has {hosted}, so it must be ({self.h}, d): a row a worker, flat"
@@ -230,6 +233,7 @@ class Communicator(Mixer):
         On links that compress: the mean of C(x_i), by an all-gather of their packets.
         """
         if x.shape[0] != self.h or x.dim() != 2:
+            self._meet("an exact mean")  # a rank that has failed has the first word
             self._refuse_rows(x)
         if self.links is not None:
             self.doing("send")

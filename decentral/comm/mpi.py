@@ -91,7 +91,7 @@ class MPIComm(Communicator):
         self.doing("update")
 
     def _meet(self, kind: str) -> None:
-        """Before a collective call, which could not be given up: see that all ranks come, and for the same."""
+        """See :class:`Communicator`: a collective call could not be given up."""
         if self.departures is not None:
             self.departures.meet(kind)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from decentral.optimizers.rule import Rule
-from topologies.settings import plain_settings
+from topologies.settings import finite_settings, plain_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +45,7 @@ class Adam(Rule):
                 raise ValueError(f"{name} = {getattr(self, name)} must be in [0, 1)")
         if self.eps <= 0:
             raise ValueError(f"eps = {self.eps} must be positive; 1e-8 is usual")
+        finite_settings(self)
 
     def init(self, x: Tensor, layout: Layout) -> Moments:
         """No moments yet."""

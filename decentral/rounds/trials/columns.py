@@ -44,11 +44,14 @@ def looks_across(method: Method[Any]) -> bool:
     return _differs(method, _in_blocks)
 
 
-def cut_note(method: Method[Any]) -> str:
-    """What to say of a method that looks across columns."""
+def cut_note(method: Method[Any], rule: object = None) -> str:
+    """What to say of a method that looks across columns, or of the rule that it is behind if it does not itself."""
+    of_rule = rule is not None and not looks_across(method)
+    beforehand = "layers = True" if of_rule else "traits = Traits(whole=True)"
+    name = type(rule if of_rule else method).__name__
     return (
-        f"{type(method).__name__} looks across the columns of a model, so its rounds are done whole, not in blocks; "
-        "traits = Traits(whole=True) says so beforehand"
+        f"{name} looks across the columns of a model, so its rounds are done whole, not in blocks; {beforehand} says "
+        "so beforehand"
     )
 
 

@@ -22,7 +22,7 @@ from decentral.stages.programs.penalty import (
     loss_gradient,
 )
 from decentral.stages.stage import Pass, Stage
-from topologies.settings import plain_settings
+from topologies.settings import finite_settings, plain_settings
 
 LAST = 10
 """What parts stand for is found in the last 1 / LAST of the steps, rounded up."""
@@ -75,6 +75,7 @@ class BlockADMM(StageProgram):
         check_setting(self.setting)
         if self.factors < 0:
             raise ValueError(f"factors = {self.factors} must not be negative; 0 is no factorisation")
+        finite_settings(self)
 
     def run(self, stage: Stage) -> Program:
         """The stage's program. Raises ValueError where there are ``factors`` and no boundary."""

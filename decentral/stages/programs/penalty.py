@@ -18,7 +18,7 @@ from decentral.stages.down_sampling import pooled, repeated
 from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import ACTIVATIONS, GRADIENTS, backprop_step
 from decentral.stages.stage import Pass, Stage
-from topologies.settings import plain_settings
+from topologies.settings import finite_settings, plain_settings
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Penalty(StageProgram):
             raise ValueError(f"inner = {self.inner} must be at least 1, or 0 with serial_every = 1")
         if self.down_sample < 1:
             raise ValueError(f"down_sample = {self.down_sample} must be at least 1; 1 sends everything")
+        finite_settings(self)
 
     def run(self, stage: Stage) -> Program:
         """The stage's program. Raises UserError where ``down_sample`` does not divide a boundary."""
