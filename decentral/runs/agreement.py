@@ -88,7 +88,7 @@ def _trouble(error: BaseException) -> Trouble:
         return Trouble(f"the code that it runs called sys.exit({error.code or 0!r}); let it return", _ERROR)
     of_mpi = type(error).__module__ == "mpi4py.MPI"
     trace = "" if of_mpi else "".join(traceback.format_exception(error, limit=-_FRAMES))
-    return Trouble(f"{type(error).__name__}: {error}", _ERROR, trace)
+    return Trouble(f"{type(error).__name__}: {error}".removesuffix(": "), _ERROR, trace)
 
 
 def _end(world: World, trouble: Trouble) -> NoReturn:

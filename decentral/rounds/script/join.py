@@ -217,6 +217,6 @@ class _Ending:
             return
         if not mistake:
             traceback.print_exception(kind, error, trace)
-        text = str(error) if mistake else f"{kind.__name__}: {error}"
+        text = str(error) if mistake else f"{kind.__name__}: {error}".removesuffix(": ")
         interrupted = issubclass(kind, KeyboardInterrupt)
         self.world.abort(" ".join(text.split()), 2 if mistake else 130 if interrupted else 1)

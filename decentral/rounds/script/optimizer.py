@@ -98,10 +98,7 @@ class Decentralized(Optimizer):
         self.inner, self.method, self.comm, self.model, self.overlap = optimizer, method, comm, model, overlap
         self._ready = False
         self._departures = comm.departures
-        self._number = 0
-        if self._departures is not None:
-            self._departures.optimizers += 1
-            self._number = self._departures.optimizers
+        self._number = 0 if self._departures is None else self._departures.enlist()
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self._share()
         given = [p for group in self.param_groups for p in group["params"]]
