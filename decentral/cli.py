@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 
 import click
 
-from decentral import disk, terminal
+from decentral import disk
 from decentral.allocator import keep_freed_memory
+from decentral.commands import terminal
 from decentral.errors import UserError
 from decentral.report.matplotlibrc import refuse_unreadable
 from decentral.runs import stopping

@@ -208,6 +208,7 @@ def main(count, seed, only=None):
                 total += hit
                 rows[name] += hit + Counter({"runs": 1, "ended first": late, "wrong": len(found)})
                 wrong += found
+                print(f"{total.total()} of {count}: {name}, {dict(hit)}", file=sys.stderr, flush=True)
                 for text in found:
                     print(text, flush=True)
     heads = ("runs", *(s.name for s in SIGNALS), "ended first", "wrong")
