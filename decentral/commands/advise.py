@@ -98,6 +98,8 @@ def advise(cluster: Cluster, model_bytes: float, compute_s: float) -> Advice:
     """
     if cluster.n < 2:
         raise UserError("one worker has nobody to talk to; advise needs a cluster of at least two workers")
+    if cluster.n > MOST_WORKERS:
+        raise UserError(f"workers = {cluster.n} is more than {MOST_WORKERS:,}; describe a smaller cluster")
     if not 0 < model_bytes < float("inf"):
         raise UserError(f"model_bytes = {model_bytes:g} must be a positive number of bytes")
     if not 0 <= compute_s < float("inf"):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from decentral.errors import UserError, nearest
+from topologies.wording import shown
 
 SECONDS = {"s": Fraction(1), "ms": Fraction("1e-3"), "us": Fraction("1e-6"), "ns": Fraction("1e-9")}
 """Seconds in a unit of time; exact, so that 50 us is the number 50e-6."""
@@ -32,11 +33,11 @@ def quantity(value: object, key: str, units: Mapping[str, Fraction]) -> float:
     example = f"write a number, or a number and a unit as '10 {next(iter(units))}'"
     found = _TEXT.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None:
-        raise UserError(f"{key} = {value!r} is not a quantity; {example}")
+        raise UserError(f"{key} = {shown(value)} is not a quantity; {example}")
     number, unit = found.groups()
     if unit not in units:
-        raise UserError(f"{key} = {value!r} has the unknown unit {unit!r}; {nearest(unit, units)}")
+        raise UserError(f"{key} = {shown(value)} has the unknown unit {shown(unit)}; {nearest(unit, units)}")
     try:
         return float(Fraction(number) * units[unit])
     except (ValueError, OverflowError):
-        raise UserError(f"{key} = {value!r} is not a quantity; {example}") from None
+        raise UserError(f"{key} = {shown(value)} is not a quantity; {example}") from None
