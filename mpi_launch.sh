@@ -33,11 +33,20 @@ END
 warn() { printf 'mpi_launch.sh: %s\n' "$1" >&2; }
 fail() { warn "$1" && exit 2; }
 
+# Where launchers tell a rank its number on its node; decentral/comm/launch.py has the same list.
+local_ranks=(
+    OMPI_COMM_WORLD_LOCAL_RANK MV2_COMM_WORLD_LOCAL_RANK MPI_LOCALRANKID PALS_LOCAL_RANKID PMI_LOCAL_RANK
+    PLE_RANK_ON_NODE JSM_NAMESPACE_LOCAL_RANK MPT_LRANK FLUX_TASK_LOCAL_ID SLURM_LOCALID
+)
+
 # What each rank runs: its threads and its GPU, then the command. (internal: --rank THREADS COMMAND ...)
 start_rank() {
     export OMP_NUM_THREADS=$1 MKL_NUM_THREADS=$1
     shift
-    local number=${OMPI_COMM_WORLD_LOCAL_RANK:-${MPI_LOCALRANKID:-${SLURM_LOCALID:-0}}} gpus=() device
+    local number='' gpus=() name device
+    for name in "${local_ranks[@]}"; do
+        [[ ! ${!name-} =~ ^[0-9]+$ ]] || { number=${!name} && break; }
+    done
     if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
         IFS=, read -ra gpus <<<"$CUDA_VISIBLE_DEVICES"
     else
@@ -45,7 +54,8 @@ start_rank() {
             [[ ! -e $device ]] || gpus+=("${#gpus[@]}")
         done
     fi
-    ((${#gpus[@]} < 2)) || export CUDA_VISIBLE_DEVICES=${gpus[number % ${#gpus[@]}]}
+    # a launcher that does not tell it: decentral asks MPI then
+    [[ -z $number ]] || ((${#gpus[@]} < 2)) || export CUDA_VISIBLE_DEVICES=${gpus[10#$number % ${#gpus[@]}]}
     exec "$@"
 }
 

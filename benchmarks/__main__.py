@@ -8,6 +8,7 @@ from benchmarks.timing import print_lines
 NAMES = (
     "training_step",
     "round_update",
+    "busy",
     "family",
     "many_workers",
     "recording",

@@ -6,6 +6,7 @@ x and the momentum are written. And behind an update rule: how far from torch's 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,15 +29,11 @@ def measure(compiled: bool = True) -> list[Line]:
         comm = LocalComm(topologies.mixing_matrix(topologies.ring(n)))
         x, u, g = (torch.randn(n, d) for _ in range(3))
 
-        def stream(x: Any = x, u: Any = u, g: Any = g) -> None:
-            x.add_(g, alpha=1e-9)
-            u.mul_(0.999)
-
-        works = {"floor": stream}
+        works = {"floor": streaming(x, u, g)}
         for method in (DmSGD(0.9), DecentLaM(0.9)):
-            works[type(method).__name__] = _round(method, comm, g)
+            works[type(method).__name__] = by_round(method, comm, g)
             if compiled and n == 64:
-                works[type(method).__name__ + " compiled"] = _round(
+                works[type(method).__name__ + " compiled"] = by_round(
                     CompiledMethod(method, comm), comm, g, method
                 )
         times = interleaved(works, repeats=15)
@@ -55,13 +52,24 @@ def _behind_adamw(n: int = 64, d: int = 200_000) -> Line:
         optimizer.step()
         x.data = comm.mix_(x.data)
 
-    ours = _round(Ruled(DSGD(), AdamW().decayed(0.01)), comm, g)
+    ours = by_round(Ruled(DSGD(), AdamW().decayed(0.01)), comm, g)
     times = interleaved({"ours": ours, "torch": by_torch}, repeats=15)
     what = f"round, DSGD behind AdamW, ring, n = {n:,}, d = {d:,}: ours / torch.optim on all rows, mixed"
     return at_most(what, times["ours"], times["torch"], 1.1)
 
 
-def _round(method: Any, comm: LocalComm, g: torch.Tensor, plain: Any = None) -> Any:
+def streaming(x: torch.Tensor, u: torch.Tensor, g: torch.Tensor) -> Callable[[], None]:
+    """Reads three arrays and writes two, once."""
+
+    def work() -> None:
+        x.add_(g, alpha=1e-9)
+        u.mul_(0.999)
+
+    return work
+
+
+def by_round(method: Any, comm: LocalComm, g: torch.Tensor, plain: Any = None) -> Callable[[], None]:
+    """A round of ``method``, from where the last has ended."""
     x = torch.randn_like(g)
     held = [x, (plain or method).init(x, comm), 0]
 

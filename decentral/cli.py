@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -12,9 +13,13 @@ from typing import Any, NoReturn
 
 import click
 
-from decentral.allocator import keep_freed_memory, out_of_memory
+from decentral import disk, terminal
+from decentral.allocator import keep_freed_memory
 from decentral.errors import UserError
-from topologies.wording import LONGEST_VALUE, cut, one_line
+from decentral.report.matplotlibrc import refuse_unreadable
+from decentral.runs import stopping
+from decentral.runs.ending import Ending, ending_of
+from topologies.wording import one_line
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -46,6 +51,7 @@ def cli() -> None:
 )
 def run(file: Path, overrides: tuple[str, ...], out: Path | None, resume: bool, tensorboard: bool) -> None:
     """Run an experiment: all its sweeps and seeds. Also under mpirun, unchanged."""
+    refuse_unreadable()
     sys.exit(load_run().run(file, overrides, out, resume, tensorboard))
 
 
@@ -55,8 +61,16 @@ def load_run() -> ModuleType:
     gc.disable()  # to collect garbage while torch is imported only costs time
     try:
         run = importlib.import_module("decentral.runs.run")
+        importlib.import_module("torch")
         gc.freeze()  # nor need later collections look at what was imported
         return run
+    except (ImportError, OSError, MemoryError) as error:
+        if isinstance(error, OSError) and disk.is_of_disk(error):
+            raise
+        raise UserError(
+            f"torch or what it needs cannot be loaded ({str(error) or 'no memory'}); allow more memory (ulimit -v) and "
+            "open files (ulimit -n), or see `decentral doctor`"
+        ) from error
     finally:
         gc.enable()
 
@@ -87,6 +101,8 @@ def topology(
     name: str, workers: int | None, weights: str, parameters: tuple[str, ...], as_json: bool, out: Path | None
 ) -> None:
     """Describe a graph or schedule NAME (see `decentral list topologies`), or a graph file."""
+    if out is not None:
+        refuse_unreadable()
     from decentral.commands.topology import report
     from decentral.runs.experiment import parse_override
 
@@ -115,6 +131,8 @@ def advise(cluster: Path, model_bytes: float, compute_s: float, as_json: bool, o
         latency_s = "50 us"
         bandwidth_bytes_s = "10 Gb/s"
     """
+    if out is not None:
+        refuse_unreadable()
     from decentral.commands.advise_table import report
 
     report(cluster, model_bytes, compute_s, as_json, out)
@@ -180,6 +198,8 @@ def scaling(cluster: Path | None, seconds: float, as_json: bool) -> None:
 )
 def network(file: Path, overrides: tuple[str, ...], out: Path | None) -> None:
     """Describe the network of nodes of an experiment with [dataflow]."""
+    if out is not None:
+        refuse_unreadable()
     from decentral.commands.network import report
 
     report(file, overrides, out)
@@ -206,6 +226,7 @@ def compare(folders: tuple[Path, ...]) -> None:
 @click.option("--log", default=None, help="Logarithmic axes: x, y, xy, or none [by the data].")
 def plot(folders: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Draw a figure of one or several experiments."""
+    refuse_unreadable()
     from decentral.algorithms.titles import titles
     from decentral.report.plots import draw
 
@@ -224,23 +245,38 @@ def doctor(as_json: bool) -> None:
 def main() -> None:
     """Entry point: mistakes of the user are one line on standard error and exit code 2."""
     _keep_warnings_back()
+    os.environ["MPLBACKEND"] = "agg"  # figures are files, whatever else was asked for
+    try:
+        with terminal.guarded(), stopping.listening():
+            _main()
+    except OSError as error:
+        _fail(f"standard output: {disk.words(error)}", disk.EXIT_CODE)
+
+
+def _main() -> None:
     try:
         cli(standalone_mode=False, prog_name="decentral")
-    except click.exceptions.Abort:
-        _fail("interrupted before anything was written", 130)
     except click.ClickException as error:
         if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # since click 8.2
             error.show()
             sys.exit(error.exit_code)
         context = getattr(error, "ctx", None)
-        _fail(f"{error.format_message()}{f' See `{context.command_path} --help`.' if context else ''}", 2)
-    except UserError as error:
-        _fail(str(error), 2)
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        help_at = f" See `{context.command_path} --help`." if context else ""
+        _fail(f"{error.format_message()}{help_at}", 2)
+    except click.exceptions.Abort as error:  # what click makes of a KeyboardInterrupt
+        cause = error.__cause__
+        _fail(*_ending(cause if isinstance(cause, KeyboardInterrupt) else KeyboardInterrupt()))
+    except BaseException as error:
+        if isinstance(error, SystemExit):
             raise
-        said = cut((str(error).splitlines() or [""])[0], 2 * LONGEST_VALUE)
-        _fail(f"out of memory ({said}); use a smaller model, fewer workers, or smaller batches", 2)
+        _fail(*_ending(error))
+
+
+def _ending(error: BaseException) -> Ending:
+    found = ending_of(error)
+    if found is None:
+        raise error
+    return found
 
 
 def _keep_warnings_back() -> None:

@@ -16,8 +16,19 @@ class UserError(ValueError):
     :func:`topologies.wording.shown`, so that the rule and the remedy are not what is cut.
     """
 
+    code = 2
+    """The exit code of a process that ends so."""
+
     def __init__(self, text: str) -> None:
         super().__init__(one_line(text))
+
+
+class AgreedError(UserError):
+    """A mistake that all ranks know of: each ends by itself, and rank 0 says why."""
+
+    def __init__(self, text: str, code: int = 2) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -71,5 +71,7 @@ def read_csv(path):
 
 
 def but_wall_time(rows):
-    """The rows without the column of the machine's own clock."""
-    return [{k: v for k, v in row.items() if k != "wall_s"} for row in rows]
+    """The rows without the columns of the machine's own clock."""
+    from decentral.report.columns import WALL_CLOCK_COLUMNS
+
+    return [{k: v for k, v in row.items() if k not in WALL_CLOCK_COLUMNS} for row in rows]

@@ -73,7 +73,11 @@ class Queue:
         self.k, self.asked, self.lags = [0] * n, [None] * n, Counter()
         self.inbox = [defaultdict(list) for _ in range(n)]
         self.card, self.line = [0.0] * n, defaultdict(float)
-        self.under_way, self.held = Counter(), 0
+        self.under_way, self.held, self.added = (
+            Counter(),
+            0,
+            defaultdict(list),
+        )  # own steps when a share was sent
         self.bytes, self.count, self.events = 8 * x.shape[1], itertools.count(), []
         for i in range(n):
             self.begin(0.0, i)
@@ -83,6 +87,8 @@ class Queue:
             if kind == "message":
                 self.inbox[i][rest[0]].append(rest[1])
                 continue
+            self.lags.update(self.k[i] - sent_at for sent_at in self.added[i])
+            self.added[i].clear()
             for j in sorted(self.inbox[i]):
                 for said in self.inbox[i][j]:
                     self.receive(now, i, j, said)
@@ -132,7 +138,7 @@ class Queue:
     def receive(self, now, i, j, said):
         if self.pushes:
             self.x[i], self.weight[i] = self.x[i] + said[0], self.weight[i] + said[1]
-            self.lags[self.k[i] - said[2]] += 1
+            self.added[j].append(said[2])
             self.under_way[j, i] -= 1  # nobody acts at this very moment
             return
         kind, v = said

@@ -105,7 +105,7 @@ def test_algorithms_are_arithmetic_and_can_be_listed_without_torch(path):
 LEVELS = (
     ("topologies",),
     ("errors",),
-    ("tables", "blocks", "allocator"),
+    ("tables", "blocks", "allocator", "disk", "terminal"),
     ("network", "report", "comm"),
     ("algorithms", "optimizers"),
     ("runtime", "problems"),

@@ -218,16 +218,15 @@ def test_results_are_the_last_row_of_the_metrics(tmp_path):
 
 
 def test_the_first_divergence_is_by_round_and_then_by_worker():
-    comm = LocalComm(topologies.mixing_matrix(topologies.ring(4)))
     losses = np.ones((5, 4))
-    assert first_divergence(losses, 7, 10.0, comm) is None
+    assert first_divergence(losses, 7, 10.0) is None
     losses[3, 0] = np.nan
     losses[2, 3] = np.inf
     losses[2, 1] = 11.0
     losses[4] = np.nan
-    assert first_divergence(losses, 7, 10.0, comm) == (9, 1, 11.0)
+    assert first_divergence(losses, 7, 10.0) == (9, 1, 11.0)
     losses[2] = 1.0
-    t, worker, loss = first_divergence(losses, 7, 10.0, comm)
+    t, worker, loss = first_divergence(losses, 7, 10.0)
     assert (t, worker) == (10, 0)
     assert np.isnan(loss)
 

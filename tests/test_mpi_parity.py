@@ -219,6 +219,11 @@ comm = MPIComm(topologies.mixing_matrix(topologies.ring(8)))
 comm.mix(torch.zeros(comm.h, 10))
 total = comm.observe(__import__("numpy").full(comm.h, comm.ledger.mpi_bytes / comm.h)).sum()
 assert total == 2 * comm.ranks * 10 * 4, total      # two rows leave each rank, whatever it hosts
+before = comm.ledger.mpi_bytes
+comm.observe_mean(torch.zeros(comm.h, 10))
+assert comm.ledger.mpi_bytes == before      # what is measured is no traffic of the method
+comm.mean(torch.zeros(comm.h, 10))
+assert comm.ledger.mpi_bytes > before
 """
 
 

@@ -41,9 +41,13 @@ def test_labels_are_numbered_in_natural_order(tmp_path):
     ("name", "text", "message"),
     [
         ("g.txt", "0 1\n0 1 2 3\n", "line 2 is '0 1 2 3'; expected an edge list"),
-        ("g.txt", "0 1 heavy\n", "line 1 is '0 1 heavy'; expected an edge list"),
+        ("g.txt", "0 1 heavy\n", "line 1 is '0 1 heavy': the weight is no number; write one, with a point"),
         ("g.txt", "# nothing\n", "the graph has no nodes"),
-        ("g.txt", "0 1\n1 0\n", "some edges are there twice"),
+        (
+            "g.txt",
+            "0 1\n1 2\n1 0\n",
+            "some edges are there twice (0 - 1: line 1 and line 3); leave one of each",
+        ),
         ("g.json", "{}", "expected node-link JSON with 'nodes' and 'edges'"),
         ("g.json", "{", "expected node-link JSON"),
         ("g.graphml", "<a>", "expected GraphML"),

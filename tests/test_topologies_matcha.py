@@ -15,7 +15,7 @@ from scipy.optimize import linprog
 import topologies
 from decentral.runs.sections.topology import Topology
 from topologies import is_doubly_stochastic, is_symmetric, matcha, matcha_of, matchings, mixing_matrix
-from topologies.matcha import (
+from topologies.activation import (
     LARGEST,
     activation_probabilities,
     expected_rho,
@@ -283,7 +283,7 @@ def test_a_table_is_solved_once(monkeypatch):
     table = {"name": "matcha", "workers": 16, "graph": "geometric", "budget": 0.37, "seed": 5}
     topology = Topology.from_table(table)
     assert topology.resolved() == table
-    monkeypatch.setattr(sys.modules["topologies.matcha"], "activation_probabilities", None)
+    monkeypatch.setattr(sys.modules["topologies.activation"], "activation_probabilities", None)
     mixed = topology.mixing()
     assert (mixed.matrix(4) != matcha(16, "geometric", 0.37, 5).matrix(4)).nnz == 0
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
+
 import networkx as nx
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -246,3 +250,41 @@ def test_a_matrix_need_not_be_connected_where_that_is_not_asked():
     check_mixing_matrix(np.eye(3), connected=False)
     with pytest.raises(ValueError, match="not connected"):
         check_mixing_matrix(np.eye(3))
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        np.float32(0.25),
+        np.float16(0.25),
+        Decimal("0.25"),
+        Fraction(1, 4),
+        torch.tensor(0.25),
+        np.array(0.25),
+        "0.25",
+    ],
+)
+def test_a_weight_may_be_any_real_number(weight):
+    graph = nx.cycle_graph(4)
+    nx.set_edge_attributes(graph, weight, "weight")
+    right = [[0.5, 0.25, 0, 0.25], [0.25, 0.5, 0.25, 0], [0, 0.25, 0.5, 0.25], [0.25, 0, 0.25, 0.5]]
+    np.testing.assert_array_equal(mixing_matrix(graph, "edge-weight").toarray(), right)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (np.complex64(1j), "of type numpy.complex64; give a real number"),
+        ([0.5], "that of 0 -> 1 is [0.5] of type list; give a real number"),
+        ("heavy", "is 'heavy', which is no number"),
+        (np.float32("nan"), "which is not finite"),
+        (10**400, "which is not finite"),
+        (torch.tensor([0.5]), "of type torch.Tensor; give a real number"),
+    ],
+)
+def test_a_weight_that_is_no_real_number_is_named_with_its_type(weight, message):
+    graph = nx.cycle_graph(4)
+    nx.set_edge_attributes(graph, weight, "weight")
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011
+        mixing_matrix(graph, "edge-weight")
+    assert message in str(refusal.value)

@@ -210,7 +210,10 @@ def spans_of(folder):
 def test_the_rounds_to_watch_are_in_the_middle():
     assert middle(100, 0) == range(46, 54)
     assert middle(100, 46) == range(46, 54)
-    assert not middle(100, 47)
+    assert middle(100, 47) == range(47, 55)  # of a run that was killed among them
+    assert middle(100, 53) == range(53, 61)
+    assert not middle(100, 54)
+    assert not middle(3, 3)
     assert middle(3, 0) == range(3)
 
 

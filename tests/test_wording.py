@@ -34,7 +34,8 @@ def test_both_ends_of_a_long_value_stay():
 
 def test_a_line_cuts_the_longest_words_and_keeps_rule_and_remedy():
     line = str(UserError(f"problem.data = {'y' * 5000!r} is not known; use digits"))
-    assert len(line) <= LONGEST_LINE and line.startswith("problem.data = 'yyy")
+    assert len(line) <= LONGEST_LINE
+    assert line.startswith("problem.data = 'yyy")
     assert line.endswith("is not known; use digits")
 
 
@@ -45,5 +46,7 @@ def test_control_characters_are_escaped_and_lines_are_joined():
 def test_many_names_are_not_all_listed():
     names = [f"name-{i:03}" for i in range(500)]
     said = nearest("zzz", names)
-    assert said.startswith("valid: name-000, name-001") and said.endswith("more") and len(said) < LONGEST_LINE
+    assert said.startswith("valid: name-000, name-001")
+    assert said.endswith("more")
+    assert len(said) < LONGEST_LINE
     assert int(said.split()[-2]) + said.count("name-") == len(names)

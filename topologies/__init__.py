@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from topologies.activation import matcha, matcha_of
 from topologies.base_k import base_k
 from topologies.checks import (
     check_mixing_matrix,
@@ -13,6 +14,7 @@ from topologies.checks import (
     is_row_stochastic,
     is_symmetric,
 )
+from topologies.edge_colouring import matchings
 from topologies.equi import equi_dynamic, equi_static
 from topologies.file_schedules import from_files
 from topologies.files import read_graph, write_graph
@@ -31,8 +33,6 @@ from topologies.graphs import (
     torus,
     tree,
 )
-from topologies.matcha import matcha, matcha_of
-from topologies.matchings import matchings
 from topologies.named_graphs import TOPOLOGIES
 from topologies.places import all_loaded
 from topologies.random_graphs import erdos_renyi, geometric, random_regular, watts_strogatz
@@ -60,7 +60,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = all_loaded(
         "equi-static": "topologies.equi:equi_static",
         "equi-dynamic": "topologies.equi:equi_dynamic",
         "random-matching": "topologies.random_schedules:random_matching",
-        "matcha": "topologies.matcha:matcha",
+        "matcha": "topologies.activation:matcha",
     }
 )
 """Schedules by name; the first parameter is the number of workers, the others are keys of a TOML table."""

@@ -22,7 +22,7 @@ def as_csr(matrix: Any) -> sparse.csr_array:
     if not sparse.issparse(matrix):
         matrix = np.asarray(matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
-        size = " x ".join(map(str, matrix.shape))
+        size = " x ".join(map(str, matrix.shape)) or "a single number"
         raise ValueError(
             f"the mixing matrix is {size}; it must be square, a row and a column for each worker"
         )
@@ -38,6 +38,7 @@ def as_csr(matrix: Any) -> sparse.csr_array:
     return result
 
 
+@np.errstate(over="ignore", invalid="ignore")  # sums that are not finite are refused below
 def check_mixing_matrix(
     matrix: Any,
     graph: nx.Graph | None = None,
@@ -105,7 +106,7 @@ def _sums_to_one(w: sparse.csr_array, axis: int) -> bool:
 
 
 def _check_sums(sums: np.ndarray, line: str, remedy: str) -> None:
-    wrong = np.flatnonzero(abs(sums - 1) > TOLERANCE)
+    wrong = np.flatnonzero(~(abs(sums - 1) <= TOLERANCE))  # a sum may be NaN
     if wrong.size:
         i = int(wrong[0])
         raise ValueError(f"{line} {i} of the mixing matrix sums to {sums[i]:.12g}; {remedy}")

@@ -9,6 +9,7 @@ from topologies.deferred import Deferred
 from topologies.files import read_graph
 from topologies.schedules import Schedule, cyclic
 from topologies.weights import WEIGHTS
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -26,9 +27,13 @@ def from_files(
     connected, unless the rule is best-constant, but all together must be. Raises ValueError otherwise.
     """
     if isinstance(paths, (str, os.PathLike)) or not paths:
-        raise ValueError(f"paths = {paths!r} should be a list of graph files, one a round; give one at least")
+        raise ValueError(
+            f"paths = {shown(paths)} should be a list of graph files, one a round; give one at least"
+        )
     if weights not in WEIGHTS:
-        raise ValueError(f"unknown weights {weights!r} of several files; use one of {', '.join(WEIGHTS)}")
+        raise ValueError(
+            f"unknown weights {shown(weights)} of several files; use one of {', '.join(WEIGHTS)}"
+        )
     graphs = [read_graph(path, directed) for path in paths]
     for path, graph in zip(paths, graphs, strict=True):
         _check_same_nodes(paths[0], graphs[0], path, graph)
@@ -54,5 +59,5 @@ def _check_same_nodes(
         holder, lacking = (path, other) if node in labels[0] else (other, path)
         sizes = f"{path} has {len(graph)} nodes and {other} {len(second)}"
         raise ValueError(
-            f"{sizes}; {lacking} has no node {node!r}, which {holder} has: give all files the same nodes"
+            f"{sizes}; {lacking} has no node {shown(node)}, which {holder} has: give all files the same nodes"
         )

@@ -18,3 +18,14 @@ def all_loaded(places: Mapping[str, str]) -> dict[str, Any]:
 def later(place: str) -> Callable[..., Any]:
     """What is in that place, to be called; its module is imported when it is."""
     return lambda *args, **kwargs: pkgutil.resolve_name(place)(*args, **kwargs)
+
+
+def door(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a package whose names are in these places, loaded when they are first used."""
+
+    def get(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return pkgutil.resolve_name(places[name])
+
+    return get, lambda: sorted(places)

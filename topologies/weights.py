@@ -13,14 +13,20 @@ import numpy as np
 from scipy import sparse
 
 from topologies.checks import as_csr, check_mixing_matrix
-from topologies.files import read_matrix
+from topologies.deferred import Deferred
 from topologies.lanczos import extremes
+from topologies.places import later
 from topologies.support import is_mutual, received, support
 
 if TYPE_CHECKING:
     import networkx as nx
+else:
+    nx = Deferred("networkx")
+
+read_matrix = later("topologies.matrix_files:read_matrix")
 
 
+@np.errstate(over="ignore", invalid="ignore")  # sums that are not finite are refused by the check
 def mixing_matrix(graph: nx.Graph, weights: Any = "metropolis") -> sparse.csr_array:
     """Mixing matrix of a connected graph by the name of a rule, or the user's own, checked against the graph.
 
@@ -94,14 +100,22 @@ def best_constant(graph: nx.Graph) -> sparse.csr_array:
 
 def edge_weight(graph: nx.Graph) -> sparse.csr_array:
     """W_ij = the attribute ``weight`` of the edge j -> i; the diagonal takes the rest of its row."""
-    bare = [
-        f"{i} -> {j}" for i, j, weight in graph.edges(data="weight") if not isinstance(weight, (int, float))
-    ]
-    if bare:
-        raise ValueError(
-            f"edge-weight needs a number 'weight' on every edge (edge {bare[0]} has none); add it"
-        )
-    return _close(received(graph, "weight"))
+    from topologies.real_numbers import real  # here: a rank that is handed its matrix needs none of it
+
+    weights: list[float] = []
+    for i, j, weight in graph.edges(data="weight"):
+        if weight is None:
+            rule = f"edge-weight needs a number 'weight' on every edge (edge {i} -> {j} has none)"
+            raise ValueError(f"{rule}; add it")
+        try:
+            weights.append(real(weight))
+        except ValueError as error:
+            raise ValueError(
+                f"edge-weight needs a number on every edge, but that of {i} -> {j} {error}"
+            ) from None
+    weighted = nx.create_empty_copy(graph)
+    weighted.add_weighted_edges_from((i, j, w) for (i, j), w in zip(graph.edges(), weights, strict=True))
+    return _close(received(weighted, "weight"))
 
 
 def push(graph: nx.Graph) -> sparse.csr_array:

@@ -34,6 +34,20 @@ def one_line(text: str) -> str:
     return cut(" ".join(words), LONGEST_LINE)
 
 
+def reason(error: BaseException) -> str:
+    """Why a library's parser failed on a file of a user, in words that fit a message about the file."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, MemoryError):
+        return "it does not fit into memory"
+    text = " ".join(str(error).split())
+    if text.startswith("Exceeds the limit"):  # Python's own words for integers, with a remedy in Python
+        return "it holds an integer of more than 4,300 digits"
+    if isinstance(error, ValueError | OSError) or (text and type(error).__module__ != "builtins"):
+        return text or type(error).__name__
+    return f"it is damaged ({type(error).__name__})"
+
+
 def cut(text: str, most: int) -> str:
     """``text``, or where it is longer its first two thirds and its end, in ``most`` characters."""
     if len(text) <= most:

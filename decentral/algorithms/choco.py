@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from decentral.algorithms.admission import admit
 from decentral.algorithms.descent import descend
 from decentral.algorithms.traits import Traits
+from topologies.settings import plain_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +44,7 @@ class CHOCO:
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         if not 0 < self.gamma <= 1:
             raise ValueError(
                 f"gamma = {self.gamma} must be above 0 and at most 1; the coarser C, the smaller"
@@ -49,7 +52,7 @@ class CHOCO:
 
     def init(self, x: Tensor, comm: Mixer) -> Public:
         """Nothing known yet."""
-        del comm
+        admit(self, x, comm)
         return Public(x.new_zeros(x.shape), x.new_zeros(x.shape))
 
     def step(

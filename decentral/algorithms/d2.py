@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from decentral.algorithms.admission import admit
 from decentral.algorithms.descent import descend
 from decentral.algorithms.rest import Rest
 from decentral.algorithms.traits import Traits
@@ -46,7 +47,7 @@ class D2:
 
     def init(self, x: Tensor, comm: Mixer) -> Correction:
         """No correction yet."""
-        del comm
+        admit(self, x, comm)
         return Correction(x.new_zeros(x.shape), 0.0)
 
     def step(

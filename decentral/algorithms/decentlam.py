@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from decentral.algorithms.admission import admit
 from decentral.algorithms.momentum import accumulate, check_momentum
 from decentral.algorithms.rest import Rest
 from decentral.algorithms.traits import Traits
+from topologies.settings import plain_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +51,7 @@ class DecentLaM:
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         check_momentum(self.momentum)
 
     def rest(self) -> Rest:
@@ -57,7 +60,7 @@ class DecentLaM:
 
     def init(self, x: Tensor, comm: Mixer) -> Displacement:
         """No displacement yet."""
-        del comm
+        admit(self, x, comm)
         return Displacement(x.new_zeros(x.shape), 0.0)
 
     def step(

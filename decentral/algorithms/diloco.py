@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from decentral.algorithms.admission import admit
 from decentral.algorithms.local_sgd import check_every, is_due
 from decentral.algorithms.momentum import check_momentum
 from decentral.algorithms.traits import Traits
+from topologies.settings import plain_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +53,7 @@ class DiLoCo:
     decay: float = 0.0
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         check_every(self.every)
         check_momentum(self.momentum)
         for name in ("beta1", "beta2"):
@@ -64,7 +67,7 @@ class DiLoCo:
 
     def init(self, x: Tensor, comm: Mixer) -> InnerOuter:
         """No moments yet."""
-        del comm
+        admit(self, x, comm)
         m, v, u = (x.new_zeros(x.shape) for _ in range(3))
         return InnerOuter(m, v, x.clone(), u, 0)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from decentral.algorithms.admission import admit
 from decentral.algorithms.descent import descend
 from decentral.algorithms.rest import Rest
 from decentral.algorithms.traits import Traits
+from topologies.settings import plain_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +36,7 @@ class DSGD:
     variant: Literal["atc", "awc"] = "atc"
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         if self.variant not in ("atc", "awc"):
             raise ValueError(f"variant = {self.variant!r} must be 'atc' or 'awc'")
 
@@ -43,7 +46,7 @@ class DSGD:
 
     def init(self, x: Tensor, comm: Mixer) -> tuple[()]:
         """DSGD keeps no state."""
-        del x, comm
+        admit(self, x, comm)
         return ()
 
     def step(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from decentral.algorithms.admission import admit
 from decentral.algorithms.d2 import Correction
 from decentral.algorithms.rest import Rest
 from decentral.algorithms.traits import Traits
@@ -37,7 +38,7 @@ class EXTRA:
 
     def init(self, x: Tensor, comm: Mixer) -> Correction:
         """No correction yet."""
-        del comm
+        admit(self, x, comm)
         return Correction(x.new_zeros(x.shape), 0.0)
 
     def step(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from decentral.algorithms.admission import admit
 from decentral.algorithms.momentum import accumulate, check_momentum
 from decentral.algorithms.rest import Rest
 from decentral.algorithms.traits import Traits
+from topologies.settings import plain_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +52,7 @@ class GradientTracking:
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         check_momentum(self.momentum)
 
     def rest(self) -> Rest:
@@ -58,7 +61,7 @@ class GradientTracking:
 
     def init(self, x: Tensor, comm: Mixer) -> Tracker | MomentumTracker:
         """Nothing tracked yet."""
-        del comm
+        admit(self, x, comm)
         z = x.new_zeros(x.shape)
         return MomentumTracker(z, x.new_zeros(x.shape)) if self.momentum else Tracker(z)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from decentral.algorithms.admission import admit
 from decentral.algorithms.momentum import Momentum, accumulate, check_momentum
 from decentral.algorithms.traits import Traits
+from topologies.settings import plain_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,12 +37,13 @@ class LocalSGD:
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         check_every(self.every)
         check_momentum(self.momentum)
 
     def init(self, x: Tensor, comm: Mixer) -> Momentum:
         """Zero momentum."""
-        del comm
+        admit(self, x, comm)
         return Momentum(x.new_zeros(x.shape))
 
     def step(self, x: Tensor, state: Momentum, g: Tensor, comm: Mixer, lr: float) -> tuple[Tensor, Momentum]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from decentral.algorithms.admission import admit
 from decentral.algorithms.momentum import accumulate, check_momentum
 from decentral.algorithms.rest import Rest
 from decentral.algorithms.traits import Traits
+from topologies.settings import plain_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +45,7 @@ class MomentumTracking:
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         check_momentum(self.momentum)
 
     def rest(self) -> Rest:
@@ -51,7 +54,7 @@ class MomentumTracking:
 
     def init(self, x: Tensor, comm: Mixer) -> TrackedMomentum:
         """Zero momentum."""
-        del comm
+        admit(self, x, comm)
         return TrackedMomentum(x.new_zeros(x.shape), x.new_zeros(x.shape))
 
     def step(

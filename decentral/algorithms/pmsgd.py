@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from decentral.algorithms.admission import admit
 from decentral.algorithms.momentum import Momentum, accumulate, check_momentum
 from decentral.algorithms.rest import Rest
 from decentral.algorithms.traits import Traits
+from topologies.settings import plain_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +36,7 @@ class PmSGD:
     nesterov: bool = False
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         check_momentum(self.momentum)
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov = true needs momentum > 0; set momentum, or nesterov = false")
@@ -44,7 +47,7 @@ class PmSGD:
 
     def init(self, x: Tensor, comm: Mixer) -> Momentum:
         """Zero momentum."""
-        del comm
+        admit(self, x, comm)
         return Momentum(x.new_zeros(x.shape))
 
     def step(self, x: Tensor, state: Momentum, g: Tensor, comm: Mixer, lr: float) -> tuple[Tensor, Momentum]:

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from decentral.algorithms.admission import admit
 from decentral.algorithms.descent import descend
 from decentral.algorithms.traits import Traits
+from topologies.settings import plain_settings
 from topologies.streams import stream
 
 if TYPE_CHECKING:
@@ -61,11 +63,13 @@ class PowerGossip:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         if self.rank < 1:
             raise ValueError(f"rank = {self.rank} must be at least 1; 1 to 4 is usual")
 
     def init(self, x: Tensor, comm: Mixer) -> Factors:
         """Random right factors, the same at both ends of an edge."""
+        admit(self, x, comm)
         matrices, _ = self._parts(x.shape[1], comm)
         lefts, rights = self.rank * sum(a.m for a in matrices), self.rank * sum(a.n for a in matrices)
         edges = comm.edges_in.tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from decentral.algorithms.admission import admit
 from decentral.algorithms.rest import Rest
 from decentral.algorithms.traits import Traits
 
@@ -46,7 +47,7 @@ class PushDIGing:
 
     def init(self, x: Tensor, comm: Mixer) -> PushTracker:
         """Nothing tracked yet; weight one everywhere."""
-        del comm
+        admit(self, x, comm)
         return PushTracker(x.new_zeros(x.shape), x.new_ones((x.shape[0], 1)))
 
     def step(

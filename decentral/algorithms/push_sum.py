@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from decentral.algorithms.admission import admit
 from decentral.algorithms.rest import Rest
 from decentral.algorithms.traits import Traits
 
@@ -45,7 +46,7 @@ class PushSum:
 
     def init(self, x: Tensor, comm: Mixer) -> Mass:
         """Weight one everywhere."""
-        del comm
+        admit(self, x, comm)
         return Mass(x.new_ones((x.shape[0], 1)))
 
     def step(self, x: Tensor, state: Mass, g: Tensor, comm: Mixer, lr: float) -> tuple[Tensor, Mass]:

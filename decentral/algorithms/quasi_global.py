@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from decentral.algorithms.admission import admit
 from decentral.algorithms.decentlam import Displacement
 from decentral.algorithms.momentum import check_momentum
 from decentral.algorithms.rest import Rest
 from decentral.algorithms.traits import Traits
+from topologies.settings import plain_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +41,7 @@ class QuasiGlobal:
     nesterov: bool = False
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         check_momentum(self.momentum)
         if self.mu is not None and not 0 <= self.mu < 1:
             raise ValueError(f"mu = {self.mu} must be in [0, 1); leave it out for that of the momentum")
@@ -49,7 +52,7 @@ class QuasiGlobal:
 
     def init(self, x: Tensor, comm: Mixer) -> Displacement:
         """No displacement yet."""
-        del comm
+        admit(self, x, comm)
         return Displacement(x.new_zeros(x.shape), 0.0)
 
     def step(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
+from decentral.algorithms.admission import admit
 from decentral.algorithms.descent import descend
 from decentral.algorithms.rest import Rest
 from decentral.algorithms.traits import Traits
+from topologies.settings import plain_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +56,7 @@ class RelaySGD:
     form: Literal["model", "gradient"] = "model"
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         if self.form not in ("model", "gradient"):
             raise ValueError(f"form = {self.form!r} must be 'model' or 'gradient'")
 
@@ -63,6 +66,7 @@ class RelaySGD:
 
     def init(self, x: Tensor, comm: Mixer) -> Relay | GradientRelay:
         """Nothing has arrived."""
+        admit(self, x, comm)
         edges = len(comm.edges_in)
         m = x.new_zeros((edges, x.shape[1]))
         if self.form == "gradient":

@@ -7,10 +7,12 @@ from functools import cached_property
 from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from decentral.algorithms.admission import admit
 from decentral.algorithms.local_sgd import check_every, is_due
 from decentral.algorithms.momentum import check_momentum
 from decentral.algorithms.named import ALGORITHMS
 from decentral.algorithms.traits import Traits, maker_of, traits_of
+from topologies.settings import plain_settings
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -52,6 +54,7 @@ class SlowMo:
     slow_lr: float = 1.0
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         choices = [name for name in ALGORITHMS if name != "slowmo"]
         if self.base not in choices:
             raise ValueError(f"base = {self.base!r} must be one of {', '.join(choices)}")
@@ -83,6 +86,7 @@ class SlowMo:
 
     def init(self, x: Tensor, comm: Mixer) -> Outer:
         """The base method's first state; no slow momentum."""
+        admit(self, x, comm)
         return Outer(self.method.init(x, comm), x.clone(), x.new_zeros(x.shape), 0.0)
 
     def step(self, x: Tensor, state: Outer, g: Tensor, comm: Mixer, lr: float) -> tuple[Tensor, Outer]:

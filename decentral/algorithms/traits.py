@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 
 Need = Literal["rows", "columns", "static", "symmetric", "tree"]
-"""Of the mixing, see :mod:`decentral.rounds.trials.needs`."""
+"""Of the mixing, see :mod:`decentral.comm.needs`."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -12,9 +12,11 @@ from scipy import sparse
 from torch.nn.functional import embedding_bag
 
 import topologies
+from decentral.comm.admission import refuse_mixing, refuse_models
 from decentral.comm.ledger import Ledger
 from decentral.comm.mixer import Mixer
 from decentral.comm.plan import MixingPlan, plan_for, workers_a_rank
+from decentral.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 Mixing: TypeAlias = topologies.Schedule | sparse.csr_array | NDArray[np.float64]
 """A mixing matrix (n, n), scipy's or numpy's, row i receives; or a Schedule of such."""
 
+_UNTOLD = (
+    "the round matters here, and this communicator was not told it; hand the method comm.at(t), t = 0, 1, ..."
+)
 _FEW_ROWS = 16  # up to which adding one after the other costs no more
 
 
@@ -38,24 +43,50 @@ class Watch(Protocol):
         """From here on this rank does ``kind``."""
 
 
+class _Untold:
+    """The round of a communicator that was not told it. Not of one that was: ``at`` sets an attribute of its own."""
+
+    def __get__(self, comm: object, owner: type | None = None) -> int:
+        raise UserError(_UNTOLD)
+
+
 class Communicator(Mixer):
-    """Workers ``rows`` of n, and their way to the others. Built by LocalComm or MPIComm."""
+    """Workers ``rows`` of n, and their way to the others. Built by LocalComm or MPIComm.
+
+    ``links``: what carries packets of a compressor instead of vectors. ``layout``: of a model's columns, for methods
+    that look at layers. ``check``: whether W must be a mixing matrix, and one that the method needs, where its ``init``
+    asks.
+    """
 
     departures: Departures | None = None  # where ranks may end early
+    t: int = _Untold()  # type: ignore[assignment]  # until at(t) has told it
 
-    def __init__(self, mixing: Mixing, rank: int, ranks: int) -> None:
-        self.schedule = as_schedule(mixing)
+    def __init__(
+        self,
+        mixing: Mixing,
+        rank: int,
+        ranks: int,
+        *,
+        links: Links | None = None,
+        layout: Layout | None = None,
+        check: bool = True,
+    ) -> None:
+        self.schedule, self.check = as_schedule(mixing, check), check
         self.n: int = self.schedule.n
         self.rank, self.ranks = rank, ranks
         self.h = workers_a_rank(self.n, ranks)
         self.rows = range(rank * self.h, (rank + 1) * self.h)
         self.ledger = Ledger(self.n, self.h)
-        self.t = 0
+        if links is not None and links.rows != self.rows:
+            raise UserError(
+                f"links are of the workers {links.rows}, and this communicator's are {self.rows}; give them these"
+            )
+        self.unready = self.schedule.period != 1  # it must be told the round before it mixes
         self.opening = True
         self.rider = False
-        self.links: Links | None = None
+        self.links: Links | None = links
         self.faults: Faults | None = None
-        self.layout: Layout | None = None  # of a model's columns, for methods that look at layers
+        self.layout: Layout | None = layout or (links.layout if links else None)
         self.watch: Watch | None = None
         self._plans: dict[int, MixingPlan] = {}
 
@@ -65,10 +96,17 @@ class Communicator(Mixer):
         The round loop hands a method its columns in blocks. In the deployment that is modelled they travel
         as one message, so only the ``opening`` block counts messages; bytes are counted for all.
         """
-        if opening == self.opening and t == self.t and self.links is None and self.faults is None:
+        if (
+            opening == self.opening
+            and t == self.__dict__.get("t")
+            and self.links is None
+            and self.faults is None
+        ):
             return self
         bound = object.__new__(type(self))
-        bound.__dict__.update(self.__dict__, t=t, opening=opening)  # a quarter of the time of copy.copy
+        bound.__dict__.update(
+            self.__dict__, t=t, unready=False, opening=opening
+        )  # a quarter of the time of copy.copy
         if self.links is not None:
             bound.links = self.links.at(t)
         if self.faults is not None:
@@ -99,13 +137,16 @@ class Communicator(Mixer):
     @property
     def plan(self) -> MixingPlan:
         """See :class:`Mixer`."""
+        t = self.__dict__.get("t", 0)  # edges may be asked for before the first round
         period = self.schedule.period
-        key = self.t % period if period else self.t
-        if key not in self._plans:
+        key = t % period if period else t
+        plan = self._plans.get(key)
+        if plan is None:  # threads that share a round may both find that; then the plans are equal
+            plan = self._plan_of(self.schedule.matrix(t))
             if not period:
                 self._plans.clear()
-            self._plans[key] = self._plan_of(self.schedule.matrix(self.t))
-        return self._plans[key]
+            self._plans[key] = plan
+        return plan
 
     def _plan_of(self, w: sparse.csr_array) -> MixingPlan:
         return plan_for(w, self.rows.start, self.rows.stop)
@@ -114,13 +155,37 @@ class Communicator(Mixer):
         """See :class:`Mixer`."""
         if self.links is None:
             return super().mix_sent(x)
+        if self.unready or x.shape[0] != self.h or x.dim() != 2:
+            self._refuse_rows(x)
         self.doing("send")
         sent = self.links.encode(x)
         self.ledger.count_packets(self.plan.out_degree, sent.packet_bytes, self.opening)
         return sent.rows, self._mix_packets(self.plan, sent)
 
+    def admit(self, method: Any, x: Tensor) -> None:
+        """See :class:`Mixer`. Raises UserError; with ``check`` = False the mixing may be any, as where n = 1."""
+        refuse_models(method, x, self.h, self._rule_of_rows())
+        if self.layout is not None and self.check and self.layout.d != x.shape[1]:
+            raise UserError(
+                f"{type(method).__name__}.init got x with {x.shape[1]} columns, and the layout has {self.layout.d}; "
+                "give both of the same model"
+            )
+        if self.check and self.n > 1:
+            refuse_mixing(method, self.schedule, self._unchecked())
+
+    def _rule_of_rows(self) -> str:
+        hosted = f"{self.h} workers" if self.ranks == 1 else f"{self.h} of {self.n} workers on this rank"
+        return f"this communicator has {hosted}, so it must be ({self.h}, d): a row a worker, flat"
+
+    def _refuse_rows(self, x: Tensor) -> NoReturn:
+        if x.dim() == 2 and x.shape[0] == self.h:
+            raise UserError(_UNTOLD)
+        raise UserError(f"x of shape {tuple(x.shape)} cannot be mixed; {self._rule_of_rows()}")
+
     def start(self, x: Tensor) -> Pending:
         """See :class:`Mixer`."""
+        if self.unready or x.shape[0] != self.h or x.dim() != 2:
+            self._refuse_rows(x)
         if self.links is not None:
             sent, mixed = self.mix_sent(x)
             return None, mixed.sub_(sent).add_(x), None
@@ -150,6 +215,8 @@ class Communicator(Mixer):
     def exchange(self, y: Tensor) -> Tensor:
         """See :class:`Mixer`."""
         plan = self.plan
+        if self.unready:
+            raise UserError(_UNTOLD)
         if y.shape[0] != len(plan.out_edges):
             raise ValueError(
                 f"exchange got {y.shape[0]} rows for {len(plan.out_edges)} edges; one row an edge"
@@ -162,6 +229,8 @@ class Communicator(Mixer):
 
         On links that compress: the mean of C(x_i), by an all-gather of their packets.
         """
+        if x.shape[0] != self.h or x.dim() != 2:
+            self._refuse_rows(x)
         if self.links is not None:
             self.doing("send")
             sent = self.links.encode(x)
@@ -188,12 +257,19 @@ class Communicator(Mixer):
             self.ledger.count_all_reduce(x.shape[1] * x.dtype.itemsize, self.opening and not self.rider)
 
     def observe_mean(self, x: Tensor) -> Tensor:
-        """:meth:`mean` for measuring only: it is no traffic of the method, so it is not billed."""
-        return self._mean(x)
+        """:meth:`mean` for measuring only: it is no traffic of the method, so it is not billed, nor are MPI's bytes."""
+        before = self.ledger.mpi_bytes
+        mean = self._mean(x)
+        self.ledger.mpi_bytes = before
+        return mean
 
     def share_root(self, x: Tensor) -> None:
         """Overwrite x, contiguous, with rank 0's of the same shape. Not billed: it is no traffic of a method."""
         raise NotImplementedError(f"{type(self).__name__} has no rank 0")
+
+    @abstractmethod
+    def _unchecked(self) -> Communicator:
+        """All workers in this process, with the same mixing, for trials."""
 
     @abstractmethod
     def observe(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -223,11 +299,13 @@ class Communicator(Mixer):
     def _mean(self, x: Tensor) -> Tensor: ...
 
 
-def as_schedule(mixing: Mixing) -> topologies.Schedule:
-    """A Schedule as it is; any scipy or numpy matrix as the schedule that never changes. Checked."""
+def as_schedule(mixing: Mixing, check: bool = True) -> topologies.Schedule:
+    """A Schedule as it is; any scipy or numpy matrix as the schedule that never changes, checked unless waived."""
     if isinstance(mixing, topologies.Schedule):
         return mixing
     w = sparse.csr_array(mixing, dtype=np.float64)
+    if not check:
+        return topologies.Schedule(n=w.shape[0], period=1, rule=lambda _: w)
     topologies.check_mixing_matrix(w, sums="either")
     return topologies.constant(w)
 

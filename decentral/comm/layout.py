@@ -86,7 +86,8 @@ class Layout:
     def of(cls, source: nn.Module | Iterable[tuple[str, Tensor]]) -> Layout:
         """The layout of a module's parameters that require a gradient, in the order of ``named_parameters``.
 
-        Of (name, parameter) by themselves as well, all of them, whose layers are of no particular kind.
+        Those without entries have no columns. Of (name, parameter) by themselves as well, all of them, whose layers are
+        of no particular kind.
         """
         spans, start = [], 0
         for name, parameter, kind in _parameters(source):
@@ -110,6 +111,6 @@ def _parameters(source: nn.Module | Iterable[tuple[str, Tensor]]) -> Iterable[tu
         yield from ((name, parameter, "other") for name, parameter in source)
         return
     for name, parameter in source.named_parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and parameter.numel():
             owner = source.get_submodule(name.rpartition(".")[0])
             yield name, parameter, next((kind for kind, types in _KINDS if isinstance(owner, types)), "other")

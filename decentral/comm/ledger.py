@@ -6,6 +6,7 @@ the ring collective moves it: each worker sends 2 (n - 1) / n of the vector in 2
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,11 +32,12 @@ class Ledger:
     """What the hosted workers have sent.
 
     ``bytes_sent``: float64 array (h,), bytes per hosted worker. ``messages``: their number, over all
-    hosted workers. ``mpi_bytes``: bytes this rank really handed to MPI, 0 in one process.
+    hosted workers. ``mpi_bytes``: bytes this rank really handed to MPI for the method, 0 in one process.
     """
 
     def __init__(self, workers: int, hosted: int) -> None:
         self.workers, self.hosted, self.mpi_bytes = workers, hosted, 0
+        self._one = Lock()  # threads that share a round bill its blocks
         self._messages, self._reduced_bytes = 0, 0
         self._gossip_bytes = np.zeros(hosted, dtype=np.int64)
         # sent along the last graph, per vector, and not yet multiplied: plain numbers, since numpy costs ten times
@@ -51,12 +53,13 @@ class Ledger:
 
     def count_gossip(self, vectors: NDArray[np.int64], vector_bytes: int, messages: bool) -> None:
         """Hosted worker i sent ``vectors[i]`` vectors of ``vector_bytes`` each."""
-        if vectors is not self._vectors:
-            self._settle()
-            self._vectors = vectors
-        self._vector_bytes += vector_bytes
-        self._vector_messages += messages
-        self._saw(0, vector_bytes, messages)
+        with self._one:
+            if vectors is not self._vectors:
+                self._settle()
+                self._vectors = vectors
+            self._vector_bytes += vector_bytes
+            self._vector_messages += messages
+            self._saw(0, vector_bytes, messages)
 
     def count_packets(
         self,
@@ -82,10 +85,11 @@ class Ledger:
 
     def count_all_reduce(self, vector_bytes: int, messages: bool) -> None:
         """Every worker took part in one ring all-reduce of a vector of ``vector_bytes``."""
-        self._reduced_bytes += vector_bytes
-        if messages:
-            self._messages += 2 * (self.workers - 1) * self.hosted
-        self._saw(2, vector_bytes, messages)
+        with self._one:
+            self._reduced_bytes += vector_bytes
+            if messages:
+                self._messages += 2 * (self.workers - 1) * self.hosted
+            self._saw(2, vector_bytes, messages)
 
     @property
     def messages(self) -> int:

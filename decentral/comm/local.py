@@ -13,17 +13,23 @@ from decentral.comm.plan import MixingPlan
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm.links import Sent
+    from decentral.comm.layout import Layout
+    from decentral.comm.links import Links, Sent
 
 
 class LocalComm(Communicator):
-    """n workers hosted here; ``mixing`` is a scipy or numpy matrix (n, n), or a Schedule.
+    """n workers hosted here; ``mixing`` is a scipy or numpy matrix (n, n), or a Schedule. More: see Communicator.
 
     Raises ValueError if neither its rows nor its columns sum to one, or if it is not connected.
     """
 
-    def __init__(self, mixing: Mixing) -> None:
-        super().__init__(mixing, rank=0, ranks=1)
+    def __init__(
+        self, mixing: Mixing, links: Links | None = None, layout: Layout | None = None, check: bool = True
+    ) -> None:
+        super().__init__(mixing, 0, 1, links=links, layout=layout, check=check)
+
+    def _unchecked(self) -> LocalComm:
+        return LocalComm(self.schedule, check=False)
 
     def share_root(self, x: Tensor) -> None:
         """There is one rank."""

@@ -36,6 +36,9 @@ class Mixer(ABC):
     ranks: int
     layout: Layout | None
 
+    def admit(self, method: Any, x: Tensor) -> None:  # noqa: B027 - a stand-in takes any
+        """Asked first by a method's ``init``: whether x is the hosted workers' models, and the mixing what it needs."""
+
     @abstractmethod
     def start(self, x: Tensor) -> Pending:
         """Send the rows of x (h, d); x must not change until :meth:`finish`."""

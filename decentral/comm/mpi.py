@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,16 +19,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from decentral.comm.communicator import Communicator, Mixing, sum_rows
+from decentral.comm.departures import TAGS, departures_of
 from decentral.comm.launch import check_launch, cuda_aware, yield_when_oversubscribed
-from decentral.comm.links import Sent
+from decentral.comm.layout import Layout
+from decentral.comm.links import Links, Sent
+from decentral.comm.local import LocalComm
+from decentral.comm.meeting import fingerprint
 from decentral.comm.plan import MixingPlan
 from decentral.comm.routes import Routes
+from decentral.comm.starting import starting
+from decentral.errors import AgreedError
 
 yield_when_oversubscribed()
 import mpi4py  # noqa: E402
 
 mpi4py.rc.thread_level = "funneled"  # only the main thread of a rank speaks MPI
-from mpi4py import MPI  # noqa: E402
+with starting():
+    from mpi4py import MPI
 
 __all__ = ["HALO", "MADE", "MPI", "POSTED", "MPIComm", "as_array", "as_buffer"]
 
@@ -38,41 +46,61 @@ _MPI_TYPES = {torch.float32: MPI.FLOAT, torch.float64: MPI.DOUBLE}
 class MPIComm(Communicator):
     """h = n / ranks workers on this rank; ``mixing`` is a scipy or numpy matrix (n, n), or a Schedule.
 
-    Every rank must be given the same mixing. Raises ValueError if the ranks do not divide the workers.
+    Every rank must be given the same mixing. Raises ValueError if the ranks do not divide the workers, or, where all
+    ranks of the job take part (``world`` is None), have different mixing. For ``links``, ``layout`` and ``check`` see
+    Communicator.
     CUDA tensors are handed to MPI where DECENTRAL_CUDA_AWARE=1 says that it can, else staged through
     pinned host memory.
     """
 
-    def __init__(self, mixing: Mixing, world: MPI.Comm | None = None) -> None:
+    def __init__(
+        self,
+        mixing: Mixing,
+        world: MPI.Comm | None = None,
+        links: Links | None = None,
+        layout: Layout | None = None,
+        check: bool = True,
+    ) -> None:
         self.mpi = MPI.COMM_WORLD if world is None else world
         check_launch(self.mpi.size)
-        super().__init__(mixing, self.mpi.rank, self.mpi.size)
+        super().__init__(mixing, self.mpi.rank, self.mpi.size, links=links, layout=layout, check=check)
+        if world is None and self.ranks > 1:  # a user's own
+            self.departures = departures_of(self.mpi)
+            if len(set(self.mpi.allgather(fingerprint(self.schedule)))) > 1:
+                raise AgreedError("ranks have different mixing; give every rank the same matrix or schedule")
         self._routes: dict[int, Routes] = {}
         self._halos: defaultdict[Any, list[_Halo]] = defaultdict(list)  # not in use, by size
+
+    def _unchecked(self) -> LocalComm:
+        return LocalComm(self.schedule, check=False)
 
     def share_root(self, x: Tensor) -> None:
         """A broadcast, as bytes."""
         wire = x if x.device.type == "cpu" else x.cpu()
+        self._meet("a copy of rank 0's")
         self.mpi.Bcast([wire.view(-1).view(torch.uint8).numpy(), MPI.BYTE], root=0)
         if wire is not x:
             x.copy_(wire)
 
-    def _wait(self, requests: list[Any]) -> None:
+    def _wait(self, requests: list[Any], kind: str) -> None:
         self.doing("wait")
         if self.departures is None:
             MPI.Request.Waitall(requests)
         else:
-            self.departures.wait(requests)
+            self.departures.wait(requests, kind)
         self.doing("update")
 
-    def _meet(self) -> None:
-        """Before a collective call, which could not be given up: see that all ranks come."""
+    def _meet(self, kind: str) -> None:
+        """Before a collective call, which could not be given up: see that all ranks come, and for the same."""
         if self.departures is not None:
-            self.departures.wait([self.mpi.Ibarrier()])
+            self.departures.meet(kind)
+
+    def _tag(self, kind: int) -> int:
+        return kind if self.departures is None else kind + TAGS * self.departures.number
 
     def observe(self, values: NDArray[Any]) -> NDArray[Any]:
         """All-gather of the hosted workers' rows."""
-        self._meet()
+        self._meet("an agreement")
         mine = np.ascontiguousarray(values)
         everyone = np.empty((self.n, *mine.shape[1:]), mine.dtype)
         self.mpi.Allgather(mine, everyone)
@@ -83,21 +111,21 @@ class MPIComm(Communicator):
         routes, mpi, width, dtype = self._routes_of(plan), self.mpi, x.shape[1], x.dtype
         free = self._halos[len(plan.halo), width, dtype]
         halo = free.pop() if free else _Halo(x, len(plan.halo))
-        kind = _MPI_TYPES[dtype]
+        kind, tag = _MPI_TYPES[dtype], self._tag(HALO)
         requests = [
-            mpi.Irecv([halo.wire[a:b], kind], source=rank, tag=HALO) for rank, a, b in routes.halo_from
+            mpi.Irecv([halo.wire[a:b], kind], source=rank, tag=tag) for rank, a, b in routes.halo_from
         ]
         whole = as_array(_to_wire(x)) if routes.sends_all else None
         for rank, rows in routes.rows_to:
             part = whole if rows is None else as_array(_to_wire(x[rows]))
-            requests.append(mpi.Isend([part, kind], dest=rank, tag=HALO))
+            requests.append(mpi.Isend([part, kind], dest=rank, tag=tag))
         self.ledger.mpi_bytes += routes.rows_sent * width * dtype.itemsize
         self.doing("update")
         return requests, halo, free
 
     def _finish_mix(self, plan: MixingPlan, x: Tensor, request: Any, out: Tensor | None) -> Tensor:
         requests, halo, free = request
-        self._wait(requests)
+        self._wait(requests, "a mixing")
         rows = halo.rows if halo.rows.device == x.device else halo.rows.to(x.device)
         mixed = plan.combine(x, rows, out)
         free.append(halo)
@@ -105,19 +133,18 @@ class MPIComm(Communicator):
 
     def _carry(self, plan: MixingPlan, y: Tensor) -> Tensor:
         self.doing("send")
-        routes = self._routes_of(plan)
+        routes, tag = self._routes_of(plan), self._tag(_EDGES)
         received = _wire_like(y, len(plan.in_edges))
         requests = [
-            self.mpi.Irecv(as_buffer(received[a:b]), source=rank, tag=_EDGES)
-            for rank, a, b in routes.edges_from
+            self.mpi.Irecv(as_buffer(received[a:b]), source=rank, tag=tag) for rank, a, b in routes.edges_from
         ]
         outgoing = []
         for rank, edges in routes.edges_to:
             outgoing.append(_to_wire(y[edges]))
-            requests.append(self.mpi.Isend(as_buffer(outgoing[-1]), dest=rank, tag=_EDGES))
+            requests.append(self.mpi.Isend(as_buffer(outgoing[-1]), dest=rank, tag=tag))
             if rank != self.rank:
                 self.ledger.mpi_bytes += outgoing[-1].nbytes
-        self._wait(requests)
+        self._wait(requests, "an exchange")
         return _from_wire(received, y)[routes.edge_order]
 
     def _mix_packets(self, plan: MixingPlan, sent: Sent) -> Tensor:
@@ -143,29 +170,31 @@ class MPIComm(Communicator):
         One message a rank: how many packets, how long each is, and the packets.
         """
         self.doing("send")
-        requests = []
+        requests, tag = [], self._tag(_PACKETS)
         for rank, rows in rows_to.items():
             picked = np.arange(self.h)[slice(None) if rows is None else rows].tolist()
             packets = [sent.packets[k].numpy() for k in picked]
             head = np.array([len(packets), *map(len, packets)], dtype=np.int64)
             message = np.concatenate([head.view(np.uint8), *packets])
-            requests.append((self.mpi.Isend([message, MPI.BYTE], dest=rank, tag=_PACKETS), message))
+            requests.append((self.mpi.Isend([message, MPI.BYTE], dest=rank, tag=tag), message))
             self.ledger.mpi_bytes += len(message)
         self.doing("wait")
         arrived = {}
         for rank in sources:
             status = MPI.Status()
-            waiting = self.mpi.Mprobe(source=rank, tag=_PACKETS, status=status)
+            if self.departures is not None:
+                self.departures.until(partial(self.mpi.iprobe, rank, tag), "packets")
+            waiting = self.mpi.Mprobe(source=rank, tag=tag, status=status)
             message = np.empty(status.Get_count(MPI.BYTE), dtype=np.uint8)
             waiting.Recv([message, MPI.BYTE])
             count = int(message[:8].view(np.int64)[0])
             edges = 8 * (1 + count) + np.cumsum([0, *message[8 : 8 * (1 + count)].view(np.int64)])
             arrived[rank] = [torch.from_numpy(message[a:b].copy()) for a, b in pairwise(edges.tolist())]
-        self._wait([request for request, _ in requests])
+        self._wait([request for request, _ in requests], "packets")
         return arrived
 
     def _mean(self, x: Tensor) -> Tensor:
-        self._meet()
+        self._meet("an exact mean")
         self.doing("send")
         columns, ranks = x.shape[1], self.ranks
         edge = [columns * r // ranks for r in range(ranks + 1)]

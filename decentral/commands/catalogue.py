@@ -17,7 +17,7 @@ from decentral.algorithms.asynchronous import ASYNCHRONOUS
 from decentral.errors import UserError, nearest
 from decentral.optimizers import OPTIMIZERS, SCHEDULES
 from decentral.problems import PROBLEMS
-from decentral.problems.data import SOURCES
+from decentral.problems.data import SOURCES, partial
 from decentral.report.kinds import KINDS
 from decentral.tables import schema
 from topologies import named
@@ -82,7 +82,7 @@ def print_catalogue(what: str | None) -> None:
 
 def _about(kind: str, name: str, thing: Any) -> list[str]:
     if isinstance(thing, str):
-        return [thing]
+        return [f"{thing}; {here}" if kind == "data" and (here := partial(name)) else thing]
     first = (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
     if kind == "weights":
         return [

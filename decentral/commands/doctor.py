@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 
 from decentral.allocator import keep_freed_memory
 from decentral.comm.launch import cuda_aware, launched_ranks
-from decentral.problems.data import SOURCES
+from decentral.problems.data import SOURCES, held, partial
 
 State = Literal["ok", "note", "missing", "broken"]
 
@@ -308,21 +308,24 @@ def _data() -> Finding:
         remedy = f"export DECENTRAL_DATA=FOLDER for {', '.join(files)}"
         return Finding(topic, "note", "digits is built in; DECENTRAL_DATA is not set", remedy)
     root = Path(named).expanduser()
-    if not root.is_dir():
+    if not os.path.isdir(root):
         text = f"DECENTRAL_DATA={named} is no folder"
         return Finding(topic, "broken", text, "set it to the folder that holds the data sets")
-    found = [name for name, file in files.items() if _is_there(root, file)]
+    found = [name for name, file in files.items() if _is_there(root, name, file)]
     absent = [name for name in files if name not in found]
     text = f"{', '.join(['digits', *found])} in {named}" + (f"; not {', '.join(absent)}" if absent else "")
+    text += "".join(f"; {here}" for name in found if (here := partial(name)))
     if not found:
         return Finding(topic, "missing", text, f"put the files there, e.g. {root / 'mnist'}")
     return Finding(topic, "ok", text)
 
 
-def _is_there(root: Path, file: str) -> bool:
-    """Whether the first file of a data set is, in its folder or in the root itself."""
+def _is_there(root: Path, name: str, file: str) -> bool:
+    """Whether the first file of a data set is, in its folder or in the root itself, or all under their usual names."""
     places = file, file.partition("/")[2]
-    return any((root / (place + end)).is_file() for place in places for end in ("", ".gz"))
+    return held(name, root) is not None or any(
+        (root / (place + end)).is_file() for place in places for end in ("", ".gz")
+    )
 
 
 def _slurm() -> Finding:

@@ -17,6 +17,7 @@ from typing import Any
 
 import networkx as nx
 
+from decentral.disk import write_whole
 from decentral.errors import UserError
 from decentral.report.line_styles import COLORS
 
@@ -69,8 +70,7 @@ def draw(
     for name in graph:
         _draw_node(ax, name, kinds[name], at[name], widths[name], None if place is None else place[name])
     _draw_legend(ax, {family(kinds[name]) for name in graph}, sorted(set(place.values())) if place else [])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:].lower(), dpi=150))
 
 
 def lay_out(

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from decentral.comm.launch import use_threads
-from decentral.comm.world import LocalWorld, World, find_world
+from decentral.comm.world import LocalWorld, World
 from decentral.commands.calibration.arithmetic import KINDS, ring_matrix, rounds
 from decentral.commands.calibration.command import check_ranks, check_seconds
 from decentral.commands.calibration.machine import Machine, load_average
@@ -18,7 +18,7 @@ from decentral.errors import UserError
 from decentral.network.cluster_file import read_calibrated
 from decentral.network.measured import Calibrated
 from decentral.report.columns import scaled_unit
-from decentral.runs.agreement import on_root, together
+from decentral.runs.agreement import all_ranks, on_root, together
 
 
 def report(path: Path | None, as_json: bool, seconds: float) -> None:
@@ -26,7 +26,11 @@ def report(path: Path | None, as_json: bool, seconds: float) -> None:
 
     Raises UserError before any measurement; on ranks but 0, SystemExit(2) then.
     """
-    world = find_world()
+    with all_ranks() as world:
+        _report(world, path, as_json, seconds)
+
+
+def _report(world: World, path: Path | None, as_json: bool, seconds: float) -> None:
     given = on_root(world, lambda: _checked(world, path, seconds))
     use_threads()
     machine = together(world, lambda: Machine.of(world))

@@ -8,7 +8,7 @@ have come back; ``(DRAINED, phase, answer)``, all of a phase have; None, the end
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -38,7 +38,7 @@ class Controller:
         worker: Worker,
         active: int,
         workers: int,
-        phases: Sequence[Sequence[int]],
+        phases: Iterable[Sequence[int]],
         averages: Callable[[int], bool] = lambda _: False,
         on_back: Callable[[int, int], None] = lambda *_: None,
     ) -> None:

@@ -1,7 +1,9 @@
 """A worker hosts nodes: its scheduler is the program that a driver runs.
 
-It always takes the longest queue of answers, else the longest queue of messages: backward first bounds what is kept and
-how stale gradients are, and the longest queue makes the largest batch. What goes to nodes of other workers is collected
+It takes the longest queue of answers, else the longest queue of messages: backward first bounds what is kept and how
+stale gradients are, and the longest queue makes the largest batch. Of queues as long as each other it takes the one
+whose oldest message has waited longest, and before longer ones a queue that has waited for 8 batches, so that nodes
+which fill their own queues do not keep others waiting. What goes to nodes of other workers is collected
 while one node works and sent as one message for each worker.
 """
 
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from itertools import count
 from typing import Any
 
 import torch
@@ -17,10 +20,11 @@ from decentral.dataflow.edges import Edge, Message
 from decentral.dataflow.graph import Network
 from decentral.dataflow.nodes import Node
 from decentral.dataflow.payloads import rows_of
-from decentral.dataflow.queues import Queued
+from decentral.dataflow.queues import Queue, Queued, Since
 from decentral.runtime.requests import Channel, Compute, Program, Send
 
 MESSAGES = "messages"
+_PATIENCE = 8  # batches that a message waits for longer queues
 Mail = dict[tuple[int, bool, int, int], list[Message]]
 """(number of the edge, whether forward, parts of a payload, length of a state) -> messages."""
 
@@ -65,12 +69,15 @@ class Worker:
     def __init__(self, number: int, network: Network, place: Mapping[str, int], most: int = 1 << 30) -> None:
         self.number, self.network, self.most = number, network, most
         self.nodes = {name: node for name, node in network.nodes.items() if place[name] == number}
-        self.ready: dict[Queued, None] = {}  # nodes with messages, the longest waiting first
+        self.ready: dict[Queued, None] = {}  # nodes with messages
+        self.batches = 0  # begun
+        self._arrivals = count()
         self.doing = ("", "", 0)  # node, direction and messages of the last batch
         self.on_drained: Callable[[int], None] = lambda _: None  # called after phase n, nothing is under way
         for node in self.nodes.values():
             if isinstance(node, Queued):
                 node.wake = self._wake
+                node.waiting.now = node.answers.now = self._now
         self.mail: defaultdict[int, Mail] = defaultdict(lambda: defaultdict(list))
         self.crossing: dict[int, CrossEdge] = {}
         for i, edge in enumerate(network.edges):
@@ -84,15 +91,31 @@ class Worker:
     def _wake(self, node: Queued) -> None:
         self.ready[node] = None
 
+    def _now(self) -> Since:
+        return self.batches, next(self._arrivals)
+
+    def _next(self, queue_of: Callable[[Queued], Queue]) -> tuple[Queued, Queue]:
+        """The node whose queue is next, and that queue; any node and an empty queue where all are empty."""
+        queues = [(queue, node) for node in self.ready if (queue := queue_of(node))]
+        if not queues:
+            node = next(iter(self.ready))
+            return node, queue_of(node)
+        oldest, first = min(queues, key=lambda each: each[0].since)
+        if self.batches - oldest.since[0] >= _PATIENCE:
+            return first, oldest
+        longest, node = min(queues, key=lambda each: (-min(self.most, len(each[0])), each[0].since))
+        return node, longest
+
     def work(self) -> Program:
-        """One batch of the node that has most waiting, answers first; and what it sends."""
-        node = max(self.ready, key=_urgent)
+        """One batch of the node whose turn it is, answers first; and what it sends."""
+        self.batches += 1
+        node, urgent = self._next(_urgent)
         if node.answers:
             self.doing = node.name, "backward", min(self.most, len(node.answers))
             yield Compute("backward", node.run_backward, self.most, tag=node.name)
         else:
-            if not _urgent(node):
-                node = max(self.ready, key=_messages)
+            if not urgent:
+                node, _ = self._next(_messages)
             self.doing = node.name, "forward", min(self.most, len(node.waiting))
             yield Compute("forward", node.run_forward, self.most, tag=node.name)
         if not node.answers and not node.waiting:
@@ -114,12 +137,12 @@ class Worker:
             self.crossing[number].deliver(messages, forward)
 
 
-def _urgent(node: Queued) -> int:
-    return len(node.waiting if node.turns else node.answers)
+def _urgent(node: Queued) -> Queue:
+    return node.waiting if node.turns else node.answers
 
 
-def _messages(node: Queued) -> int:
-    return len(node.waiting)
+def _messages(node: Queued) -> Queue:
+    return node.waiting
 
 
 def parts_of(payload: Any) -> int:

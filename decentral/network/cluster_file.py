@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +18,13 @@ from decentral.network.cluster import Cluster, EdgeLinks, Link
 from decentral.network.measured import Calibrated, Measured, compute_of
 from decentral.network.units import BYTES_S, SECONDS, quantity
 from decentral.tables import from_table, section
+from topologies.listed import MOST_NODES
+from topologies.text_files import read_text
+from topologies.wording import reason
 
 Quantity = float | str
+MOST_BYTES, DEEPEST = 1 << 24, 100
+"""Of a cluster file, and parts of a key in it."""
 
 
 def read_cluster(path: str | os.PathLike[str], workers: int | None = None) -> Cluster:
@@ -140,6 +146,8 @@ def _cluster(
             raise UserError(f"graph {graph} has {len(found)} nodes for {workers} workers; give one a worker")
         workers = len(found)
         edges = _edge_links(found)
+    if workers is not None and workers > MOST_NODES:
+        raise UserError(f"workers = {workers} is more than {MOST_NODES:,}, the most of a cluster; give fewer")
     if workers is None:
         raise UserError("it does not say how many workers there are; add the key workers")
     size, inside = hosts or (1, None)
@@ -165,11 +173,21 @@ def _edge_links(graph: Any) -> EdgeLinks:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if not os.path.exists(path):
+        raise UserError(f"{path} does not exist; give a cluster file (*.toml, or a graph)")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; give a cluster file (*.toml, or a graph)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); give a cluster file") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
+        text = read_text(path, MOST_BYTES)
+        _check_depth(text)
+        return tomllib.loads(text)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give a cluster file") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid TOML: {reason(error)}") from None
+
+
+def _check_depth(text: str) -> None:
+    """tomllib takes time that grows with the square of the parts of a dotted key."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        words = re.split(r"[,=\[\]{}]", line.partition("#")[0].replace(" ", "").replace("\t", ""))
+        if max(word.count(".") for word in words) > DEEPEST:
+            raise ValueError(f"line {number} has a key of more than {DEEPEST} parts; write it shorter")

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from decentral.errors import UserError
 from decentral.network.cluster import Cluster, Link
 from decentral.network.units import SECONDS, quantity
+from topologies.wording import shown
 
 Quantity = float | str
 
@@ -182,12 +183,13 @@ def compute_of(
 
 
 def _check_sizes(key: str, sizes: tuple[float, ...]) -> None:
-    if not sizes or sizes[0] <= 0 or any(b <= a for a, b in pairwise(sizes)) or sizes[-1] == float("inf"):
-        raise UserError(f"{key} = {list(sizes)} must be positive numbers of bytes, ascending")
+    rising = bool(sizes) and sizes[0] > 0 and all(a < b for a, b in pairwise(sizes))  # false with a NaN
+    if not (rising and sizes[-1] < float("inf")):
+        raise UserError(f"{key} = {shown(list(sizes))} must be positive numbers of bytes, ascending")
 
 
 def _check_seconds(key: str, seconds: tuple[float, ...], of: str, sizes: tuple[float, ...]) -> None:
     if len(seconds) != len(sizes):
         raise UserError(f"{key} has {len(seconds)} numbers for {len(sizes)} of {of}; give one for each")
     if not all(0 <= s < float("inf") for s in seconds):
-        raise UserError(f"{key} = {list(seconds)} must be finite and not negative")
+        raise UserError(f"{key} = {shown(list(seconds))} must be finite and not negative")

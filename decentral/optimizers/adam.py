@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from decentral.optimizers.rule import Rule
+from topologies.settings import plain_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +39,7 @@ class Adam(Rule):
     decoupled: ClassVar[bool] = False  # weight decay shrinks x by itself
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be in [0, 1)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, Self
 
@@ -32,6 +33,9 @@ class RuleOptimizer(Optimizer):
     """
 
     def __init__(self, rule: Steps, parameters: Iterable[Any], lr: float, weight_decay: float) -> None:
+        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} = {value} must be at least 0 and finite; 0.1 and 0.0 are usual")
         self.rule = rule
         self._kind: Any = None  # of the rule's state
         self._layouts: dict[nn.Parameter, Layout] = {}

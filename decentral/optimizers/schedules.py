@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from topologies.settings import plain_settings
+
 
 class Schedule(Protocol):
     """A frozen value that gives the learning rate of each round."""
@@ -31,6 +33,7 @@ class Constant:
     warmup_rounds: int = 0
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         _check_warmup(self.warmup_rounds)
 
     def lr(self, t: int, rounds: int, base: float) -> float:
@@ -48,6 +51,7 @@ class Step:
     warmup_rounds: int = 0
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         _check_warmup(self.warmup_rounds)
         object.__setattr__(self, "milestones", tuple(self.milestones))
         if not all(0 < m < 1 for m in self.milestones):
@@ -71,6 +75,7 @@ class Cosine:
     warmup_rounds: int = 0
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         _check_warmup(self.warmup_rounds)
         if not 0 <= self.final <= 1:
             raise ValueError(

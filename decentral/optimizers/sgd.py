@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from decentral.optimizers.rule import Rule
+from topologies.settings import plain_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,7 @@ class SGD(Rule):
     nesterov: bool = False
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum = {self.momentum} must be in [0, 1); 0.9 is usual")
         if self.nesterov and not self.momentum:

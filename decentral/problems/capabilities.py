@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from decentral.problems.data.dataset import Dataset
+    from decentral.problems.models.tried import Tried
     from decentral.problems.objective import Objective, Place
 
 BatchSize = int | Literal["full"]
@@ -21,8 +22,11 @@ BatchSize = int | Literal["full"]
 class Problem(Protocol):
     """Settings of any problem: a frozen dataclass, whose fields are the keys of ``[problem]``."""
 
-    def prepare(self, workers: int, seed: int) -> None:
-        """Read the data and build the model once, so that every mistake is found before any run starts."""
+    def prepare(self, workers: int, seed: int) -> object:
+        """Read the data and build the model once, so that every mistake is found before any run starts.
+
+        Gives what it has made, or None: what ranks must have alike.
+        """
 
 
 @runtime_checkable
@@ -102,3 +106,11 @@ class Layered(Trainable, Protocol):
 
     def batches(self, made: Made, seed: int, batch_size: BatchSize) -> Draw:
         """What stages draw, a function of the worker and the step."""
+
+    def tried(self, made: Made, place: Place) -> Tried:
+        """What a trial of the model finds, the same in all runs that train it alike. Raises UserError."""
+
+
+def is_ours(problem: object) -> bool:
+    """Whether a problem's model is one of this package's, which need no trial."""
+    return type(problem).__module__.startswith("decentral.") and not hasattr(problem, "factory")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from decentral.problems.data.dataset import Dataset
     from decentral.problems.model_objective import ModelObjective
+    from decentral.problems.models.tried import Tried
 
 Data = Annotated[str, OneOf(DATASETS)]
 
@@ -45,10 +46,10 @@ class Classification:
         """What can be told before the data are read: nothing more."""
         del batch_size, weight_decay
 
-    def prepare(self, workers: int, seed: int) -> None:
+    def prepare(self, workers: int, seed: int) -> object:
         """Read the data and build the model once, so that every mistake is found before any run starts."""
         refuse_models(self, 1, 4)
-        self.made(workers, seed)
+        return self.made(workers, seed)
 
     def made(self, workers: int, seed: int) -> Made:
         """See :class:`decentral.problems.capabilities.Layered`."""
@@ -104,7 +105,14 @@ class Classification:
         """The objective of the hosted workers."""
         from decentral.problems.model_objective import ModelObjective
 
-        return ModelObjective(*self.made(place.workers, place.seed), place)
+        made = self.made(place.workers, place.seed)
+        return ModelObjective(*made, place, self.tried(made, place))
+
+    def tried(self, made: Made, place: Place) -> Tried:
+        """See :class:`decentral.problems.capabilities.Layered`."""
+        from decentral.problems.rehearsal import rehearsed
+
+        return rehearsed(self, made, place)
 
 
 @dataclass(frozen=True)
@@ -251,9 +259,14 @@ class Module(Classification):
                 'problem.factory is missing; give "module:function", called with (shape, classes)'
             )
 
-    def prepare(self, workers: int, seed: int) -> None:
-        """Read the data and build the model: it is not ours to be built twice, or without its memory."""
-        self.made(workers, seed)
+    def prepare(self, workers: int, seed: int) -> object:
+        """Read the data and build the model, which is not ours to be built twice, or without its memory.
+
+        With the file that the factory is written in.
+        """
+        from decentral.problems.models.factory import source_of
+
+        return {"": self.made(workers, seed), "the factory's file": source_of(self.factory)}
 
     def network(self, dataset: Dataset) -> nn.Module:
         """See :class:`Classification`."""

@@ -11,8 +11,8 @@ variance; its integer counter is worker 0's). A worker's model has its own buffe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from decentral.comm.layout import Layout
+from decentral.problems.models.draws import Generators
+from decentral.problems.models.tried import TRUSTED, Tried
+from decentral.problems.models.worker_state import standing_for
 from decentral.problems.oracles import cross_entropy
 from topologies.streams import stream
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from decentral.problems.data.dataset import Dataset
     from decentral.problems.objective import Place
 
+T = TypeVar("T")
 _CHUNK = 1000  # samples that go through the model at once
 
 
@@ -47,8 +51,10 @@ class Evaluation:
         dataset: Dataset,
         shards: list[NDArray[np.int64]],
         place: Place,
+        tried: Tried = TRUSTED,
     ) -> None:
         self.module, self.layout, self.place = module, layout, place
+        self.stateless, self.generators = tried.stateless, Generators(tried.draws, place.device)
         order = stream(0, "eval", dataset.name).permutation(len(dataset.test_y))
         self.test_x = placed(dataset.test_x[order], place)
         self.test_y = dataset.test_y[order].to(place.device)
@@ -74,46 +80,67 @@ class Evaluation:
     ) -> dict[str, float]:
         """Metrics; those of the averaged model are computed on rank 0 only, and NaN elsewhere."""
         self.module.eval()
+        with self.generators.kept():
+            values = self._measured(mean, x, buffers, comm, last)
+        self.module.train()
+        return values
+
+    def _measured(
+        self, mean: Tensor, x: Tensor, buffers: dict[str, Tensor], comm: Communicator, last: bool
+    ) -> dict[str, float]:
         averaged = {name: _average(value, comm) for name, value in buffers.items()}
         right_of = [
-            self._correct(x[row], _row(buffers, row)) for row in range(x.shape[0] if comm.n > 1 else 0)
+            self._correct(self.place.rows[row], x[row], _row(buffers, row))
+            for row in range(x.shape[0] if comm.n > 1 else 0)
         ]
         values = dict.fromkeys(("train_loss", "train_accuracy", "test_loss", "test_accuracy"), float("nan"))
         if comm.rank == 0:
-            train, right = self._judged(mean[0], averaged, self.train_x, self.train_y)
+            train, right = self._judged("train", mean[0], averaged, self.train_x, self.train_y)
             values["train_loss"] = float((train.double() * self.weights).sum())
             values["train_accuracy"] = float((right.double() * self.weights).sum() / self.train_y[:1].numel())
             seen = slice(None) if last else self.some
-            test, right = self._judged(mean[0], averaged, self.test_x[seen], self.test_y[seen])
+            test, right = self._judged("test", mean[0], averaged, self.test_x[seen], self.test_y[seen])
             values["test_loss"] = float(test.double().mean())
             values["test_accuracy"] = int(right.sum()) / self.test_y[seen].numel()
             if comm.n == 1:
                 right_of = [int(right[self.some].sum())]
         accuracies = comm.observe(np.array(right_of) / self.test_y[self.some].numel())
-        self.module.train()
         return values | {
             "test_accuracy_worker_mean": float(accuracies.mean()),
             "test_accuracy_worker_min": float(accuracies.min()),
         }
 
     def _judged(
-        self, row: Tensor, buffers: dict[str, Tensor], inputs: Tensor, labels: Tensor
+        self, part: str, row: Tensor, buffers: dict[str, Tensor], inputs: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(N,) each sample's mean loss, and how many of its labels are predicted right."""
-        losses, right = [], []
-        for x, y in _chunks(inputs, labels):
-            logits = self._logits(row, buffers, x)
-            losses.append(cross_entropy(logits, y, reduction="none").view(len(y), -1).mean(1))
-            right.append((logits.argmax(-1) == y).view(len(y), -1).sum(1))
+
+        def judge(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            losses = cross_entropy(logits, y, reduction="none").view(len(y), -1).mean(1)
+            return losses, (logits.argmax(-1) == y).view(len(y), -1).sum(1)
+
+        losses, right = zip(*self._each(judge, part, row, buffers, inputs, labels), strict=True)
         return torch.cat(losses), torch.cat(right)
 
-    def _correct(self, row: Tensor, buffers: dict[str, Tensor]) -> int:
-        chunks = _chunks(self.test_x[self.some], self.test_y[self.some])
-        return sum(int((self._logits(row, buffers, x).argmax(-1) == y).sum()) for x, y in chunks)
+    def _correct(self, worker: int, row: Tensor, buffers: dict[str, Tensor]) -> int:
+        def judge(logits: Tensor, y: Tensor) -> int:
+            return int((logits.argmax(-1) == y).sum())
 
-    def _logits(self, row: Tensor, buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        logits: Tensor = functional_call(self.module, (self.layout.views(row), buffers), (inputs,))
-        return logits
+        return sum(self._each(judge, worker, row, buffers, self.test_x[self.some], self.test_y[self.some]))
+
+    def _each(
+        self, judge: Callable[[Tensor, Tensor], T], whose: str | int, row: Tensor, buffers: dict[str, Tensor],
+        inputs: Tensor, labels: Tensor,
+    ) -> list[T]:  # fmt: skip
+        """Of each chunk, what its logits and labels give. What a model draws here too is the same in all records."""
+        self.generators.seed(self.place.seed, "evaluation", whose)
+        chunks = _chunks(inputs, labels)
+        if self.stateless:
+            named = self.layout.views(row), buffers
+            return [judge(functional_call(self.module, named, (x,)), y) for x, y in chunks]
+        # copies all: to measure a model is not to change it, whatever it writes to
+        with standing_for(self.module, self.layout.views(row.clone()), buffers):
+            return [judge(self.module(x.clone()), y) for x, y in chunks]
 
 
 def _chunks(inputs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -126,6 +153,8 @@ def _row(buffers: dict[str, Tensor], row: int) -> dict[str, Tensor]:
 
 
 def _average(value: Tensor, comm: Communicator) -> Tensor:
-    if not value.is_floating_point():
+    if value.is_complex():
+        return torch.view_as_complex(_average(torch.view_as_real(value), comm))
+    if not value.is_floating_point() or not value.numel():
         return value[0]
     return comm.observe_mean(value.reshape(value.shape[0], -1)).view(value.shape[1:])

@@ -53,9 +53,9 @@ class SentimentTrees:
         check_positive(width=self.width)
         _refuse_width(self.width)
 
-    def prepare(self, workers: int, seed: int) -> None:
+    def prepare(self, workers: int, seed: int) -> object:
         """Read the trees once, so that every mistake is found before any run starts."""
-        load_trees(self.trees, self.data_root or None)
+        return load_trees(self.trees, self.data_root or None)
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class BasicDeduction:
         check_layers(steps=self.steps)
         _refuse_width(self.width)
 
-    def prepare(self, workers: int, seed: int) -> None:
+    def prepare(self, workers: int, seed: int) -> object:
         """Read the stories once, so that every mistake is found before any run starts."""
-        load_deductions(self.stories, self.data_root or None)
+        return load_deductions(self.stories, self.data_root or None)
 
 
 def _refuse_width(width: int) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from decentral.problems.data.text import Text
     from decentral.problems.model_objective import ModelObjective
+    from decentral.problems.models.tried import Tried
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ class Language:
         """What can be told before the text is read: nothing more."""
         del batch_size, weight_decay
 
-    def prepare(self, workers: int, seed: int) -> None:
+    def prepare(self, workers: int, seed: int) -> object:
         """Read the text and build the model once, so that every mistake is found before any run starts."""
         refuse_models(self, 1, 4)
-        self.made(workers, seed)
+        return self.made(workers, seed)
 
     def network(self, text: Text) -> nn.Module:
         """The model for the text, its parameters drawn from torch's generator."""
@@ -81,7 +82,14 @@ class Language:
         """The objective of the hosted workers."""
         from decentral.problems.model_objective import ModelObjective
 
-        return ModelObjective(*self.made(place.workers, place.seed), place)
+        made = self.made(place.workers, place.seed)
+        return ModelObjective(*made, place, self.tried(made, place))
+
+    def tried(self, made: Made, place: Place) -> Tried:
+        """See :class:`decentral.problems.capabilities.Layered`."""
+        from decentral.problems.rehearsal import rehearsed
+
+        return rehearsed(self, made, place)
 
     def made(self, workers: int, seed: int) -> Made:
         """See :class:`decentral.problems.capabilities.Layered`."""

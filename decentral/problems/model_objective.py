@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from decentral.comm.layout import Layout
 from decentral.problems.data.batches import EpochBatches
 from decentral.problems.evaluation import Evaluation, placed
+from decentral.problems.models.conversion import converted
+from decentral.problems.models.tried import TRUSTED, Tried
+from decentral.problems.models.worker_state import stacked_buffers
 from decentral.problems.objective import one_worker
-from decentral.problems.oracles import Blocks, LoopOracle, choose_oracle, stacked_buffers
+from decentral.problems.oracles import Blocks, LoopOracle, choose_oracle
 
 if TYPE_CHECKING:
     from decentral.comm import Communicator
@@ -26,17 +29,23 @@ class ModelObjective:
     """Mean cross-entropy of the hosted workers' samples; see :class:`decentral.problems.objective.Objective`.
 
     ``shards``: the samples of the training part that each of the n workers owns. Labels are (N,), or (N, T) of tokens.
+    ``tried``: what a trial of the module has found, if it is not one of this package's.
     """
 
     def __init__(
-        self, module: nn.Module, dataset: Dataset, shards: list[NDArray[np.int64]], place: Place
+        self,
+        module: nn.Module,
+        dataset: Dataset,
+        shards: list[NDArray[np.int64]],
+        place: Place,
+        tried: Tried = TRUSTED,
     ) -> None:
         self.place = place
         self.epoch_samples, self.classes = sum(map(len, shards)), dataset.classes
         self.shards = [shards[worker] for worker in place.rows]
         self.train_x = placed(dataset.train_x, place)
         self.train_y = dataset.train_y.to(place.device)
-        module = module.to(place.device, place.dtype)
+        module = converted(module, place.device, place.dtype)
         self.layout = Layout.of(module)
         self.d = self.layout.d
         self._start = self.layout.flatten(module)
@@ -44,11 +53,14 @@ class ModelObjective:
         self.buffers = stacked_buffers(module, h)
         # full batches of unequal size are padded for vmap, which would enter batch norm's statistics
         wish = "loop" if place.batch_size == "full" and self.buffers else place.oracle
-        self._oracle, note = choose_oracle(wish, module, self.layout, self.buffers, place.rows, place.seed)
+        self._oracle, note = choose_oracle(
+            wish, module, self.layout, self.buffers, place.rows, place.seed, tried
+        )
         self.oracle = self._oracle.name
-        self.notes = [note] if note else []
+        self.draws = tried.draws
+        self.notes = [*([note] if note else []), *tried.notes]
         self.losses = self._start.new_zeros(h)
-        self.evaluation = Evaluation(module, self.layout, dataset, shards, place)
+        self.evaluation = Evaluation(module, self.layout, dataset, shards, place, tried)
         self.batches = None
         self._full: tuple[list[Tensor], list[Tensor]] | None = None
         if place.batch_size == "full":
@@ -89,7 +101,7 @@ class ModelObjective:
         one.shards, one.losses = self.shards[row : row + 1], self.losses[row : row + 1]
         one.buffers = {name: value[row : row + 1].clone() for name, value in self.buffers.items()}
         one._oracle = LoopOracle(
-            self.evaluation.module, self.layout, one.buffers, one.place.rows, one.place.seed
+            self.evaluation.module, self.layout, one.buffers, one.place.rows, one.place.seed, self.draws
         )
         if self._full is not None:
             one._full = (self._full[0][row : row + 1], self._full[1][row : row + 1])

@@ -2,13 +2,13 @@
 
 Both serve (h, d). Batched is ``vmap`` over the stacked views of the flat buffer; it wins for small dense models.
 The loop wins for one to three workers and, on a CPU, for convolutions and models of tokens. It is the only one for
-LSTMs and their like, whose kernels take one model, and for modules that draw random numbers: worker and round then
-name the stream, so that any rank can draw them again.
+LSTMs and their like, whose kernels take one model, for modules that draw random numbers (worker and round then name
+the stream, so that any rank can draw them again), and for what ``vmap`` cannot do, as a trial of the module has shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import nullcontext
 
 import torch
@@ -19,10 +19,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 
 from decentral.comm.layout import Layout
-from topologies.streams import stream_key
+from decentral.errors import UserError
+from decentral.problems.models.draws import Generators
+from decentral.problems.models.tried import TRUSTED, Tried
+from decentral.problems.models.worker_state import BufferRows
+from topologies.wording import shown
 
 _FEW_TENSORS = 8  # above it, one flat gradient costs less than a block of columns for each parameter
-_RANDOM = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _LOOP_WINS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
 
 Blocks = Iterable[tuple[slice, Tensor]]
@@ -62,11 +65,17 @@ class BatchedOracle:
 
     def gradient(self, x: Tensor, inputs: Batches, labels: Batches, t: int) -> tuple[Tensor, Blocks]:
         """Losses (h,) and gradients at x (h, d) on inputs and labels (h, B, ...), or lists of batches."""
-        del t
         h, even = x.shape[0], self._even(inputs, labels, x)
-        # vmap batches this kernel of attention, and not the one that a CPU would take
-        with sdpa_kernel(SDPBackend.MATH) if self.attends else nullcontext():
-            gradients, losses = self.call(self.layout.views(x), self.buffers, *even)
+        try:
+            # vmap batches this kernel of attention, and not the one that a CPU would take
+            with sdpa_kernel(SDPBackend.MATH) if self.attends else nullcontext():
+                gradients, losses = self.call(self.layout.views(x), self.buffers, *even)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # what no trial foresaw: a model may do other things later
+            raise UserError(
+                f'round {t}: torch\'s vmap cannot batch the model ({shown(str(error))}); set train.oracle = "loop"'
+            ) from error
         blocks = [(span.columns, gradients[span.name].reshape(h, -1)) for span in self.layout.spans]
         if len(blocks) > _FEW_TENSORS:
             blocks = [(slice(0, self.layout.d), torch.cat([g for _, g in blocks], dim=1))]
@@ -88,15 +97,16 @@ class LoopOracle:
     name = "loop"
 
     def __init__(
-        self, module: nn.Module, layout: Layout, buffers: dict[str, Tensor], workers: range, seed: int
-    ) -> None:
-        self.module, self.layout, self.buffers = module, layout, buffers
+        self, module: nn.Module, layout: Layout, buffers: dict[str, Tensor], workers: range, seed: int,
+        draws: Collection[str] = (),
+    ) -> None:  # fmt: skip
+        self.module, self.layout, self.buffers = module, layout, BufferRows(module, buffers)
         self.workers, self.seed = workers, seed
-        self.draws = any(isinstance(m, _RANDOM) for m in module.modules())
         self.moves = any(isinstance(m, nn.RNNBase) for m in module.modules())  # cuDNN lays them out anew
         named = dict(module.named_parameters())
         self.parameters = [named[span.name] for span in layout.spans]
         like = self.parameters[0]
+        self.generators = Generators(draws, like.device)
         self.g = torch.zeros(len(workers), layout.d, dtype=like.dtype, device=like.device)
         self.g_views = [list(layout.views(row).values()) for row in self.g]
         module.train()
@@ -104,7 +114,8 @@ class LoopOracle:
     def gradient(self, x: Tensor, inputs: Batches, labels: Batches, t: int) -> tuple[Tensor, Blocks]:
         """Losses (h,) and gradients at x (h, d) on inputs and labels (h, B, ...), or lists of batches."""
         self.g.zero_()  # backward adds to it, and a parameter that is not used adds nothing
-        losses = [self._one(row, x[row], inputs[row], labels[row], t) for row in range(len(self.workers))]
+        with self.generators.kept():
+            losses = [self._one(row, x[row], inputs[row], labels[row], t) for row in range(len(self.workers))]
         return torch.stack(losses), [(slice(0, self.layout.d), self.g)]
 
     def _bind(self, row: int, x: Tensor) -> None:
@@ -120,45 +131,27 @@ class LoopOracle:
 
     def _one(self, row: int, x: Tensor, inputs: Tensor, labels: Tensor, t: int) -> Tensor:
         self._bind(row, x)
-        for name, buffer in self.buffers.items():
-            _set_buffer(self.module, name, buffer[row])
-        if self.draws:
-            with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-                torch.manual_seed(stream_key(self.seed, "model", self.workers[row], t) % 2**63)
-                loss = cross_entropy(self.module(inputs), labels)
-        else:
-            loss = cross_entropy(self.module(inputs), labels)
+        self.buffers.lend(row)
+        if self.generators.names:
+            self.generators.seed(self.seed, "model", self.workers[row], t)
+        loss = cross_entropy(self.module(inputs), labels)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.buffers.take_back()
         return loss.detach()
 
 
 def choose_oracle(
-    wish: str, module: nn.Module, layout: Layout, buffers: dict[str, Tensor], workers: range, seed: int
-) -> tuple[BatchedOracle | LoopOracle, str | None]:
+    wish: str, module: nn.Module, layout: Layout, buffers: dict[str, Tensor], workers: range, seed: int,
+    tried: Tried = TRUSTED,
+) -> tuple[BatchedOracle | LoopOracle, str | None]:  # fmt: skip
     """The oracle for this module and number of workers, and a note where the wish could not be met."""
-    kinds = list(module.modules())
-    random = any(isinstance(m, _RANDOM) for m in kinds)
-    recurrent = any(isinstance(m, nn.RNNBase) for m in kinds)
-    slow = any(isinstance(m, _LOOP_WINS) for m in kinds) and next(module.parameters()).device.type == "cpu"
-    note = None
-    if wish == "batched" and random:
-        wish, note = "loop", "the model draws random numbers (dropout), so gradients are looped, not batched"
-    if wish == "batched" and recurrent:
-        wish, note = "loop", "torch batches no recurrent layers, so gradients are looped, not batched"
-    if wish == "loop" or (wish == "auto" and (random or recurrent or slow or len(workers) < 4)):
-        return LoopOracle(module, layout, buffers, workers, seed), note
-    return BatchedOracle(module, layout, buffers), note
-
-
-def stacked_buffers(module: nn.Module, h: int) -> dict[str, Tensor]:
-    """One contiguous (h, *shape) tensor for each buffer: a row-strided view would silently stay stale under vmap."""
-    return {
-        name: buffer.unsqueeze(0).expand(h, *buffer.shape).clone() for name, buffer in module.named_buffers()
-    }
-
-
-def _set_buffer(module: nn.Module, name: str, value: Tensor) -> None:
-    *path, last = name.split(".")
-    for part in path:
-        module = getattr(module, part)
-    module._buffers[last] = value
+    recurrent = any(isinstance(m, nn.RNNBase) for m in module.modules())
+    device = next(module.parameters()).device
+    slow = device.type == "cpu" and any(isinstance(m, _LOOP_WINS) for m in module.modules())
+    reason = ""
+    if wish == "batched" or (wish == "auto" and not (slow or recurrent) and len(workers) >= 4):
+        reason = "torch batches no recurrent layers" if recurrent else tried.unbatchable()
+        if not reason:
+            return BatchedOracle(module, layout, buffers), None
+    note = f"{reason}, so gradients are looped, not batched" if reason else None
+    return LoopOracle(module, layout, buffers, workers, seed, tried.draws), note

@@ -12,7 +12,7 @@ from decentral.report.results import MISSING, Experiment, Run, Titled, Value
 class Column:
     """The words for a column: on an axis, over a table; its unit, and which end of it is better.
 
-    ``final``: it does not change over the rounds, so results.csv has it and metrics.csv has not.
+    ``final``: results.csv has it, and of some kinds of run, or of all, metrics.csv has not.
     """
 
     axis: str
@@ -31,7 +31,7 @@ COLUMNS = {
     "simulated_s": Column("simulated time", "simulated", "s"),
     "bytes_sent_mean": Column("data sent per worker", "sent/worker", "B"),
     "bytes_sent_max": Column("data sent by the busiest worker", "sent max", "B"),
-    "mpi_bytes_sent": Column("data sent between MPI ranks", "MPI sent", "B"),
+    "mpi_bytes_sent": Column("training's data sent between MPI ranks", "MPI sent", "B"),
     "messages": Column("messages sent", "messages"),
     "train_accuracy": Column("training accuracy", "train acc.", better="high"),
     "train_loss": Column("training loss", "train loss", better="low"),
@@ -62,7 +62,9 @@ COLUMNS = {
     "mass": Column("mass of push-sum, over the workers", "mass"),
     "instances_per_s": Column("instances a second", "instances/s", better="high"),
     "occupancy": Column("share of the time that workers work", "occupancy", better="high"),
-    "batch_loss": Column("training loss of the step's batch", "batch loss", better="low"),
+    "batch_loss": Column("training loss of what was just learned from", "batch loss", better="low"),
+    "batch_accuracy": Column("training accuracy of what was just learned from", "batch acc.", better="high"),
+    "updates": Column("updates of all nodes", "updates"),
     "gradient_cosine": Column("cosine of the local and the true gradient", "cosine", better="high"),
     "flops": Column("work in total", "work", "FLOP"),
     "critical_flops": Column("work on the critical path", "crit. work", "FLOP"),
@@ -73,7 +75,9 @@ COLUMNS = {
     "activation_bytes_max": Column(
         "peak of kept activations, greediest stage", "activations", "B", better="low", final=True
     ),
-    "activation_bytes_sum": Column("peaks of kept activations, all stages", "act. sum", "B", final=True),
+    "activation_bytes_sum": Column(
+        "peaks of kept activations, a worker's stages together", "act. sum", "B", final=True
+    ),
     "staleness_mean": Column("updates that a gradient or a message is late, mean", "staleness", final=True),
     "staleness_max": Column("updates that a gradient or a message is late, most", "stale max", final=True),
     "answered": Column("messages of asynchronous workers that had their effect", "answered", final=True),
@@ -88,6 +92,15 @@ COLUMNS = {
     ),
     "compression_ratio_other": Column("compression ratio of other parameters", "ratio other", better="high"),
 }
+
+WALL_CLOCK_COLUMNS = ("wall_s", "instances_per_s")
+"""Columns of the machine's own clock: the only ones in which a run that was killed and went on differs from one whole.
+
+On ranks also ``occupancy``, and what depends on who came first: staleness of programs that run ahead."""
+WALL_CLOCK_FILES = ("environment.json", "command.txt", "costs.json", "report.html", "status.json")
+"""Files of a results folder that hold such columns or times, and the command; on ranks also trace.json, there measured.
+
+status.json tells the digests of the others. Event files of TensorBoard and figures hold them too."""
 
 FIELDS = {
     "algorithm.name": "method",

@@ -33,9 +33,8 @@ DRAWINGS = {
     "staleness": Drawing(
         later("decentral.report.staleness:staleness"),
         "How late messages were",
-        "All messages of each run of the first seed. Of a worker that asks for an average: its own steps from asking "
-        "until the answer was added. Of push-sum: the receiver's steps when it added a share, less the sender's when "
-        "it sent that. The numbers are in each run's staleness.csv.",
+        "All messages of each run of the first seed: a worker's own steps from asking for an average until the answer "
+        "was added; of push-sum from sending a share until it was added. The numbers are in each run's staleness.csv.",
     ),
     "parts": Drawing(
         later("decentral.report.parts:parts"),

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 
 import topologies
+from decentral.disk import write_whole
 from decentral.errors import UserError
 from decentral.report.graph_layout import positions
 from topologies import Schedule
@@ -37,8 +38,7 @@ def draw(graph: nx.Graph, mixing: sparse.csr_array | Schedule, path: str | os.Pa
     name = graph.graph.get("name") or "graph"
     left.set_title(f"{name}, n = {len(graph)}, edges: {graph.number_of_edges()}", fontsize=11)
     draw_spectrum(right, mixing)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:].lower(), dpi=150))
 
 
 def draw_graph(ax: Any, graph: nx.Graph | Schedule) -> None:

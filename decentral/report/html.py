@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from decentral.disk import write_whole
 from decentral.report.columns import COLUMNS, column_words, field_label, value_label
 from decentral.report.drawing import DRAWINGS
 from decentral.report.figure_spec import FigureSpec
@@ -18,6 +19,7 @@ from decentral.report.page_style import DPI
 from decentral.report.plots import draw_experiment
 from decentral.report.results import Experiment, Run, Spread, read_experiment
 from decentral.report.scales import scales_of
+from decentral.report.stored import AGAIN, read_text
 from decentral.report.summary import (
     cell_texts,
     lost_runs,
@@ -54,12 +56,11 @@ def write_report(
         runs=_runs(experiment),
         command=experiment.command,
         environment=_environment(experiment.runs),
-        source=(experiment.folder / "experiment.toml").read_text(encoding="utf-8"),
+        source=read_text(experiment.folder / "experiment.toml", AGAIN),
     )
     path = Path(folder) / "report.html"
-    draft = path.with_name(".report.html.tmp")
-    draft.write_text(text, encoding="utf-8")
-    return draft.replace(path)
+    write_whole(path, text)
+    return path
 
 
 def _extent(experiment: Experiment) -> str:

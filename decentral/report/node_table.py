@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from decentral.report.columns import title_of
 from decentral.report.results import Experiment
+from decentral.report.stored import read_json, remedy_of, understood
 
 SHOWN = 8  # of a histogram
 
@@ -22,15 +22,15 @@ def node_table(experiment: Experiment) -> list[dict[str, str]]:
         folder = experiment.folder / "runs" / run.id
         environment = folder / "environment.json"
         if run.seed == experiment.seeds[0] and environment.exists() and (folder / "staleness.json").exists():
-            place = json.loads(environment.read_text()).get("place")
-            if place:
-                rows += _rows(title_of(experiment, run), place, folder)
+            with understood(folder, remedy_of(folder)):
+                if place := read_json(environment, remedy_of(folder)).get("place"):
+                    rows += _rows(title_of(experiment, run), place, folder)
     return rows
 
 
 def _rows(title: str, place: dict[str, int], folder: Path) -> list[dict[str, str]]:
-    staleness = json.loads((folder / "staleness.json").read_text())
-    costs = json.loads((folder / "costs.json").read_text())
+    staleness = read_json(folder / "staleness.json", remedy_of(folder))
+    costs = read_json(folder / "costs.json", remedy_of(folder))
     flops = {(cost["node"], cost["direction"]): cost["flops"] for cost in costs}
     names = [name for name in place if (name, "forward") in flops]
     return [

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from decentral.report.columns import group_label
 from decentral.report.figure_spec import telling_fields
 from decentral.report.results import Array, Experiment, Run
+from decentral.report.stored import remedy_of, understood
 
 ACROSS = 8  # parts in a row, at most
 WIDTH = 9.0  # of the figure, in inches
@@ -71,14 +72,15 @@ def _columns(one: Parts) -> int:
 
 def read_parts(path: Path) -> Parts | None:
     """The parts in a findings file; None where there is no file, or nothing of images and classes in it."""
-    if not path.is_file():
+    if not path.exists():
         return None
-    with np.load(path) as file:
-        found = {name: file[name] for name in file.files}
-    for name in found:
-        prefix = name.removesuffix("pictures")
-        if prefix != name and f"{prefix}class_coefficients" in found and _is_image(found[name][0]):
-            return _ordered(prefix, found)
+    with understood(path, remedy_of(path.parent)):
+        with np.load(path) as file:
+            found = {name: file[name] for name in file.files}
+        for name in found:
+            prefix = name.removesuffix("pictures")
+            if prefix != name and f"{prefix}class_coefficients" in found and _is_image(found[name][0]):
+                return _ordered(prefix, found)
     return None
 
 

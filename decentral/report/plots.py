@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from decentral.disk import write_whole
 from decentral.errors import UserError, nearest
 from decentral.report.columns import axis_label, field_label, group_label
 from decentral.report.drawing import DRAWINGS
@@ -94,13 +95,14 @@ def _chosen(
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure in the format of its suffix, whole or not at all, and equal for equal data."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     suffix = path.suffix.lower()
-    draft = path.with_name(f".{path.name}.tmp")
     dates: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     with mpl.rc_context(RC):
-        figure.savefig(draft, format=suffix[1:], dpi=DPI, metadata=dates.get(suffix))
-    return draft.replace(path)
+        write_whole(
+            path,
+            lambda file: figure.savefig(file, format=suffix[1:], dpi=DPI, metadata=dates.get(suffix)),
+        )
+    return path
 
 
 def render(experiment: Experiment, spec: FigureSpec) -> Figure:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
-import tomllib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -16,6 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decentral.errors import UserError
+from decentral.report.stored import (
+    AGAIN,
+    STATUS,
+    check_files,
+    read_json,
+    read_status,
+    read_text,
+    read_toml,
+    remedy_of,
+)
+from topologies.wording import shown
 
 Value = float | str
 Array = NDArray[np.float64]
@@ -99,20 +109,25 @@ def read_experiment(folder: Path, titles: Mapping[str, str] | None = None) -> Ex
 
     ``titles``: name of a method -> how people write it, :func:`decentral.algorithms.titles.titles`.
     """
-    config = _read_toml(_experiment_file(Path(folder)))
-    folder = Path(folder)
-    header, rows = _read_csv(folder / "results.csv") if (folder / "results.csv").is_file() else ([], [])
+    file, folder = _experiment_file(Path(folder)), Path(folder)
+    known = {path.parent.name: status_of(path.parent) for path in sorted(folder.glob(f"runs/*/{STATUS}"))}
+    config = read_toml(file, AGAIN, any("files" in status for status in known.values()))
+    header, rows = _read_csv(folder / "results.csv") if os.path.lexists(folder / "results.csv") else ([], [])
     unfinished = _unfinished(folder, {row["run"] for row in rows if "run" in row})
+    if not rows and known:
+        raise UserError(f"{folder / 'results.csv'} is missing or empty though runs have ended; {AGAIN}")
     if not rows:
         listed = f"unfinished: {', '.join(unfinished)}; " if unfinished else ""
         raise UserError(f"{folder} has no finished run; {listed}finish it with `decentral run --resume`")
     swept, metrics = _split_header(header, folder / "results.csv")
+    for row in rows:
+        _check_row(row, metrics, known.get(row["run"]), folder / "results.csv")
     command = folder / "command.txt"
     return Experiment(
         folder=folder,
         name=str(config.get("name", folder.name)),
         question=str(config.get("question", "")).strip(),
-        command=command.read_text(encoding="utf-8").strip() if command.is_file() else "",
+        command=read_text(command, "remove it").strip() if os.path.lexists(command) else "",
         config=config,
         swept=swept,
         metrics=metrics,
@@ -234,16 +249,34 @@ def _experiment_file(folder: Path) -> Path:
     return folder / "experiment.toml"
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
+def status_of(home: Path) -> dict[str, Any]:
+    """How the run in the folder ``home`` ended. Raises UserError if that or a file that it left is damaged."""
+    status = read_status(home, remedy_of(home)) or {}
+    check_files(home, status, remedy_of(home))
+    return status
+
+
+def _check_row(
+    row: Mapping[str, str], metrics: Sequence[str], status: Mapping[str, Any] | None, path: Path
+) -> None:
+    """Raise UserError where a row of results.csv is not what the run's status tells; older ones tell too little."""
+    if status is None or "swept" not in status:
+        return
+    told = {"status": status["status"], "message": status["message"], "seed": status["seed"]}
+    told |= {name: value for name, value in status["swept"].items()} | status["final"]
+    texts = {name: "" if value is None else str(value) for name, value in told.items()}
+    more = [name for name in metrics if row[name] and name not in texts]
+    if more or any(row.get(name) != text for name, text in texts.items()):
+        raise UserError(f"{path} is damaged (run {row['run']} is not as it ended); {AGAIN}")
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = [line for line in csv.reader(file) if line]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = [line for line in csv.reader(file) if line]
+    except (OSError, ValueError, csv.Error) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path} is damaged ({why}); {AGAIN}") from None
     header = lines[0] if lines else []
     for number, line in enumerate(lines[1:], start=2):
         if len(line) != len(header):
@@ -281,20 +314,23 @@ def _read_run(
 ) -> Run:
     home = folder / "runs" / row["run"]
     environment = home / "environment.json"
-    config = _read_toml(home / "config.toml") if (home / "config.toml").is_file() else {}
+    remedy = remedy_of(home)
+    config = read_toml(home / "config.toml", remedy) if os.path.lexists(home / "config.toml") else {}
+    facts = read_json(environment, remedy) if os.path.lexists(environment) else {}
     fields = {f: parse_value(row[f]) for f in swept}
-    _give_title(config.get("algorithm", {}), "name", titles)
+    if isinstance(config.get("algorithm"), dict):
+        _give_title(config["algorithm"], "name", titles)
     _give_title(fields, "algorithm.name", titles)
     return Run(
         id=row["run"],
         status=row["status"],
         message=row["message"],
-        seed=int(row["seed"]),
+        seed=_seed(row["seed"], folder / "results.csv"),
         fields=fields,
         final={m: _number(row[m]) for m in metrics},
         columns=_read_columns(home / "metrics.csv", required=row["status"] == "finished"),
         config=config,
-        environment=json.loads(environment.read_text(encoding="utf-8")) if environment.is_file() else {},
+        environment=facts if isinstance(facts, Mapping) else {},
     )
 
 
@@ -305,12 +341,19 @@ def _give_title(table: dict[str, Any], key: str, titles: Mapping[str, str]) -> N
 
 
 def _read_columns(path: Path, *, required: bool) -> dict[str, Array]:
-    if not path.is_file():
+    if not os.path.lexists(path):
         if required:
             raise UserError(f"{path} is missing though results.csv calls the run finished; run it again")
         return {}
     header, rows = _read_csv(path)
     return {c: np.array([_number(row[c]) for row in rows]) for c in header}
+
+
+def _seed(text: str, path: Path) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"{path} is damaged (seed = {shown(text)} is no integer); {AGAIN}") from None
 
 
 def parse_value(text: str) -> Value:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from decentral.report.columns import title_of
 from decentral.report.results import Experiment, Run
+from decentral.report.stored import read_json, remedy_of, understood
 
 PEERS = ("gossip", "all-reduce")
 
@@ -24,7 +24,8 @@ def stage_table(experiment: Experiment) -> list[dict[str, str]]:
     for run in experiment.runs:
         folder = experiment.folder / "runs" / run.id
         if run.seed == experiment.seeds[0] and (folder / "activation_bytes.json").exists():
-            rows += _rows(title_of(experiment, run), run, folder)
+            with understood(folder, remedy_of(folder)):
+                rows += _rows(title_of(experiment, run), run, folder)
     for key in ("to peers (B a step)", "staleness: batches"):
         if all(row[key] in ("0", "") for row in rows):
             for row in rows:
@@ -33,12 +34,12 @@ def stage_table(experiment: Experiment) -> list[dict[str, str]]:
 
 
 def _rows(title: str, run: Run, folder: Path) -> list[dict[str, str]]:
-    cut = json.loads((folder / "environment.json").read_text())["cut"]
+    cut = read_json(folder / "environment.json", remedy_of(folder))["cut"]
     kept, late = _read(folder, "activation_bytes"), _read(folder, "staleness")
     count = len(cut)
     workers = run.config.get("topology", {}).get("workers", 1)
     sent: Counter[tuple[int, str]] = Counter()
-    for channel in json.loads((folder / "boundaries.json").read_text()):
+    for channel in read_json(folder / "boundaries.json", remedy_of(folder)):
         source, target = channel["source"] % count, channel["target"] % count
         way = "peers" if channel["name"] in PEERS else "above" if target > source else "below"
         sent[source, way] += channel["bytes"]
@@ -57,7 +58,7 @@ def _rows(title: str, run: Run, folder: Path) -> list[dict[str, str]]:
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    found: dict[str, Any] = read_json(folder / f"{name}.json", remedy_of(folder))
     return found
 
 

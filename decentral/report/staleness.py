@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from decentral.report.columns import title_of
 from decentral.report.results import Array, Experiment, Run
+from decentral.report.stored import remedy_of, understood
 
 BARS = 40  # of a panel, at most
 MOST = 8  # runs in one figure
@@ -52,7 +53,7 @@ def read_staleness(path: Path) -> tuple[Counts, Counts] | None:
     """(staleness, messages) of a run, ascending; None where there is no such file or no message."""
     if not path.exists():
         return None
-    with path.open(newline="") as file:
+    with understood(path, remedy_of(path.parent)), path.open(newline="", encoding="utf-8") as file:
         rows = [(int(row["staleness"]), int(row["messages"])) for row in csv.DictReader(file)]
     if not rows:
         return None

@@ -6,7 +6,6 @@ simulated clock or as measured. Its worker's n-th round ends with the last span 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from matplotlib.patches import Patch
 
 from decentral.report.columns import title_of
 from decentral.report.results import Experiment, Run
+from decentral.report.stored import read_json, remedy_of, understood
 
 KINDS = {
     "compute": "#4477aa", "gradient": "#4477aa", "forward": "#4477aa", "backward": "#ee6677", "update": "#ccbb44",
@@ -49,17 +49,17 @@ def timeline(experiment: Experiment) -> Figure | None:
     if not runs:
         return None
     shown = max(ROOMY, LANES // len(runs))
-    traces = [_lanes(_trace(experiment, run), shown) for run in runs]
-    lanes = [panel for panel, _ in traces]
+    traces = [_read(_trace(experiment, run), shown) for run in runs]
+    lanes = [panel for panel, _, _ in traces]
     heights = [0.75 + INCHES * min(len(panel), ROOMY + len(panel) / ROOMY) for panel in lanes]
     figure = Figure(figsize=(9, sum(heights) + 0.6), layout="constrained")
     axes = figure.subplots(len(runs), 1, squeeze=False, height_ratios=heights)[:, 0]
     seen: dict[str, str] = {}
-    for axis, run, (panel, all_lanes) in zip(axes, runs, traces, strict=True):
+    for axis, run, (panel, all_lanes, _) in zip(axes, runs, traces, strict=True):
         _panel(axis, panel, seen)
         part = f" (the first {len(panel)} of {all_lanes})" if len(panel) < all_lanes else ""
         axis.set_title(title_of(experiment, run) + part, loc="left")
-    clocks = {json.loads(_trace(experiment, run).read_text())["otherData"]["clock"] for run in runs}
+    clocks = {clock for _, _, clock in traces}
     unit, in_ms = _unit(
         max(
             (s + length for panel in lanes for lane in panel for _, s, length, _ in lane.spans),
@@ -86,9 +86,16 @@ def _trace(experiment: Experiment, run: Run) -> Path:
     return experiment.folder / "runs" / run.id / "trace.json"
 
 
-def _lanes(path: Path, most: int) -> tuple[list[Lane], int]:
+def _read(path: Path, most: int) -> tuple[list[Lane], int, str]:
+    """A trace's first lanes, how many there are, and its clock."""
+    remedy = remedy_of(path.parent)
+    with understood(path, remedy):
+        trace = read_json(path, remedy)
+        return *_lanes(trace["traceEvents"], most), str(trace["otherData"]["clock"])
+
+
+def _lanes(everything: list[dict[str, Any]], most: int) -> tuple[list[Lane], int]:
     """The first lanes' spans while the middle steps were under way, and how many lanes there are."""
-    everything = json.loads(path.read_text())["traceEvents"]
     names = {e["tid"]: e["args"]["name"] for e in everything if e["name"] == "thread_name"}
     shown = sorted(names)[:most]
     events = [e for e in everything if e["ph"] == "X" and e["tid"] in shown]

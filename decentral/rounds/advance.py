@@ -11,6 +11,7 @@ round, and what the last block leaves is kept.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -23,6 +24,7 @@ from decentral.algorithms.traits import Method, traits_of
 from decentral.blocks import block_width, column_blocks
 from decentral.comm import Mixer
 from decentral.rounds.posting import AHEAD, PostingComm, in_turns
+from decentral.rounds.team import alone, share
 
 
 def advance(
@@ -35,25 +37,31 @@ def advance(
     lr: float,
     weight_decay: float = 0.0,
     width: int | None = None,
+    whole: bool = False,
 ) -> tuple[Tensor, Any]:
     """Round t of ``method`` from x (h, d), which is consumed. ``gradient`` comes in blocks of columns of (h, d).
 
     They are cut further into blocks of at most ``width`` columns; by default :func:`block_width` says of how many.
-    On ranks the messages of up to four blocks travel together. A block may come without a gradient, for a method whose
-    gradient step the caller makes (:mod:`decentral.rounds.trials.gradient_step`); then all must, and there is no weight
-    decay.
+    In one process torch's threads share the blocks, and one block is one thread's. On ranks the messages of up to four
+    blocks travel together. A block may come without a gradient, for a method whose gradient step the caller makes
+    (:mod:`decentral.rounds.trials.gradient_step`); then all must, and there is no weight decay. ``whole``: the round is
+    one block, for a method that :mod:`decentral.rounds.trials.columns` has found to look across columns.
 
     Weight decay joins the gradient here, before the method, and so before any communication.
     """
     width = width or block_width(*x.shape)
-    if comm.whole or traits_of(method).whole:
-        width, gradient = x.shape[1], _joined(list(gradient))
-    parts = _decayed(_cut(gradient, width), x, weight_decay) if weight_decay else _cut(gradient, width)
+    threads = torch.get_num_threads() if x.device.type == "cpu" and comm.ranks == 1 else 1
+    if whole or comm.whole or traits_of(method).whole:
+        width, threads, gradient = x.shape[1], 1, _joined(list(gradient))
+    elif width < x.shape[1]:
+        width = min(width, -(-x.shape[1] // threads))  # each thread has a block
+    blocks = _Blocks(method, x, state, lr, weight_decay)
+    parts = _cut(gradient, width)
     first, g = next(parts)
     # one block is the whole round: nothing to cut or to put back
     if first.stop - first.start == x.shape[1]:
-        return method.step(x, state, g, comm.at(t), lr)  # type: ignore[arg-type]  # see g above
-    blocks = _Blocks(method, x, state, lr)
+        with alone() if threads > 1 else nullcontext():
+            return method.step(x, state, blocks.decayed(first, g), comm.at(t), lr)  # type: ignore[arg-type]
     rounds = PostingComm(comm) if comm.ranks > 1 else comm
     works = chain(
         [partial(blocks.step, first, g, rounds.at(t))],
@@ -61,6 +69,8 @@ def advance(
     )
     if comm.ranks > 1:
         in_turns(works, AHEAD)
+    elif threads > 1:
+        share(works, threads)
     else:
         for work in works:
             work()
@@ -70,35 +80,30 @@ def advance(
 class _Blocks:
     """A round of ``method`` on x (h, d) and its state, a block of columns after the other."""
 
-    def __init__(self, method: Method[Any], x: Tensor, state: Any, lr: float) -> None:
-        self.method, self.x, self.before, self.lr = method, x, state, lr
+    def __init__(self, method: Method[Any], x: Tensor, state: Any, lr: float, weight_decay: float) -> None:
+        self.method, self.x, self.before, self.lr, self.weight_decay = method, x, state, lr, weight_decay
         self.wide = [s.shape[1] > 1 for s in tensors_of(state)]
         self.rest = state  # what the newest block has left
+
+    def decayed(self, block: slice, g: Tensor | None) -> Tensor | None:
+        """The gradient with weight decay; a step changes no other columns of x, so it is that of x as it came."""
+        return g.add(self.x[:, block], alpha=self.weight_decay) if self.weight_decay and g is not None else g
 
     def step(self, block: slice, g: Tensor | None, rounds: Mixer) -> None:
         """The columns ``block`` of x and of the state's wide tensors."""
         part = self.x[:, block]
         state_part = map_state(partial(_columns, block), self.before)
-        part_after, self.rest = self.method.step(part, state_part, g, rounds, self.lr)  # type: ignore[arg-type]
+        part_after, rest = self.method.step(part, state_part, self.decayed(block, g), rounds, self.lr)  # type: ignore[arg-type]
         _write(part, part_after)
-        for is_cut, target, source in zip(
-            self.wide, tensors_of(state_part), tensors_of(self.rest), strict=True
-        ):
+        for is_cut, target, source in zip(self.wide, tensors_of(state_part), tensors_of(rest), strict=True):
             if is_cut:
                 _write(target, source)
+        self.rest = rest
 
     def state(self) -> Any:
         """After all blocks: wide tensors in their place, numbers as the last block has left them."""
         ends = zip(self.wide, tensors_of(self.before), tensors_of(self.rest), strict=True)
         return with_tensors(self.rest, [whole if is_cut else number for is_cut, whole, number in ends])
-
-
-def _decayed(
-    parts: Iterable[tuple[slice, Tensor | None]], x: Tensor, weight_decay: float
-) -> Iterator[tuple[slice, Tensor | None]]:
-    """With weight decay in the gradients; a step changes no other columns of x, so blocks may be asked for early."""
-    for block, g in parts:
-        yield block, None if g is None else g.add(x[:, block], alpha=weight_decay)
 
 
 def _cut(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from decentral.errors import UserError
@@ -30,12 +31,16 @@ def compute_time(network: Network, problem: Any, place: Place) -> ComputeTime:
 
 
 def _gradient_flops(problem: Any, place: Place) -> float:
-    """As torch's counter sees them: matrix products and convolutions; or, where it sees none, 2 d."""
+    """As torch's counter sees them: matrix products and convolutions; or, where it sees none, 2 d.
+
+    It cannot look into a model that asks for gradients itself.
+    """
     from torch.utils.flop_counter import FlopCounterMode  # here: it takes time to import
 
     objective = problem.build(place)
     x = objective.start().unsqueeze(0).clone()
-    with FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    with suppress(RuntimeError), counter:
         for _ in objective.gradient(x, 0):
             pass
     return float(counter.get_total_flops() or 2 * objective.d)

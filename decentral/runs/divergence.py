@@ -36,10 +36,11 @@ class Losses:
     """The hosted workers' losses of the newest rounds, (rounds, h), to be looked at a few rounds at a time.
 
     ``t``: the round that comes first. ``limit``: what a loss may be, infinite until the first are looked at.
+    ``asked``: the signal that has asked some rank to end, by when they were last looked at; 0 if none.
     """
 
     def __init__(self, comm: Communicator, device: torch.device, t: int, limit: float) -> None:
-        self.comm, self.t, self.limit, self.count = comm, t, limit, 0
+        self.comm, self.t, self.limit, self.count, self.asked = comm, t, limit, 0, 0
         self.kept = torch.zeros(_KEPT, comm.h, dtype=torch.float64, device=device)
 
     @property
@@ -52,29 +53,30 @@ class Losses:
         self.kept[self.count] = losses
         self.count += 1
 
-    def trouble(self) -> str:
+    def trouble(self, asked: int = 0) -> str:
         """The message of the first loss that is too large or not a number, "" if none is; then forget them.
 
-        Waits for the device. Every rank calls it, and gets the same answer.
+        ``asked``: the signal that has asked this rank to end; it travels with the losses, so that all ranks end in one
+        round. Waits for the device. Every rank calls it, and gets the same answer.
         """
-        losses, start = self.kept[: self.count].cpu().numpy(), self.t
+        mine, start = self.kept[: self.count].cpu().numpy(), self.t
+        with_signal = np.vstack([mine, np.full((1, mine.shape[1]), float(asked))])
+        everyone = self.comm.observe(np.ascontiguousarray(with_signal.T)).T
+        losses, self.asked = everyone[:-1], int(everyone[-1].max())
         if start == 0:
-            self.limit = loss_limit(float(self.comm.observe(np.ascontiguousarray(losses[0])).max()))
+            self.limit = loss_limit(float(losses[0].max()))
         self.t, self.count = start + self.count, 0
-        bad = first_divergence(losses, start, self.limit, self.comm)
+        bad = first_divergence(losses, start, self.limit)
         return blown_up(*bad) if bad else ""
 
 
-def first_divergence(
-    losses: NDArray[np.float64], start: int, limit: float, comm: Communicator
-) -> tuple[int, int, float] | None:
+def first_divergence(losses: NDArray[np.float64], start: int, limit: float) -> tuple[int, int, float] | None:
     """(round, worker, loss) of the first loss, by round, then worker, that is not finite or above ``limit``.
 
-    ``losses``: (rounds since ``start``, h). Every rank gets the same answer.
+    ``losses``: (rounds since ``start``, n).
     """
-    everyone = comm.observe(np.ascontiguousarray(losses.T)).T
-    bad = np.argwhere(~(everyone <= limit))  # catches NaN too
+    bad = np.argwhere(~(losses <= limit))  # catches NaN too
     if not len(bad):
         return None
     t, worker = bad[0].tolist()
-    return start + t, worker, float(everyone[t, worker])
+    return start + t, worker, float(losses[t, worker])

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from decentral.runs.folder import RunFolder, write_whole
+from decentral.disk import write_whole
+from decentral.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Journal:
         self.row = dict(row or {})
         self._begun(facts, notes)
         if self.folder is not None:
-            self.folder.keep_rows(self.row.get("round", -1))
+            self.folder.keep_rows()
 
     def moved(self, t: float) -> None:
         """t rounds are done, or rounds and a part of one. To be called often: it costs a look at the clock."""
@@ -97,9 +98,7 @@ class Journal:
     def keep(self, state: Mapping[str, Any]) -> None:
         """A checkpoint, in place of the last one."""
         if self.folder is not None:
-            import torch  # here: most of what records does without
-
-            write_whole(self.folder.checkpoint, lambda file: torch.save(dict(state), file))
+            self.folder.keep(state)
 
     def leave(self, name: str, content: Any) -> None:
         """A file beside the records: a text, a function that writes to a binary file, or what JSON can hold."""

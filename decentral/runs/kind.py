@@ -65,9 +65,13 @@ OF_STALENESS = ("staleness_mean", "staleness_max")
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a run depends on. ``there``: what its file has, in words."""
+    """Everything that a run depends on.
+
+    ``there``: what its file has, in words. ``goes_on``: whether it leaves checkpoints; without them it begins anew.
+    """
 
     there: ClassVar[str] = ""
+    goes_on: ClassVar[bool] = False
 
     name: str
     seed: int
@@ -111,9 +115,9 @@ class Run:
     def fits(self) -> None:
         """Raise UserError for sections that do not go together; cheap."""
 
-    def prepare(self) -> None:
-        """On each rank: read the data and build the model once, so that every mistake is found first."""
-        self.problem.prepare(self.workers, self.seed)
+    def prepare(self) -> object:
+        """On each rank: read the data and build the model once, so that mistakes are found first; what that gave."""
+        return self.problem.prepare(self.workers, self.seed)
 
 
 class Field(NamedTuple):

@@ -8,6 +8,7 @@ import torch
 
 from decentral.comm.world import World
 from decentral.errors import UserError
+from decentral.problems.capabilities import Layered, is_ours
 from decentral.problems.objective import Place
 
 if TYPE_CHECKING:
@@ -48,3 +49,10 @@ def place_of(
         oracle=oracle,
         eval_samples=train.eval_samples,
     )
+
+
+def rehearse(run: Run, device: torch.device) -> None:
+    """Try a model of the user's as this run trains it; what is found is remembered. Raises UserError."""
+    problem = run.problem
+    if isinstance(problem, Layered) and not is_ours(problem):
+        problem.tried(problem.made(run.workers, run.seed), place_of(run, range(1), device))

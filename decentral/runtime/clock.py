@@ -71,7 +71,7 @@ class VirtualClock(Driver):
             with self.around(stage, request.kind):
                 value = do_work(stage, request)
         seconds = self.cost(stage, request.kind)
-        self.trace.spans.append(Span(stage, request.kind, self.now, self.now + seconds, request.tag))
+        self.trace.add(Span(stage, request.kind, self.now, self.now + seconds, request.tag))
         if seconds > 0:
             self._at(self.now + seconds, stage, value)
         return seconds <= 0, value

@@ -8,7 +8,7 @@ from decentral.comm.world import World
 from decentral.runtime.clock import Cost, Link, VirtualClock
 from decentral.runtime.driver import Driver
 from decentral.runtime.requests import Program
-from decentral.runtime.trace import Trace
+from decentral.runtime.trace import MOST, Trace
 
 
 def clock_of(world: World) -> str:
@@ -25,12 +25,13 @@ def drive(
     link: Callable[[VirtualClock], Link],
     done: Callable[[Driver, int, int], None],
     timeout_s: float = 60.0,
+    most_spans: int = MOST,
 ) -> Trace | None:
     """This rank's programs, by number, to their end; what all did when, on rank 0, and None elsewhere.
 
     ``host[k]``: the rank of program k. ``cost``, ``link``: what work and messages take on the virtual clock.
     ``done(driver, k, t)``: program k has finished step t. ``timeout_s``: how long ranks wait for each other before they
-    are asked who waits for whom. Every rank calls it.
+    are asked who waits for whom. ``most_spans``: what the trace keeps. Every rank calls it.
     """
 
     def on_done(number: int, t: int) -> None:
@@ -40,8 +41,10 @@ def drive(
     if world.ranks == 1:
         driver = clock = VirtualClock(programs, cost, on_done=on_done)
         clock.link = link(clock)
+        clock.trace.most = most_spans
         return clock.run()
     from decentral.runtime.mpi import MPIDriver, gathered  # here: it starts MPI
 
     driver = ranks = MPIDriver(programs, host, on_done, timeout_s, world.mpi)
+    ranks.trace.most = most_spans
     return gathered(ranks.run(), world.mpi)

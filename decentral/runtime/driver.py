@@ -224,7 +224,7 @@ class Driver(ABC):
     def _wake(self, stage: int, value: Any) -> None:
         _, since = self.blocked.pop(stage)
         if self.now > since:
-            self.trace.spans.append(Span(stage, "wait", since, self.now))
+            self.trace.add(Span(stage, "wait", since, self.now))
         self.ready.append((stage, value))
         self.granted += 1
 

@@ -23,6 +23,7 @@ from decentral.runtime.trace import Span, Trace, captured
 from decentral.runtime.wires import Wires
 
 _EMPTY_POLLS = 50  # before the core is offered to others
+_PAUSE_S = 1e-4  # what is shorter stays in the trace: a long run has one a step
 _BARRIERS = 9  # at the start, to compare clocks
 
 
@@ -97,7 +98,7 @@ class MPIDriver(Driver):
         value = do_work(stage, request)
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.synchronize()  # kernels run on after the call that started them
-        self.trace.spans.append(Span(stage, request.kind, begin, self.now, request.tag))
+        self.trace.add(Span(stage, request.kind, begin, self.now, request.tag))
         self.ready.append((stage, value))
         return False, None
 
@@ -130,7 +131,7 @@ class MPIDriver(Driver):
         """See :class:`Driver`."""
         begin = self.now
         super().done(stage, t)
-        if self.on_done:
+        if self.on_done and self.now - begin > _PAUSE_S:
             self._pauses.append((begin, self.now))
 
     def _serve(self, consensus: Consensus) -> int:
@@ -182,4 +183,5 @@ def gathered(trace: Trace, world: MPI.Comm | None = None) -> Trace | None:
     for part in parts:
         whole.channel_bytes += part.channel_bytes
         whole.channel_messages += part.channel_messages
+        whole.dropped += part.dropped
     return whole

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from decentral.runtime.requests import Channel
 
+MOST = 100_000
+"""Spans that a trace of a long run keeps, the latest: what a trace file holds."""
+
 
 class Span(NamedTuple):
     """Stage ``stage`` did ``kind`` ("forward", ..., "wait") from ``start_s`` to ``end_s``."""
@@ -24,9 +27,10 @@ class Span(NamedTuple):
 
 @dataclass
 class Trace:
-    """Spans in the order they ended, and what went over each channel.
+    """Spans in the order they ended, of a long run the latest, and what went over each channel.
 
-    ``makespan_s``: when the last stage ended. ``clock``: "simulated" or "measured".
+    ``makespan_s``: when the last stage ended. ``clock``: "simulated" or "measured". ``dropped``: spans no longer kept,
+    beyond ``most``.
     """
 
     clock: str
@@ -35,6 +39,15 @@ class Trace:
     channel_messages: Counter[Channel] = field(default_factory=Counter)
     makespan_s: float = 0.0
     lane: str = "stage"  # what has a number
+    dropped: int = 0
+    most: int = MOST
+
+    def add(self, span: Span) -> None:
+        """One more span; now and then the oldest are dropped."""
+        self.spans.append(span)
+        if len(self.spans) > self.most + self.most // 4:
+            self.dropped += len(self.spans) - self.most
+            del self.spans[: -self.most]
 
     def busy_s(self, stage: int) -> float:
         """Seconds that the stage worked."""
@@ -53,12 +66,13 @@ class Trace:
             for channel, size in sorted(self.channel_bytes.items(), key=lambda item: item[0][:3])
         ]
 
-    def chrome(self, most: int = 100_000) -> str:
+    def chrome(self, most: int = MOST) -> str:
         """The text of a trace-event file, which chrome://tracing and Perfetto open; one row a stage.
 
-        Of more than ``most`` spans it holds those in the middle.
+        Of more than ``most`` spans it holds those in the middle, or the latest where older ones were dropped.
         """
-        skipped = max(0, len(self.spans) - most) // 2
+        more = max(0, len(self.spans) - most)
+        skipped = more if self.dropped else more // 2
         spans = self.spans[skipped : skipped + most]
         events: list[dict[str, Any]] = [
             {"name": "thread_name", "ph": "M", "pid": 0, "tid": k, "args": {"name": f"{self.lane} {k}"}}
@@ -72,7 +86,7 @@ class Trace:
             }
             for s in spans
         ]  # fmt: skip
-        facts = {"clock": self.clock, "spans": len(spans), "spans_of_the_run": len(self.spans)}
+        facts = {"clock": self.clock, "spans": len(spans), "spans_of_the_run": len(self.spans) + self.dropped}
         return json.dumps({"traceEvents": events, "otherData": facts})
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 from decentral.errors import UserError
+from decentral.stages.layers import Network
+from topologies.wording import shown
 
 
 def cut_evenly(layers: int, stages: int) -> list[range]:
@@ -42,6 +44,20 @@ def cut_by_cost(costs: Sequence[float], stages: int) -> list[range]:
             )
         best = fresh
     return [range(a, b) for a, b in pairwise(best[layers][1])]
+
+
+def check_ties(network: Network, spans: Sequence[range]) -> None:
+    """Raise UserError for a parameter in two stages, which would each have a copy and train it apart."""
+    stage_of = {i: k for k, span in enumerate(spans) for i in span}
+    held: dict[int, int] = {}  # the parameter's id -> its stage
+    for i, layer in enumerate([*network.layers, network.head]):
+        own = stage_of.get(i, len(spans) - 1)
+        for name, p in layer.named_parameters():
+            if held.setdefault(id(p), own) != own:
+                raise UserError(
+                    f"{shown(name)} of layer {i} is tied to a parameter of stage {held[id(p)]}, and would be of stage "
+                    f"{own} too; cut so that one stage has both, or untie them"
+                )
 
 
 def _check(layers: int, stages: int) -> None:

@@ -75,6 +75,8 @@ class PeerStage(Stage):
         if self.lr is None:
             raise ValueError("a stage that gossips needs lr(t); methods have no learning rate of their own")
         learning = [p for p in self.learning if p.requires_grad]
+        if not learning:  # all is frozen, on all workers alike
+            return
         x = torch.cat([p.detach().flatten() for p in learning])[None]
         g = torch.cat([_gradient(p) for p in learning])[None]
         if self.peers.weight_decay:

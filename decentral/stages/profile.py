@@ -20,7 +20,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from decentral.problems.models.draws import Generators
 from decentral.runtime.clock import VirtualClock
+from decentral.runtime.requests import Program
+from decentral.stages.drawing import begun
 from decentral.stages.program import StageProgram
 from decentral.stages.stage import Stage
 
@@ -41,8 +44,13 @@ class Profile:
     activation_bytes: tuple[int, ...]
 
 
-def profile(program: StageProgram, make_stages: Callable[[int], list[Stage]]) -> Profile:
-    """Run a few steps on fresh stages: ``make_stages(steps)`` gives them, and they are thrown away."""
+def profile(
+    program: StageProgram, make_stages: Callable[[int], list[Stage]], generators: Generators | None = None
+) -> Profile:
+    """Run a few steps on fresh stages: ``make_stages(steps)`` gives them, and they are thrown away.
+
+    ``generators``: what their passes draw from.
+    """
     flops = defaultdict(list)
     seconds = defaultdict(list)
     meters: dict[int, ActivationMeter] = {}
@@ -65,13 +73,16 @@ def profile(program: StageProgram, make_stages: Callable[[int], list[Stage]]) ->
         with meters[stage].watch():
             yield
 
-    _run(program, make_stages(_STEPS), counted)
-    _run(program, make_stages(_STEPS), timed)
+    def programs(stages: list[Stage]) -> dict[int, Program]:
+        return {s.index: begun(program, s, generators) for s in stages}
+
+    _run(programs(make_stages(_STEPS)), counted)
+    _run(programs(make_stages(_STEPS)), timed)
     stages = make_stages(_STEPS)
     meters |= {s.index: ActivationMeter() for s in stages}
-    _run(program, stages, metered)
+    _run(programs(stages), metered)
     flops_of = {key: statistics.fmean(values) for key, values in flops.items()}
-    spans = [_makespan(program, make_stages(steps), flops_of) for steps in (_STEPS, 2 * _STEPS)]
+    spans = [_makespan(programs(make_stages(steps)), flops_of) for steps in (_STEPS, 2 * _STEPS)]
     return Profile(
         flops=flops_of,
         seconds={key: statistics.fmean(values) for key, values in seconds.items()},
@@ -81,15 +92,15 @@ def profile(program: StageProgram, make_stages: Callable[[int], list[Stage]]) ->
     )
 
 
-def _run(program: StageProgram, stages: list[Stage], around: Any) -> None:
-    VirtualClock({s.index: program.run(s) for s in stages}, lambda *_: 1.0, around=around).run()
+def _run(programs: Mapping[int, Program], around: Any) -> None:
+    VirtualClock(programs, lambda *_: 1.0, around=around).run()
 
 
-def _makespan(program: StageProgram, stages: list[Stage], flops: Mapping[tuple[int, str], float]) -> float:
+def _makespan(programs: Mapping[int, Program], flops: Mapping[tuple[int, str], float]) -> float:
     def cost(stage: int, kind: str) -> float:
         return flops.get((stage, kind), 0.0)
 
-    return VirtualClock({s.index: program.run(s) for s in stages}, cost).run().makespan_s
+    return VirtualClock(programs, cost).run().makespan_s
 
 
 class ActivationMeter:
@@ -107,7 +118,10 @@ class ActivationMeter:
 
     def _pack(self, tensor: Tensor) -> _Kept:
         kept = _Kept(tensor)
-        if not isinstance(tensor, nn.Parameter) and not isinstance(tensor._base, nn.Parameter):
+        dense = (
+            tensor.layout is torch.strided
+        )  # a sparse matrix is a constant of the model, and has no storage
+        if dense and not isinstance(tensor, nn.Parameter) and not isinstance(tensor._base, nn.Parameter):
             storage = tensor.untyped_storage()
             key = storage.data_ptr()
             if not self.live.get(key):

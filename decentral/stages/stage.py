@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from decentral.stages.layers import Network
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 """Step t -> (inputs, labels) of its batch: a pure function, so that every stage can ask for the labels it needs."""
+_KEPT_BATCHES = 4  # steps that a stage is at, at once
 
 
 @dataclass(eq=False)
@@ -30,9 +32,11 @@ class Pass:
 class Stage:
     """Stage ``index`` of ``count``: layers ``span`` of a network of L layers; the last one also has the head.
 
-    ``steps``: how many a program does. ``lr(t)``: the learning rate of step t. ``clip_norm``: what its gradient, local
-    heads' included, is cut to before an update; 0 is without.
+    ``worker``: whose it is. ``steps``: how many a program does. ``lr(t)``: the learning rate of step t. ``clip_norm``:
+    what its gradient, local heads' included, is cut to before an update; 0 is without.
     """
+
+    worker = 0
 
     def __init__(
         self,
@@ -52,7 +56,9 @@ class Stage:
         self.layers = {i: network.layers[i] for i in self.span}
         self.head = network.head if self.last else None
         self.network = network
-        self.batch, self.steps, self.lr, self.loss = batches, steps, lr, loss
+        # asked once a step, whoever asks: each answer may be new memory, which micro-batches would keep apart
+        self.batch: Batches = lru_cache(maxsize=_KEPT_BATCHES)(lambda t: batches(t))
+        self.steps, self.lr, self.loss = steps, lr, loss
         self.modules: nn.ModuleList = nn.ModuleList(self.layers.values())
         if self.head is not None:
             self.modules.append(self.head)
@@ -159,7 +165,8 @@ class Stage:
 
         ``gradient``: at the pass's output.
         """
-        torch.autograd.backward(kept.y, gradient)
+        if kept.y.requires_grad:  # else all that the stage has is frozen, and nothing below learns
+            torch.autograd.backward(kept.y, gradient)
         gradient_in, kept.x.grad = kept.x.grad, None
         return gradient_in
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from decentral.algorithms.asynchronous.exchange import Exchange
 from decentral.algorithms.traits import Traits
+from topologies.settings import plain_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +33,7 @@ class AsyncLocalSGD:
     every: int = 4
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         if self.every < 1:
             raise ValueError(f"every = {self.every} must be at least 1; 1 asks after every step")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from decentral.algorithms.traits import Traits
+from topologies.settings import plain_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +33,8 @@ class AsyncPushSum:
     the right eigenvector of P: all alike where the rows of P sum to one too (regular graphs), whatever the r_i
     that pushes keep up with.
     Cost: d + 1 numbers to each out-neighbour a step; the receiver's acknowledgement has no bytes and takes no time.
-    ``staleness``: the receiver's steps when it adds a share, less the sender's when it sent it; negative where the
-    sender is ahead.
+    ``staleness``: the sender's own steps from sending a share until it is added; 0: before its next one. So shares to a
+    slow worker are late by what their sender does meanwhile, however many steps either has made by then.
     Reference: push-sum of Assran, Loizou, Ballas, Rabbat, ICML 2019, arXiv 1811.10792; without rounds, steps by weight
     and the least weight are our form.
     """
@@ -46,6 +47,7 @@ class AsyncPushSum:
     most_under_way: int = 32
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         if not 0 < self.least_weight < 1:
             raise ValueError(f"least_weight = {self.least_weight} must be between 0 and 1; 0.01 is usual")
         if self.most_under_way < 1:
@@ -64,7 +66,10 @@ class Shares:
     def __init__(self, x: Tensor, near: Neighbourhood, least_weight: float, most_under_way: int) -> None:
         self.x, self.near = x, near
         self.least_weight, self.most_under_way = least_weight, most_under_way
-        self.under_way: Counter[int] = Counter()  # by target
+        self.under_way: defaultdict[int, deque[int]] = defaultdict(
+            deque
+        )  # by target: own steps when each was sent
+        self.steps = 0
         self.w = x.new_ones((1, 1))
         self.asked = self.answered = 0
         self.staleness: Counter[int] = Counter()
@@ -77,27 +82,26 @@ class Shares:
         """x <- x - lr w g; then the shares."""
         if g is not None:
             self.x.addcmul_(g, self.w, value=-lr)
-        near = self.near
-        full = any(self.under_way[target] >= self.most_under_way for target in near.targets)
+        near, self.steps = self.near, t + 1
+        full = any(len(self.under_way[target]) >= self.most_under_way for target in near.targets)
         if full or float(self.w) < self.least_weight or not near.targets:
             return
         for target, share in zip(near.targets, near.shares, strict=True):
             self.asked += 1
-            self.under_way[target] += 1
-            yield target, (self.x * share, self.w * share, t + 1)
+            self.under_way[target].append(self.steps)
+            yield target, (self.x * share, self.w * share)
         self.x.mul_(near.kept)
         self.w.mul_(near.kept)
 
     def receive(self, source: int, said: tuple[Any, ...], t: int) -> Iterator[Letter]:
         """A share is added."""
-        del source
-        x, w, sent_at = said
+        del source, t
+        x, w = said
         self.x.add_(x)
         self.w.add_(w)
-        self.staleness[t - sent_at] += 1
         return iter(())
 
     def acknowledged(self, target: int) -> None:
-        """A share was added."""
+        """The oldest share to ``target`` was added: shares keep their order."""
         self.answered += 1
-        self.under_way[target] -= 1
+        self.staleness[self.steps - self.under_way[target].popleft()] += 1

@@ -16,6 +16,7 @@ from decentral.comm.compression.compressor import Compressor, Encoded
 from decentral.comm.compression.marks import positions_of
 from decentral.comm.compression.packets import Array, end, join, numpy_type, take
 from decentral.comm.layout import Layout, Span
+from topologies.settings import plain_settings
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class AdaComp(Compressor):
     tells_layers: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         for key in ("convolution_bin", "dense_bin"):
             if not 1 <= getattr(self, key) <= WIDEST:
                 raise ValueError(

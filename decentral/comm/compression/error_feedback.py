@@ -12,6 +12,7 @@ from torch import Tensor
 from decentral.comm.compression.compressor import Compressor, Encoded
 from decentral.comm.compression.sparsifier import Sparsifier
 from decentral.comm.layout import Layout
+from topologies.settings import plain_settings
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class ErrorFeedback(_Around):
     name: ClassVar[str] = "error-feedback"
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         self.compressor.check_feedback()
 
     def init(self, x: Tensor, layout: Layout) -> Feedback:
@@ -92,6 +94,7 @@ class MomentumCorrection(_Around):
     name: ClassVar[str] = "momentum-correction"
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum = {self.momentum} must be at least 0 and below 1; 0.9 is usual")
         if not isinstance(self.compressor, Sparsifier):

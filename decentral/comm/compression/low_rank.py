@@ -16,6 +16,7 @@ from decentral.comm.compression.blocks import rows_of
 from decentral.comm.compression.compressor import Compressor, Encoded
 from decentral.comm.compression.packets import Array, end, join, numpy_type, take
 from decentral.comm.layout import Layout
+from topologies.settings import plain_settings
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class LowRank(Compressor):
     name: ClassVar[str] = "low-rank"
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         if self.rank < 1:
             raise ValueError(f"rank = {self.rank} must be at least 1; 1 to 4 is usual")
 

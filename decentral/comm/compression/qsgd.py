@@ -17,6 +17,7 @@ from decentral.comm.compression.compressor import Compressor, Encoded
 from decentral.comm.compression.noise import Noise
 from decentral.comm.compression.packets import Array, end, join, numpy_type, take
 from decentral.comm.layout import Layout
+from topologies.settings import plain_settings
 
 _SHORT = 1 << 13
 
@@ -43,6 +44,7 @@ class QSGD(Compressor):
     name: ClassVar[str] = "qsgd"
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         if not 1 <= self.levels < 1 << 15:
             raise ValueError(f"levels = {self.levels} must be at least 1 and below 32768; 15 needs 5 bits")
         if self.bucket < 1:

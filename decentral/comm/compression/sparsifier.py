@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from decentral.comm.compression.compressor import Compressor
+from topologies.settings import plain_settings
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,7 @@ class Sparsifier(Compressor):
     fraction: float = 0.01
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction = {self.fraction} must be above 0 and at most 1; 0.01 sends 1 %")
 

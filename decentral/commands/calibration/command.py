@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from decentral.comm.launch import use_threads
-from decentral.comm.world import World, find_world
+from decentral.comm.world import World
 from decentral.commands.calibration.machine import Machine
 from decentral.commands.calibration.progress import progress
 from decentral.commands.calibration.sampling import sample
@@ -16,7 +16,7 @@ from decentral.commands.calibration.written import table_of, write
 from decentral.errors import UserError
 from decentral.network.cluster import Link
 from decentral.network.measured import Calibrated, Measured
-from decentral.runs.agreement import on_root, together
+from decentral.runs.agreement import all_ranks, on_root, together
 from decentral.runs.experiment import expand, load
 from decentral.runs.rounds.config import RoundsRun
 
@@ -26,7 +26,11 @@ def calibrate(file: Path | None, out: Path | None, as_json: bool, seconds: float
 
     Raises UserError before any measurement; on ranks but 0, SystemExit(2) then.
     """
-    world = find_world()
+    with all_ranks() as world:
+        _calibrate(world, file, out, as_json, seconds)
+
+
+def _calibrate(world: World, file: Path | None, out: Path | None, as_json: bool, seconds: float) -> None:
     config = on_root(world, lambda: _checked(world, file, out, seconds))
     use_threads()
     machine = together(world, lambda: Machine.of(world))

@@ -8,9 +8,9 @@ from typing import Any
 
 import tomli_w
 
+from decentral.disk import write_whole
 from decentral.network.cluster import Link
 from decentral.network.measured import Calibrated
-from decentral.runs.folder import write_whole
 
 _DIGITS = 4
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
 class Source(NamedTuple):
     """Where a set's ``loader(root)`` is, and what it is about, for people.
 
-    ``file``: folder and first file of a set that is read below the data root; "" of one that is embedded.
+    ``file``: folder and first file of a set that is read below the data root; "" of one that is embedded. ``whole``:
+    examples for training and for testing, or in all, where ``held_by(root)`` counts those of its files.
     """
 
     loader: str
     about: str
     file: str = ""
+    whole: tuple[int, ...] = ()
+    held_by: str = ""
 
 
 DATASETS = {
@@ -45,21 +49,29 @@ DATASETS = {
         "decentral.problems.data.datasets:mnist",
         "70,000 images of 28 x 28, 10 classes; from the data root",
         "mnist/train-images-idx3-ubyte",
+        (60_000, 10_000),
+        "decentral.problems.data.holdings:mnist",
     ),
     "cifar10": Source(
         "decentral.problems.data.datasets:cifar10",
         "60,000 colour images of 32 x 32, 10 classes; from the data root",
         "cifar10/data_batch_1.bin",
+        (50_000, 10_000),
+        "decentral.problems.data.holdings:cifar10",
     ),
     "a9a": Source(
         "decentral.problems.data.datasets:a9a",
         "48,842 examples of 123 binary features, 2 classes; LIBSVM text from the data root",
         "libsvm/a9a",
+        (32_561, 16_281),
+        "decentral.problems.data.holdings:a9a",
     ),
     "w8a": Source(
         "decentral.problems.data.datasets:w8a",
         "49,749 examples of 300 binary features, 2 classes; LIBSVM text from the data root",
         "libsvm/w8a",
+        (49_749,),
+        "decentral.problems.data.holdings:w8a",
     ),
 }
 """Examples with labels, for classification."""
@@ -138,6 +150,30 @@ def load_deductions(name: str = "generated", data_root: str | None = None) -> De
     """The questions called ``name``; see `load`."""
     found: Deductions = _load("deductions", name, data_root)
     return found
+
+
+def held(name: str, root: Path) -> tuple[int, ...] | None:
+    """How many examples of a set the files below ``root`` hold, as in `Source.whole`; None where it is not known."""
+    source = next((sets[name] for sets in SOURCES.values() if name in sets), None)
+    if source is None or not source.whole:
+        return None
+    try:
+        found: tuple[int, ...] = pkgutil.resolve_name(source.held_by)(root)
+    except (UserError, OSError, EOFError, zlib.error):
+        return None  # whoever loads it is told
+    return found
+
+
+def partial(name: str, data_root: str | None = None) -> str:
+    """In words how much of a set there is; "" of one that is whole, not there, or without a known size."""
+    given = data_root or os.environ.get("DECENTRAL_DATA")
+    here = held(name, Path(given).expanduser()) if given else None
+    source = next((sets[name] for sets in SOURCES.values() if name in sets), None)
+    if source is None or here is None or here == source.whole:
+        return ""
+    parts = [f"{some:,} of {all_:,}" for some, all_ in zip(here, source.whole, strict=True)]
+    kinds = " (training and test)" if parts[1:] else ""
+    return f"{name} is not whole here: {' and '.join(parts)} examples{kinds}"
 
 
 def _load(what: str, name: str, data_root: str | None) -> Any:

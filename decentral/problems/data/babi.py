@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from decentral.errors import UserError
-from decentral.problems.data.data_root import find_file
+from decentral.problems.data.data_root import find_file, text_of
 from topologies.streams import stream
+from topologies.wording import shown
 
 BABI_HOME = "https://research.facebook.com/downloads/babi/"
 IS_A, HAS_FEAR = range(2)
@@ -27,7 +28,7 @@ ONE, MANY = f"({'|'.join(PLURALS)})", f"({'|'.join(SINGULARS)})"
 CASELESS = re.IGNORECASE | re.ASCII
 RULE = re.compile(rf"{MANY} are afraid of {MANY}\.", CASELESS)
 FACT = re.compile(rf"([a-z]+) is a {ONE}\.", CASELESS)
-QUESTION = re.compile(rf"what is ([a-z]+) afraid of\? ?\t{ONE}\t([0-9]+(?: [0-9]+)*)", CASELESS)
+QUESTION = re.compile(rf"what is ([a-z]+) afraid of\? ?\t{ONE}\t([0-9]{{1,9}}(?: [0-9]{{1,9}})*)", CASELESS)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ def parse_stories(lines: Iterable[str], where: str = "stories") -> tuple[Deducti
                 start, end = (nodes.setdefault(name, len(nodes)) for name in (source, target))
                 edges[number] = (start, kind, end)
         except ValueError as expected:
-            raise UserError(f"{where}, line {place}: expected {expected}, found {line.rstrip()!r}") from None
+            raise UserError(
+                f"{where}, line {place}: expected {expected}, found {shown(line.rstrip())}"
+            ) from None
     return tuple(questions)
 
 
@@ -114,9 +117,7 @@ def babi15(root: Path | None, folder: str = "en") -> Deductions:
 
     def questions(part: str) -> tuple[Deduction, ...]:
         path = find_file(root, "babi", [f"{folder}/qa15_basic-deduction_{part}.txt"], BABI_HOME)
-        # what is no ASCII becomes a character that no sentence has, so the error names the line
-        text = path.read_text(encoding="ascii", errors="replace")
-        return parse_stories(text.removesuffix("\n").split("\n"), str(path))
+        return parse_stories(text_of(path).removesuffix("\n").split("\n"), str(path))
 
     return Deductions(questions("train"), questions("test"))
 

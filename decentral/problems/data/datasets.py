@@ -19,12 +19,11 @@ from decentral.errors import UserError
 from decentral.problems.data.data_root import find_file
 from decentral.problems.data.dataset import Dataset, fixed_split
 from decentral.problems.data.file_formats import check_labels, read_cifar10, read_idx, read_libsvm
+from decentral.problems.data.usual_files import cifar10_files, mnist_files
 from topologies.streams import stream
 
 Array = np.ndarray[Any, Any]
 
-MNIST_HOME = "http://yann.lecun.com/exdb/mnist/"
-CIFAR10_HOME = "https://www.cs.toronto.edu/~kriz/cifar.html"
 LIBSVM_HOME = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/binary.html"
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
@@ -85,9 +84,7 @@ def cifar10(root: Path | None) -> Dataset:
     Training images are those of data_batch_1.bin to data_batch_5.bin that are there (the first must
     be); test images test_batch.bin, else test_batch_first1000.bin. The note says which were read.
     """
-    train = [find_file(root, "cifar10", ["data_batch_1.bin"], CIFAR10_HOME)]
-    train += [p for k in range(2, 6) if (p := train[0].with_name(f"data_batch_{k}.bin")).is_file()]
-    test = find_file(root, "cifar10", ["test_batch.bin", "test_batch_first1000.bin"], CIFAR10_HOME)
+    train, test = cifar10_files(root)
     batches = [read_cifar10(path) for path in train]
     test_x, test_y = read_cifar10(test)
     x, y = np.concatenate([b[0] for b in batches]), np.concatenate([b[1] for b in batches])
@@ -119,13 +116,14 @@ def w8a(root: Path | None) -> Dataset:
 
 
 def _mnist_part(root: Path | None, part: str) -> tuple[Array, Array]:
-    files = [f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"]
-    images, labels = (find_file(root, "mnist", [f"{file}.gz", file], MNIST_HOME) for file in files)
+    images, labels = mnist_files(root, part)
     x, y = read_idx(images, 3), read_idx(labels, 1)
     if x.shape[1:] != (28, 28) or len(x) != len(y):
         raise UserError(
             f"{images}: expected shape ({len(y)}, 28, 28) to go with {labels.name}, found {x.shape}"
         )
+    if not len(y):
+        raise UserError(f"{images}: it holds no images; get the file again")
     check_labels(labels, y, 10)
     return (x[:, None] / np.float32(255) - np.float32(MNIST_MEAN)) / np.float32(MNIST_STD), y
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from decentral.errors import UserError
-from decentral.problems.data.data_root import find_file
+from decentral.problems.data.data_root import find_file, text_of
 from topologies.streams import stream
 
 SST_HOME = "https://nlp.stanford.edu/sentiment/"
@@ -21,6 +22,7 @@ RAREST = (
     2  # words that the training trees hold less often are unknown, so that the unknown word is trained too
 )
 SIGNED_WORDS = {f"{value:+d}": i for i, value in enumerate(range(-2, 3), 1)}
+LONGEST_LINE = 100_000
 TOKEN = re.compile(r"[()]|[^ ()\n]+")  # not \s: some words of the treebank hold a no-break space
 
 
@@ -71,6 +73,10 @@ def parse_tree(line: str, word_ids: Mapping[str, int], where: str = "tree") -> T
     Words stay as written, case and escapes too. Raises UserError with ``where`` and what was expected.
     """
     wrong = f"{where}: expected one tree, (label word) or (label tree tree), labels 0 to 4, found"
+    if len(line) > LONGEST_LINE:
+        raise UserError(
+            f"{where}: a line of {len(line):,} characters; the most is {LONGEST_LINE:,}, one sentence"
+        )
     nodes: list[Node] = []
     unclosed: list[tuple[int, list[str | int]]] = []
     for token in TOKEN.finditer(line):
@@ -134,11 +140,8 @@ def sst(root: Path | None) -> Treebank:
     files: list[tuple[Path, list[str]]] = []
     for part in ("train", "dev", "test"):
         path = find_file(root, "sst", [f"trees/{part}.txt"], SST_HOME)
-        try:
-            files.append((path, path.read_text(encoding="utf-8").removesuffix("\n").split("\n")))
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: expected UTF-8, found {error.reason} at byte {error.start}") from error
-    counts = Counter(word for line in files[0][1] for word in re.findall(r"([^ ()]+)\)", line))
+        files.append((path, text_of(path).removesuffix("\n").split("\n")))
+    counts = Counter(word for line in files[0][1] for word in _words(line))
     vocabulary = (UNKNOWN, *sorted(word for word, count in counts.items() if count >= RAREST))
     ids = {word: i for i, word in enumerate(vocabulary)}
     train, validation, test = (
@@ -146,3 +149,8 @@ def sst(root: Path | None) -> Treebank:
         for path, lines in files
     )
     return Treebank(train, validation, test, vocabulary)
+
+
+def _words(line: str) -> Iterator[str]:
+    tokens = TOKEN.findall(line[:LONGEST_LINE])
+    return (word for word, end in pairwise(tokens) if end == ")" and word not in "()")

@@ -67,6 +67,10 @@ def tiny_shakespeare(root: Path | None) -> Text:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8 text, found {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened ({error.strerror}); see to its permissions") from error
+    if "\0" in text:
+        raise UserError(f"{path}: it holds NUL bytes, as UTF-16 does; save it as UTF-8")
     cut = len(text) * 9 // 10
     return _text("tiny-shakespeare", text[:cut], text[cut:], "first 90 % of the characters for training")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import sys
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from typing import cast
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from decentral.errors import UserError, nearest
 from decentral.problems.data.dataset import Dataset
+from decentral.problems.models.draws import GENERATORS, Generators
 
 
 def from_factory(path: str, dataset: Dataset) -> nn.Module:
@@ -33,6 +36,12 @@ def from_factory(path: str, dataset: Dataset) -> nn.Module:
         raise UserError(f"{call} returned {type(model).__name__}; it must return a torch.nn.Module")
     _try_batch(model, dataset, path)
     return model
+
+
+def source_of(path: str) -> bytes:
+    """The text of the module of ``"module:factory"``, which has been imported; empty if it is in no file."""
+    file = getattr(sys.modules.get(path.partition(":")[0]), "__file__", None)
+    return Path(file).read_bytes() if file and Path(file).is_file() else b""
 
 
 def _import_factory(path: str) -> Callable[[tuple[int, ...], int], object]:
@@ -60,19 +69,34 @@ def _import_factory(path: str) -> Callable[[tuple[int, ...], int], object]:
 
 def _try_batch(model: nn.Module, dataset: Dataset, path: str) -> None:
     """Raise `UserError` unless ``model`` maps a few training examples to floating (B, classes)."""
-    batch, was_training = dataset.train_x[:3], model.training
+    batch = dataset.train_x[:3].clone()  # it may be written to
     tried = f"model {path!r}: a batch of shape {tuple(batch.shape)}"
-    model.eval()
+    if batch.is_floating_point():  # a model in double precision is converted later
+        batch = batch.to(next((p.dtype for p in model.parameters() if p.is_floating_point()), batch.dtype))
+    one = _copy(model)
+    modes = [(part, part.training) for part in one.modules()]
+    one.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            out = model(batch)
+        with torch.no_grad(), Generators(GENERATORS).kept():
+            out = one(batch)
     except Exception as error:
         raise UserError(f"{tried} raised {_said(error)}") from error
     finally:
-        model.train(was_training)
+        for part, mode in modes:
+            part.training = mode
     found = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
     if found != (len(batch), dataset.classes):
         raise UserError(f"{tried} gave {found}; it must give ({len(batch)}, {dataset.classes})")
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """A model to try in place of ``model``, whose buffers stay as they are; lazy parameters get their shapes."""
+    if any(map(is_lazy, model.parameters())):
+        return model
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # it holds a tensor that is computed from parameters, as nn.utils.weight_norm does
+        return model
 
 
 def _said(error: Exception) -> str:

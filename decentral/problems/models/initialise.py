@@ -10,17 +10,18 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from decentral.errors import UserError
-from topologies.streams import stream_key
+from decentral.problems.models.draws import GENERATORS, Generators
 
 
 def initialise(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
     """The module ``factory()`` builds, its random numbers from the stream (seed, "init").
 
-    Built on the CPU, so the numbers are the same wherever it trains. torch's global generator is as it
-    was afterwards; draws from numpy or `random` inside the factory are not covered.
+    Built on the CPU, so the numbers are the same wherever it trains. The global generators of torch, numpy and Python
+    are as they were afterwards.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(stream_key(seed, "init") % 2**63)
+    generators = Generators(GENERATORS)
+    with generators.kept(), torch.device("cpu"):
+        generators.seed(seed, "init")
         return factory()
 
 

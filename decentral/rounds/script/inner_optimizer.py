@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from torch import Tensor, empty_like, optim, sub
+from torch import Tensor, empty_like, optim, sub, zeros_like
 from torch.optim import SGD, Optimizer
 
+from decentral.errors import UserError
+from decentral.rounds.script.own_step import is_hooked, make_step
 from decentral.rounds.script.parameter_row import ParameterRow
 from decentral.rounds.trials.gradient_step import Place
 
@@ -18,7 +20,10 @@ _FREE = (
 
 
 class Given(NamedTuple):
-    """For one round: gradients, block by block, or None for each; the learning rate; weight decay still to be added."""
+    """For one round: gradients, block by block, or None for each; the learning rate; weight decay still to be added.
+
+    ``place``: where in the round the optimizer makes its own step.
+    """
 
     gradient: Iterator[tuple[slice, Tensor | None]]
     lr: float
@@ -28,29 +33,37 @@ class Given(NamedTuple):
 
 class InnerOptimizer:
     """``optimizer`` of the parameters in ``row``; ``place``: what
-    :func:`decentral.rounds.trials.gradient_step.outer_step` says of the method.
+    :func:`decentral.rounds.trials.gradient_step.outer_step` says of the method; ``alone``: the method takes plain SGD
+    only.
     """
 
-    def __init__(self, optimizer: Optimizer, row: ParameterRow, place: Place | None) -> None:
-        self.optimizer, self.row, self.place = optimizer, row, place
+    def __init__(self, optimizer: Optimizer, row: ParameterRow, place: Place | None, alone: bool) -> None:
+        self.optimizer, self.row, self.place, self.alone = optimizer, row, place, alone
         trained = set(row.parameters)
         groups = enumerate(optimizer.param_groups)
         self._groups_of = [k for k, group in groups for p in group["params"] if p in trained]
         self._before: Tensor | None = None
 
-    def begin(self) -> Given:
-        """What the round is made with, once."""
+    def begin(self, overflown: bool) -> Given:
+        """What the round is made with, once; ``overflown``: without a step of the optimizer, so g = 0."""
         row = self.row
-        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        decays = [float(group.get("weight_decay", 0.0)) for group in self.optimizer.param_groups]
-        lr = max(rates)
+        rates = [_number(group, "lr", 1.0) for group in self.optimizer.param_groups]
+        decays = [_number(group, "weight_decay", 0.0) for group in self.optimizer.param_groups]
+        lr, plain = max(rates), is_plain(self.optimizer)
+        if self.alone and not plain:
+            raise UserError(
+                "the optimizer has got momentum, which this method has of its own; with OneCycleLR set "
+                "cycle_momentum=False"
+            )
+        if overflown:
+            return Given(self._nothing(), lr, 0.0, None)
         place = self._place_now(decays)
         if place is not None:
             if place == "first":
-                self.optimizer.step()
+                self._step(decays)
             return Given(iter([(block.columns, None) for block in row.blocks]), lr, 0.0, place)
-        if not self._is_plain():
-            return Given(self._directions(lr), lr, 0.0, None)
+        if not plain or is_hooked(self.optimizer):
+            return Given(self._directions(lr, decays), lr, 0.0, None)
         if min(rates) == lr and min(decays) == max(decays):
             return Given(row.gradients(), lr, decays[0], None)
         scales = [rates[k] / lr if lr else 1.0 for k in self._groups_of]
@@ -59,28 +72,38 @@ class InnerOptimizer:
     def end(self, given: Given) -> None:
         """After the method's part of the round, with x back in the row."""
         if given.place == "last":
-            self.optimizer.step()
-
-    def _is_plain(self) -> bool:
-        """Whether the direction is the gradient and its weight decay."""
-        groups = self.optimizer.param_groups
-        return type(self.optimizer) is SGD and not any(g["momentum"] or g["maximize"] for g in groups)
+            self._step([0.0])
 
     def _place_now(self, decays: list[float]) -> Place | None:
-        decayed = max(decays) > 0
-        if self.place == "last" and (decayed or type(self.optimizer) not in _FREE):
-            return None
-        if decayed and self._is_plain() and any(p.grad is None for p in self.row.parameters):
-            return None  # torch would not let those decay
+        if self.place == "last":
+            free = type(self.optimizer) in _FREE and max(decays) == 0 and not is_hooked(self.optimizer)
+            return self.place if free else None
         return self.place
 
-    def _directions(self, lr: float) -> Iterator[tuple[slice, Tensor | None]]:
+    def _step(self, decays: list[float]) -> None:
+        """The optimizer's own step in place, a parameter without a gradient having one of zeros meanwhile."""
+        absent: list[Any] = []
+        if max(decays) != 0 or not is_plain(self.optimizer) or is_hooked(self.optimizer):
+            absent = [p for p in self.row.parameters if p.grad is None]
+        for p in absent:
+            p.grad = zeros_like(p)
+        try:
+            make_step(self.optimizer)
+        finally:
+            for p in absent:
+                p.grad = None
+
+    def _nothing(self) -> Iterator[tuple[slice, Tensor | None]]:
+        for number, block in enumerate(self.row.blocks):
+            yield block.columns, None if self.place else self.row.room(number).zero_()
+
+    def _directions(self, lr: float, decays: list[float]) -> Iterator[tuple[slice, Tensor | None]]:
         """(x - x') / lr, block by block, where x' is what the optimizer makes of x; x is put back."""
         x = self.row.x
         if self._before is None:
             self._before = empty_like(x)
         before = self._before.copy_(x)
-        self.optimizer.step()
+        self._step(decays)
         for number, block in enumerate(self.row.blocks):
             old, new, g = before[:, block.columns], x[:, block.columns], self.row.room(number)
             sub(old, new, out=g)
@@ -88,3 +111,15 @@ class InnerOptimizer:
                 g.div_(lr)
             new.copy_(old)
             yield block.columns, g
+
+
+def is_plain(optimizer: Optimizer) -> bool:
+    """Whether its direction is the gradient and its weight decay."""
+    groups = optimizer.param_groups
+    return type(optimizer) is SGD and not any(g["momentum"] or g["maximize"] for g in groups)
+
+
+def _number(group: dict[str, Any], key: str, default: float) -> float:
+    """A group's setting, for optimizers of any kind: they may have none, or None."""
+    value = group.get(key)
+    return default if value is None else float(value)

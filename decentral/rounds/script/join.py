@@ -6,7 +6,6 @@ job: its neighbours would wait for it for ever.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,24 +13,23 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 import topologies
 from decentral.algorithms.traits import Method, maker_of, traits_of
 from decentral.comm.launch import use_threads
+from decentral.comm.meeting import fingerprint
 from decentral.comm.world import World, find_world
-from decentral.errors import UserError, nearest
+from decentral.errors import AgreedError, UserError, nearest
 from decentral.rounds.mixing import mixing_for, rule_for
 from decentral.tables import from_table
 from topologies import named
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     from decentral.comm import Communicator
 
 _SAID = 1_000  # characters of a mistake that ranks tell each other
-
-
-class AgreedError(UserError):
-    """A mistake that all ranks know of: each ends by itself, and rank 0 says why."""
 
 
 def join(
@@ -64,9 +62,10 @@ def join(
         mistake = str(error)
     refuse_together(world.agree(mistake))
     assert schedule is not None
-    if len(set(world.agree(_fingerprint(schedule)))) > 1:
+    if len(set(world.agree(fingerprint(schedule)))) > 1:
         raise AgreedError("ranks ask for different mixing; call join with the same arguments on every rank")
     comm = world.communicator(schedule)
+    comm.check = True  # by the method's init: Decentralized, or a loop of one's own
     if world.ranks > 1:
         from decentral.comm.departures import departures_of
 
@@ -106,6 +105,12 @@ def _schedule(
 ) -> topologies.Schedule:
     import networkx as nx
 
+    if method is not None:
+        from decentral.rounds.script.checks import check_method
+
+        check_method(method)
+    if not isinstance(weights, str | None):
+        raise UserError(f"weights = {shown(weights)} should be a rule's name or a matrix file's path")
     if isinstance(mixing, str):
         return _by_name(mixing, weights, method, parameters, ranks)
     if parameters:
@@ -120,13 +125,17 @@ def _schedule(
         _check_size(len(mixing), "graph", ranks)
         return _of_graph(mixing, weights, method)
     if weights is not None:
-        raise UserError(f"weights = {weights!r}: {_kind(mixing)} has weights of its own; leave weights out")
+        raise UserError(
+            f"weights = {shown(weights)}: {_kind(mixing)} has weights of its own; leave weights out"
+        )
     if isinstance(mixing, topologies.Schedule):
         _check_size(mixing.n, "schedule", ranks)
         return mixing
-    if not (hasattr(mixing, "shape") and len(mixing.shape) == 2 and np.issubdtype(mixing.dtype, np.number)):
+    is_matrix = isinstance(mixing, np.ndarray) or sparse.issparse(mixing)
+    if not (is_matrix and mixing.ndim == 2 and mixing.dtype.kind in "fiub"):
         raise UserError(
-            f"join needs a topology's name, a networkx graph, a matrix or a Schedule, not {_kind(mixing)}"
+            "join needs a topology's name, a networkx graph, a real numpy or scipy matrix or a Schedule, not "
+            f"{_kind(mixing)}"
         )
     _check_size(mixing.shape[0], "matrix", ranks)
     from decentral.comm.communicator import as_schedule
@@ -139,7 +148,7 @@ def _by_name(
 ) -> topologies.Schedule:
     constructors = named.constructors()
     if name not in constructors:
-        raise UserError(f"topology {name!r} is not known; {nearest(name, constructors)}")
+        raise UserError(f"topology {shown(name)} is not known; {nearest(name, constructors)}")
     if "n" in parameters or "workers" in parameters:
         raise UserError(
             "the number of workers is the number of ranks; leave it out, and start with mpirun -n RANKS"
@@ -163,7 +172,9 @@ def _by_name(
 def _of_graph(graph: Any, weights: str | None, method: Method[Any] | None) -> topologies.Schedule:
     make = maker_of(method)
     if make and weights is not None:
-        raise UserError(f"weights = {weights!r}: {type(method).__name__} makes its own; leave weights out")
+        raise UserError(
+            f"weights = {shown(weights)}: {type(method).__name__} makes its own; leave weights out"
+        )
     return _user_values(lambda: named.mixing(graph, weights or traits_of(method).weights, make))
 
 
@@ -186,16 +197,7 @@ def _check_size(n: int, what: str, ranks: int) -> None:
 
 
 def _kind(value: Any) -> str:
-    return f"{value!r}" if isinstance(value, int | float | None) else f"a {type(value).__name__}"
-
-
-def _fingerprint(schedule: topologies.Schedule) -> str:
-    digest = hashlib.sha256(repr((schedule.n, schedule.period)).encode())
-    for t in schedule.rounds:
-        w = schedule.matrix(t).tocsr()
-        for part in (w.indptr, w.indices, w.data):
-            digest.update(np.ascontiguousarray(part).tobytes())
-    return digest.hexdigest()
+    return shown(value) if isinstance(value, int | float | None) else f"a {type(value).__name__}"
 
 
 class _Ending:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,28 +10,35 @@ from typing import Any, NoReturn
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from decentral.algorithms.state import numbers_of, tensors_of, with_numbers
 from decentral.algorithms.traits import Method, traits_of
 from decentral.comm import Communicator
 from decentral.comm.mixer import Pending
-from decentral.errors import UserError
+from decentral.errors import AgreedError, UserError
 from decentral.rounds.advance import advance
 from decentral.rounds.early import EarlyComm
+from decentral.rounds.script.buffers import averaged_buffers, share_root
 from decentral.rounds.script.checks import (
     check_arguments,
     check_load,
     check_mixing,
-    check_model,
     divergence,
-    model_text,
+    doubled_momentum,
 )
 from decentral.rounds.script.inner_optimizer import InnerOptimizer
-from decentral.rounds.script.join import AgreedError, refuse_together, say, tell
+from decentral.rounds.script.join import refuse_together, say, tell
+from decentral.rounds.script.model_checks import check_model, model_text
+from decentral.rounds.script.not_finite import NotFinite
 from decentral.rounds.script.parameter_row import ParameterRow
+from decentral.rounds.script.unchanged import Unchanged
+from decentral.rounds.trials.columns import cut_note, looks_across
+from decentral.rounds.trials.contract import refuse_misfit
 from decentral.rounds.trials.gradient_step import outer_step
 from decentral.rounds.trials.messages import sends_model_first
+from topologies.wording import shown
 
 
 class Decentralized(Optimizer):
@@ -49,20 +57,29 @@ class Decentralized(Optimizer):
     lr is the largest of the groups' learning rates; a group with another, lr_k, has its gradient times lr_k / lr. A
     learning rate that changes acts as the method says; it should change by the same factor in all groups.
 
-    At the start parameters, frozen ones too, and with ``model`` its buffers, become those of rank 0. Frozen parameters
-    and buffers are never mixed. A parameter without a gradient (``p.grad`` is None) has a zero gradient in that round:
-    it is mixed, and weight decay acts on it. Every rank must make as many steps; one that makes more is told so.
-    ``param_groups`` and ``state`` are those of ``optimizer``, so schedulers, clipping and hooks on this
-    optimizer work as with any other.
+    When it is made parameters, frozen ones too, and with ``model`` its buffers, become those of rank 0. Frozen
+    parameters and buffers are never mixed. A parameter without a gradient (``p.grad`` is None) has a gradient of
+    zeros in that round, as after ``zero_grad(set_to_none=False)``: it is mixed, and weight decay and momentum of
+    whatever optimizer act on it. Every rank must make as many steps; one that makes more is told so. Of several
+    instances (a GAN's two) the steps must come in the same order on every rank.
+
+    ``param_groups`` and ``state`` are those of ``optimizer``, so schedulers, clipping and GradScaler work as with any
+    other; a step in which a rank's gradients overflow is a round in which its g is 0. Hooks of ``optimizer`` act in its
+    own step, whatever the method; torch's global ones and those of this one around the whole round, once. ``train`` and
+    ``eval`` are those of ``optimizer``, if it has them.
+    What is trained must stay: the groups and, where ``model`` is given, the model's parameters are looked at in every
+    step, and UserError is raised if others have taken their place, or if they are frozen or moved.
 
     ``overlap``: where the method's first message is x itself (DSGD and DmSGD in form awc, EXTRA, DIGing, momentum
     tracking), it is sent after a step and received in the next one, while the gradient is computed. Parameters must
     then not be written to between steps but by this optimizer.
-    Memory: x and the method's state; unless ``optimizer`` steps in place, gathered small gradients too, and two more x
-    with other optimizers than plain SGD.
+    Memory: x, of which parameters are views, and the method's state; unless ``optimizer`` steps in place, gathered
+    small gradients too, and two more x with other optimizers than plain SGD.
     Raises UserError, on all ranks, for what cannot work: float16 and bfloat16 parameters, mixed devices or types of
     numbers, ranks with different models, optimizers that evaluate the loss several times, a graph that the method
     cannot have.
+    If models differ in the first step, standard error says whose.
+    A gradient that is not finite is named on standard error, with its rank and step, before it spreads.
     A method that diverges on the graph, whatever the learning rate, is warned about on standard error.
     """
 
@@ -75,43 +92,60 @@ class Decentralized(Optimizer):
         overlap: bool = True,
     ) -> None:
         if isinstance(comm, Communicator):
-            _agree(comm, lambda: check_arguments(optimizer, method, comm, model))
+            _agree(comm, lambda: check_arguments(optimizer, method, comm, model, overlap))
         else:
-            check_arguments(optimizer, method, comm, model)
+            check_arguments(optimizer, method, comm, model, overlap)
         self.inner, self.method, self.comm, self.model, self.overlap = optimizer, method, comm, model, overlap
         self._ready = False
+        self._departures = comm.departures
+        self._number = 0
+        if self._departures is not None:
+            self._departures.optimizers += 1
+            self._number = self._departures.optimizers
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self._share()
         given = [p for group in self.param_groups for p in group["params"]]
-        trained = [p for p in given if p.requires_grad and p.numel()]
-        _agree(comm, lambda: check_model(given, trained))
+        trained = [p for p in given if not is_lazy(p) and p.requires_grad and p.numel()]
+        _agree(comm, lambda: check_model(given, trained, model))
         self._check_alike()
+        _agree(comm, lambda: refuse_misfit(method, trained[0].dtype))
         _agree(comm, lambda: check_mixing(method, comm.schedule))
         warning = divergence(method, comm.schedule)
         if warning:
             say(comm.rank, warning)
-        self.frozen = [p for p in given if not p.requires_grad]
-        self._share_root(given)
-        whole = traits_of(method).whole or comm.links is not None
+        share_root(comm, [*given, *(() if model is None else (*model.parameters(), *model.buffers()))])
+        across = looks_across(method)
+        if across:
+            say(comm.rank, cut_note(method))
+        if comm.rank == 0 and (twice := doubled_momentum(optimizer, method)):
+            warnings.warn(twice, stacklevel=2)
+        whole = across or traits_of(method).whole or comm.links is not None
         place = outer_step(method)
         self.row = ParameterRow(trained, whole, gathers=place is None)
-        self._inner_steps = InnerOptimizer(optimizer, self.row, place)
-        if whole:
-            comm.layout = self.row.layout()
+        self._inner_steps = InnerOptimizer(optimizer, self.row, place, bool(traits_of(method).optimizer))
+        frozen = [p for p in given if not p.requires_grad]
+        self._unchanged = Unchanged(self.row, self.param_groups, frozen, model)
+        self._not_finite = NotFinite(self.row, comm)
+        self._layout = self.row.layout() if whole else None
+        comm.layout = self._layout
         self.t = 0
+        comm.check = False  # of the mixing: that was done above, together, and what diverges is warned about
         self.method_state = method.init(self.row.x, comm)
         self._sends_early = overlap and comm.n > 1 and comm.links is None and sends_model_first(method)
         self._posted: list[Pending] = []
         self._posted_bytes = 0
         self._versions = self.row.versions()
-        self._departures = comm.departures
+        self._averaging = False
         if self._departures is not None:
             self._departures.under_way.append(self._posted)
         self._ready = True
 
     def _check_alike(self) -> None:
         """Raise AgreedError on all ranks if one has another model, optimizer or method than rank 0."""
-        mine, *_ = theirs = tell(self.comm, model_text(self.param_groups, self.model, self.method))
+        mine, *_ = theirs = tell(
+            self.comm,
+            f"{type(self.inner).__name__} of {model_text(self.param_groups, self.model, self.method)}",
+        )
         others = [rank for rank, text in enumerate(theirs) if text != mine]
         if others:
             raise AgreedError(
@@ -119,16 +153,30 @@ class Decentralized(Optimizer):
                 "optimizer and method on every rank"
             )
 
+    _step_supports_amp_scaling = True  # GradScaler then calls step in every round, as the other ranks need
+    grad_scale: torch.Tensor | None
+    found_inf: torch.Tensor
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One round with the gradients that are in ``p.grad``; what ``closure``, called first, gives."""
         loss = None
         if closure is not None:
+            if not callable(closure):
+                raise UserError(f"closure should be a function that gives the loss, not {shown(closure)}")
             with torch.enable_grad():
                 loss = closure()
-        self._check_unmoved()
-        row, comm = self.row, self.comm
-        given = self._inner_steps.begin()
+        self._check_unchanged()
+        row, comm, departures = self.row, self.comm, self._departures
+        overflown = self._unscale()
+        if not overflown:
+            self._not_finite.look(self.t)
+        if self.t == 0 and comm.n > 1:
+            self._tell_apart()
+        if departures is not None:
+            departures.number, departures.purpose = self._number, "step()"
+        comm.layout = self._layout  # another optimizer may have set that of its model
+        given = self._inner_steps.begin(overflown)
         rounds = EarlyComm(comm, self._posted) if self._posted else comm
         gradient, lr, decay, _ = given
         x, self.method_state = advance(
@@ -140,11 +188,23 @@ class Decentralized(Optimizer):
         row.written()
         self.t += 1
         self.inner._opt_called = True  # type: ignore[attr-defined]  # a scheduler may have been made for that one
-        if self._departures is not None:
-            self._departures.steps += 1
+        if departures is not None:
+            departures.steps += 1
+            departures.purpose = ""
         if self._sends_early:
             self._post()
         return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """That of ``optimizer``."""
+        self.inner.zero_grad(set_to_none)
+
+    def __getattr__(self, name: str) -> Any:
+        """``train`` and ``eval`` are those of ``optimizer``, if it has them, as schedule-free ones do."""
+        if name in ("train", "eval") and hasattr(self.__dict__.get("inner"), name):
+            self._check_outside()
+            return getattr(self.inner, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refused: parameters are laid out in one row when this optimizer is made."""
@@ -156,8 +216,10 @@ class Decentralized(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """What this rank needs to go on, but for its model: to be saved by each rank, beside ``model.state_dict()``."""
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
         ledger = self.comm.ledger.state()
-        return {
+        state: dict[str, Any] = {
             "inner": self.inner.state_dict(),
             "method": repr(self.method),
             "tensors": tensors_of(self.method_state),
@@ -174,6 +236,9 @@ class Decentralized(Optimizer):
             "workers": self.comm.n,
             "model_crc32": self._checksum(),
         }
+        for after in self._optimizer_state_dict_post_hooks.values():
+            state = after(self, state) or state
+        return state
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -181,8 +246,11 @@ class Decentralized(Optimizer):
 
         Raises UserError on all ranks if one was given another rank's state, or one of another method, round or model.
         """
+        self._ask("load_state_dict()")
         self._settle()
-        _agree(self.comm, lambda: check_load(state_dict, self.comm, repr(self.method), self._checksum()))
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = before(self, state_dict) or state_dict
+        _agree(self.comm, lambda: self._check_load(state_dict))
         if len(set(tell(self.comm, str(state_dict["rounds"])))) > 1:
             raise AgreedError(
                 "ranks were given states of different rounds; load those that were saved together"
@@ -196,51 +264,84 @@ class Decentralized(Optimizer):
         kept = state_dict["ledger"]
         gossip = torch.tensor(kept["gossip_bytes"]).numpy()
         self.comm.ledger.restore(gossip, kept["reduced_bytes"], kept["messages"], kept["mpi_bytes"])
+        self._ask("")
         if self._sends_early:
             self._post()
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
+
+    def _check_load(self, state_dict: Any) -> None:
+        self._check_unchanged()
+        check_load(state_dict, self.comm, self.inner, repr(self.method), self._checksum())
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Within it the model is the mean of all workers' models, for evaluation; every rank enters it.
 
-        With ``model`` its floating-point buffers (batch norm's running mean and variance) are averaged too. This is no
-        traffic of the method, and not billed. Afterwards all is as it was.
+        With ``model`` its buffers of real and complex numbers (batch norm's running mean and variance) are averaged
+        too; of sparse ones the values. This is no traffic of the method, and not billed. Afterwards all is as it was.
+        If the mean is not finite, standard error says whose model is not.
         """
-        row, comm = self.row, self.comm
-        self._check_unmoved()
-        buffers = [] if self.model is None else [b for b in self.model.buffers() if b.is_floating_point()]
-        with torch.no_grad():
-            mean = comm.observe_mean(row.x)
-            means = [_mean(comm, buffer) for buffer in buffers]
-            kept = [buffer.clone() for buffer in buffers]
-            for buffer, value in zip(buffers, means, strict=True):
-                buffer.copy_(value)
-        row.bind(row.views_of(mean))
-        try:
-            yield
-        finally:
-            row.bind(row.views)
-            with torch.no_grad():
-                for buffer, value in zip(buffers, kept, strict=True):
-                    buffer.copy_(value)
+        row = self.row
+        self._check_unchanged()
+        buffers = () if self.model is None else self.model.buffers()
+        self._ask("averaged()")
+        with averaged_buffers(self.comm, buffers):
+            mean = self.comm.observe_mean(row.x)
+            self._not_finite.tell(mean, self.t)
+            self._ask("")
+            row.bind(row.views_of(mean))
+            self._averaging = True
+            try:
+                yield
+            finally:
+                self._averaging = False
+                row.bind(row.views)
+
+    def _ask(self, purpose: str) -> None:
+        """From here on ranks wait for each other for this."""
+        if self._departures is not None:
+            self._departures.number, self._departures.purpose = self._number, purpose
 
     def _share(self) -> None:
         """The groups and the state of the inner optimizer are this one's: the same objects."""
         self.param_groups, self.state = self.inner.param_groups, self.inner.state
 
-    def _check_unmoved(self) -> None:
-        self.row.check()
-        if any(p.grad is not None or p.requires_grad for p in self.frozen):
-            raise UserError(
-                "a parameter that was frozen when Decentralized was made is trained now; make the optimizers anew"
-            )
-        if any(p.grad is not None and p.grad.is_sparse for p in self.row.parameters):
-            raise UserError("a gradient is sparse, and mixing is dense; use Embedding(sparse=False)")
+    def _check_outside(self) -> None:
+        if self._averaging:
+            raise UserError("this is within averaged(), where the model is the mean of all; leave it first")
+
+    def _check_unchanged(self) -> None:
+        self._check_outside()
+        self._share()
+        self._unchanged.check(self.param_groups)
         if self._posted and self._versions != self.row.versions():
             raise UserError(
                 "parameters were written to between two steps, while they were being sent to the neighbours; make "
                 "Decentralized with overlap=False, or write to them before the first step"
             )
+
+    def _tell_apart(self) -> None:
+        """Say whose model is not rank 0's, before the first round."""
+        first, *_ = codes = tell(self.comm, f"{self._checksum():x}")
+        others = [str(rank) for rank, code in enumerate(codes) if code != first]
+        if others:
+            say(
+                self.comm.rank,
+                f"ranks begin with different models: {', '.join(others)} with another than rank 0, as a checkpoint "
+                "makes it that is loaded on one rank; load it on all ranks, or before making Decentralized",
+            )
+
+    def _unscale(self) -> bool:
+        """Divide the gradients by GradScaler's scale, if it has left that to this step; whether they overflowed."""
+        if float(getattr(self, "found_inf", 0.0)) > 0:
+            return True
+        scale = getattr(self, "grad_scale", None)
+        if scale is not None:
+            for p in self.row.parameters:
+                if p.grad is not None:
+                    p.grad.mul_(1.0 / float(scale))
+        return False
 
     def _post(self) -> None:
         """Send the first message of the next round, if it is x itself."""
@@ -258,19 +359,6 @@ class Decentralized(Optimizer):
         self._posted.clear()
         self._posted_bytes = 0
 
-    def _share_root(self, given: list[nn.Parameter]) -> None:
-        """Parameters and buffers become those of rank 0."""
-        tensors: list[torch.Tensor] = list(given)
-        if self.model is not None:
-            tensors += [*self.model.parameters(), *self.model.buffers()]
-        with torch.no_grad():
-            for tensor in {id(t): t for t in tensors}.values():
-                if tensor.numel():
-                    whole = tensor.detach().contiguous()
-                    self.comm.share_root(whole)
-                    if whole.data_ptr() != tensor.data_ptr():
-                        tensor.copy_(whole)
-
     def _checksum(self) -> int:
         return zlib.crc32(self.row.x.cpu().numpy().tobytes())
 
@@ -286,8 +374,3 @@ def _agree(comm: Communicator, check: Callable[[], None]) -> None:
     except UserError as error:
         mistake = str(error)
     refuse_together(tell(comm, mistake))
-
-
-def _mean(comm: Communicator, buffer: torch.Tensor) -> torch.Tensor:
-    """Its mean over the workers, in float64."""
-    return comm.observe_mean(buffer.double().reshape(1, -1)).view(buffer.shape)

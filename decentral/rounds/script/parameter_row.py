@@ -1,8 +1,9 @@
 """The parameters of a torch optimizer as one row (1, d), of which they are views, and their gradients as its blocks.
 
-Nothing is copied into the row or out of it in a step. A large gradient is handed on where backward left it; small ones
-are gathered, many to a block. ``p.grad`` stays torch's own: with views of one buffer for ``p.grad`` instead, backward
-would have to add to what is there and zero_grad to clear it, two passes more than a copy costs.
+Each view has a storage of its own on the row's memory, so that torch.save of a part of a model, or a copy of it, is as
+large as that part. Nothing is copied into the row or out of it in a step. A large gradient is handed on where backward
+left it; small ones are gathered, many to a block. ``p.grad`` stays torch's own: with views of one buffer for ``p.grad``
+instead, backward would have to add to what is there and zero_grad to clear it, two passes more than a copy costs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from torch.utils.dlpack import from_dlpack
 
 from decentral.blocks import column_blocks
 from decentral.comm.layout import Layout, Span
@@ -75,8 +77,9 @@ class ParameterRow:
         return Layout(tuple(sorted(spans, key=lambda span: span.start)))
 
     def views_of(self, x: Tensor) -> list[Tensor]:
-        """Each parameter's part of x (1, d), in its shape."""
-        return [x[0, at : at + shape.numel()].view(shape) for at, shape in self.spans]
+        """Each parameter's part of x (1, d), in its shape; it keeps the memory of x, but not its storage."""
+        parts = (x[0, at : at + shape.numel()].view(shape) for at, shape in self.spans)
+        return [from_dlpack(part) for part in parts]
 
     def bind(self, views: list[Tensor]) -> None:
         """Let the parameters' data be these tensors."""
@@ -87,8 +90,8 @@ class ParameterRow:
         """Raise UserError if a parameter's data have been put elsewhere since."""
         if [p.data_ptr() for p in self.parameters] != self._addresses:
             raise UserError(
-                "parameters were moved after Decentralized was made, by .to(), .half(), or by assigning to .data; "
-                "move the model first, and then make its optimizers"
+                "parameters were moved after Decentralized was made, by .to(), .half(), assigning to .data or another "
+                "Decentralized; move the model first, and then make its optimizers"
             )
 
     def versions(self) -> list[int]:

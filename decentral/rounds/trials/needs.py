@@ -1,26 +1,16 @@
-"""What a method needs of the matrices that it mixes with, by name; asked before any work.
-
-A method's traits name them; by default rows must sum to one: mixing then leaves workers that agree as they are.
-"""
+"""What a method needs of the matrices that it mixes with, as its traits name it; asked before any work."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import topologies
-from decentral.algorithms.traits import Described, Need, traits_of
+from decentral.algorithms.traits import Described, traits_of
+from decentral.comm.needs import unmet_of
 from decentral.errors import UserError
 from topologies import Schedule
 
 
 def unmet(method: Described, schedule: Schedule) -> tuple[str, str] | None:
     """(what the method needs and the schedule is not, the remedy) for the first need that is not met; else None."""
-    for name in traits_of(method).needs:
-        rule, remedy, holds = _NEEDS[name]
-        if not holds(schedule):
-            return rule, remedy
-    return None
+    return unmet_of(traits_of(method).needs, schedule)
 
 
 def refuse_unmet(method: Described, schedule: Schedule) -> None:
@@ -28,41 +18,3 @@ def refuse_unmet(method: Described, schedule: Schedule) -> None:
     missing = unmet(method, schedule)
     if missing is not None:
         raise UserError(f"{type(method).__name__} needs {missing[0]}; {missing[1]}")
-
-
-def _every(holds: Callable[[Any], bool]) -> Callable[[Schedule], bool]:
-    return lambda schedule: all(holds(schedule.matrix(t)) for t in schedule.rounds)
-
-
-def _is_tree(schedule: Schedule) -> bool:
-    edges = topologies.union(schedule).to_directed().edges  # weights alone may make the union directed
-    return len(edges) == 2 * (schedule.n - 1) and all((j, i) in edges for i, j in edges)
-
-
-_NEEDS: dict[Need, tuple[str, str, Callable[[Schedule], bool]]] = {
-    "rows": (
-        "rows of W that sum to 1",
-        "use push-sum or push-diging, or topology.weights = metropolis or uniform",
-        _every(topologies.is_row_stochastic),
-    ),
-    "columns": (
-        "columns of W that sum to 1, and on this graph these weights have others",
-        "use topology.weights = push",
-        _every(topologies.is_column_stochastic),
-    ),
-    "static": (
-        "the same W in every round",
-        "use a graph that does not change",
-        lambda schedule: schedule.period == 1,
-    ),
-    "symmetric": (
-        "a symmetric W",
-        "use an undirected graph with topology.weights = metropolis",
-        _every(topologies.is_symmetric),
-    ),
-    "tree": (
-        "a tree: undirected, connected, without a cycle",
-        "use topology.name = path, star or tree",
-        _is_tree,
-    ),
-}

@@ -36,8 +36,6 @@ from decentral.runtime.driver import Driver, Sent
 from decentral.runtime.staleness import histogram, staleness_columns
 from decentral.runtime.trace import Trace
 
-_SPANS = 100_000  # kept, the latest: what a trace file holds
-
 
 def check(run: AsynchronousRun, world: World) -> None:
     """Refuse what does not fit: ranks, graph, cluster, and what asynchronous workers cannot do."""
@@ -141,7 +139,6 @@ class Training:
 
     def _done(self, driver: Driver, number: int, mark: int) -> None:
         """A worker of this rank, or the controller, is in round ``mark``."""
-        del driver.trace.spans[:-_SPANS]
         if number == self.n:
             simulated_s = driver.now if self.world.ranks == 1 else None
             self._times[mark] = self.gathering.training_s, simulated_s

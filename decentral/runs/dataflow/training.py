@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -108,7 +109,7 @@ class Training:
         for worker in workers.values():
             worker.on_drained = functools.partial(self._set_lr, worker)
             self._set_lr(worker, -1)
-        phases = [self.order(t) for t in range(config.train.rounds)]
+        phases = (self.order(t) for t in range(config.train.rounds))
         active = config.dataflow.max_active_keys
         programs = {
             w: serve(worker, self._averages)
@@ -126,6 +127,7 @@ class Training:
             programs, self.host, world,
             cost=lambda w, _: self.plan.cost(workers[w]), link=lambda _: config.network.carry, done=done,
             timeout_s=config.dataflow.timeout_s,
+            most_spans=sys.maxsize,  # recorders count them, and take them out after each pass
         )  # fmt: skip
         found = [(recorder.spans, recorder.staleness()) for recorder in recorders.values()]
         everyone = [part for parts in world.agree(found) for part in parts]

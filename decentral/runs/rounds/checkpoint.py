@@ -16,10 +16,12 @@ from decentral.comm.links import Links
 from decentral.comm.world import World
 from decentral.errors import UserError
 from decentral.problems.objective import Objective
+from decentral.runs import sealed
 
 KEYS = (
     *("t", "wall_s", "loss_limit", "row", "clocks", "x", "state_tensors", "state_rest", "buffers", "ledger"),
     *("oracle", "threads", "links", "faults"),
+    *("run", "records"),  # added by the run's folder
 )
 
 
@@ -53,12 +55,8 @@ def state(
 
 def read(path: Path) -> dict[str, Any]:
     """A :func:`state` from its file, the tensors mapped from there. Raises UserError if it is anything else."""
-    try:
-        whole: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-        other = [key for key in KEYS if key not in whole]
-    except Exception as error:
-        raise UserError(f"{path} is no checkpoint, or damaged; delete it to start that run anew") from error
-    if other:
+    whole = sealed.load(path)
+    if [key for key in KEYS if key not in whole]:
         raise UserError(f"{path} is a checkpoint of another version; delete it to start that run anew")
     return whole
 

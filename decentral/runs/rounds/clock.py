@@ -74,16 +74,20 @@ class SimulatedTime:
         return trace
 
     def state(self) -> list[Any]:
-        """What a checkpoint keeps, after :meth:`catch_up`: on rank 0 only."""
+        """What a checkpoint keeps, after :meth:`catch_up`: on rank 0 only. The last part: spans, of a few workers."""
         if self.clocks is None:
             return []
-        return [times.tolist() for times in (self.clocks.time_s, self.clocks.compute_s, self.clocks.wait_s)]
+        times = [part.tolist() for part in (self.clocks.time_s, self.clocks.compute_s, self.clocks.wait_s)]
+        spans = [[t, kind, a[:LANES].tolist(), b[:LANES].tolist()] for t, kind, a, b in self.spans]
+        return [*times, spans]
 
     def restore(self, kept: Sequence[Any], t: int) -> None:
         """Go on after round t - 1 from what :meth:`state` gave."""
         if self.clocks is not None:
             self.clocks.round = t
-            self.clocks.time_s, self.clocks.compute_s, self.clocks.wait_s = map(np.array, kept)
+            self.clocks.time_s, self.clocks.compute_s, self.clocks.wait_s = map(np.array, kept[:3])
+            if self.traced:
+                self.spans = [(at, kind, np.array(a), np.array(b)) for at, kind, a, b in kept[3]]
 
     def _phases(self, t: int, traffic: Traffic) -> list[Phase]:
         assert self.gossip is not None

@@ -33,6 +33,7 @@ class RoundsRun(WholeModels):
     """
 
     there: ClassVar[str] = "no [stages]"
+    goes_on: ClassVar[bool] = True
 
     problem: Annotated[Any, Named(PROBLEMS)]
     topology: Topology

@@ -13,6 +13,7 @@ from decentral.network import Gossip, all_reduce_s
 from decentral.optimizers.rule import is_asked
 from decentral.rounds.compiled import CompiledMethod
 from decentral.rounds.ruled import refuse_second_rule
+from decentral.rounds.trials.contract import refuse_misfit
 from decentral.rounds.trials.messages import early_messages, messages_a_round
 from decentral.rounds.trials.needs import refuse_unmet
 from decentral.rounds.trials.stability import refuse_unstable
@@ -29,6 +30,7 @@ def check(run: RoundsRun, world: World) -> None:
     workers_a_rank(run.workers, world.ranks)
     refuse_rows(run, world.ranks, vectors_kept(run.algorithm))
     mixing, train = run.topology.mixing(), run.train
+    refuse_misfit(run.algorithm, getattr(torch, train.dtype))
     refuse_second_rule(run.algorithm, run.optimizer)
     if run.faults:
         refuse_faults(

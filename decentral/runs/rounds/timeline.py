@@ -28,9 +28,12 @@ ROUNDS = 8
 
 
 def middle(rounds: int, begun: int) -> range:
-    """The rounds to watch of so many; none in a run that goes on from a round after the first of them."""
+    """The rounds to watch of so many; in a run that goes on among them as many from there, and none after them."""
     first = max(0, rounds // 2 - ROUNDS // 2)
-    return range(first, min(first + ROUNDS, rounds)) if begun <= first else range(0)
+    if begun >= min(first + ROUNDS, rounds):
+        return range(0)
+    first = max(first, begun)
+    return range(first, min(first + ROUNDS, rounds))
 
 
 class Stopwatch:

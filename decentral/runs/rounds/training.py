@@ -12,12 +12,16 @@ import torch
 import topologies
 from decentral.comm.links import Links
 from decentral.optimizers.clipping import clipped
+from decentral.optimizers.rule import is_asked
 from decentral.problems.objective import Objective
 from decentral.rounds import absence
 from decentral.rounds.advance import advance
 from decentral.rounds.compiled import CompiledMethod
 from decentral.rounds.ruled import Ruled, ruled
+from decentral.rounds.trials.columns import cut_note, looks_across
 from decentral.rounds.trials.messages import early_messages
+from decentral.rounds.trials.momentum import momentum_twice, rule_has_momentum
+from decentral.runs import stopping
 from decentral.runs.computing import compute_time
 from decentral.runs.divergence import Losses, overflow
 from decentral.runs.journal import Journal, Outcome, Seen
@@ -59,11 +63,12 @@ class Training:
         method, self.weight_decay = ruled(config.algorithm, config.optimizer, config.train.weight_decay)
         self.state = method.init(self.x, self.comm)
         self.comm.faults = links_with(config.faults, config.algorithm, self.comm, self.x, config.seed)
+        self.whole = looks_across(method)
         self.method = CompiledMethod(method, self.comm) if config.train.compile else method
         self.simulated = self._clocks()
         self.t, self.wall_s, limit = 0, 0.0, float("inf")
         self.record_rounds = record_interval(config.train, ceil(self.objective.record_cost_rounds()))
-        notes = [*self.objective.notes, *_notes(self.comm.schedule)]
+        notes = [*self.objective.notes, *_notes(self.comm.schedule), *_method_notes(config, self.whole)]
         if config.faults:
             notes += fault_notes(config.algorithm, self.comm.schedule, config.faults)
         if kept:  # go on from a checkpoint
@@ -99,8 +104,17 @@ class Training:
         return SimulatedTime(config.network, compute, self.comm, config.seed, early, traced)
 
     def run(self) -> Outcome:
-        """All rounds that are left, with records and checkpoints."""
+        """All rounds that are left, with records and checkpoints.
+
+        A signal to end leaves a checkpoint of the round that was under way; on ranks, of the next one after which they
+        look at their losses together. Raises Stopped then.
+        """
+        with stopping.put_off():
+            return self._run()
+
+    def _run(self) -> Outcome:
         train, journal = self.config.train, self.journal
+        alone = self.world.ranks == 1
         if self.t == 0:
             self._record()
         began = time.perf_counter()
@@ -109,17 +123,19 @@ class Training:
             record = self.t % self.record_rounds == 0 or self.t == train.rounds
             keep = self.t % train.checkpoint_rounds == 0 and self.t < train.rounds
             watched = bool(self.watched) and self.t == self.watched.stop
-            if not (record or keep or watched or self.losses.full):
+            asked = stopping.asked()
+            if not (record or keep or watched or self.losses.full or (asked and alone)):
                 journal.moved(self.t)
                 continue
-            trouble = self.losses.trouble()  # waits for the device
+            trouble = self.losses.trouble(asked)  # waits for the device
             self.wall_s += time.perf_counter() - began
             if trouble or (record and (trouble := self._record())):
                 return journal.ended("diverged", trouble)
-            if keep:
-                self._keep()
             if watched and (trace := gathered_rounds(self.watch, self.world, self.comm.h)) is not None:
                 journal.leave("trace.json", trace.chrome())
+            if keep or (self.losses.asked and self.t < train.rounds):
+                self._keep()
+                stopping.stop_if(self.losses.asked)
             journal.moved(self.t)
             began = time.perf_counter()
         return self._end()
@@ -146,7 +162,15 @@ class Training:
         if self.config.train.clip_norm:
             gradient = clipped(gradient, self.config.train.clip_norm)
         self.x, self.state = advance(
-            self.method, self.x, self.state, gradient, self.comm, self.t, lr, self.weight_decay
+            self.method,
+            self.x,
+            self.state,
+            gradient,
+            self.comm,
+            self.t,
+            lr,
+            self.weight_decay,
+            whole=self.whole,
         )
         absence.put_back(still, self.x, self.state, buffers)
 
@@ -191,3 +215,10 @@ def _notes(mixing: topologies.Schedule) -> list[str]:
     if all(map(topologies.is_column_stochastic, matrices)):
         return []
     return ["the columns of the mixing matrix do not sum to one: gossip weighs some workers more than others"]
+
+
+def _method_notes(run: RoundsRun, whole: bool) -> list[str]:
+    notes = [cut_note(run.algorithm)] if whole else []
+    if is_asked(run.optimizer) and rule_has_momentum(run.optimizer):
+        notes.append(momentum_twice(run.algorithm, type(run.optimizer).__name__))
+    return [note for note in notes if note]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,4 @@ def absolute_paths(value: Any, base: Path, key: str = "") -> Any:
         or (key == "topology.weights" and value in topologies.WEIGHTS)
     ):
         return value
-    return str((base / value).resolve()) if value and _leads_somewhere(base / value) else value
-
-
-def _leads_somewhere(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # longer than a path can be, say
-        return False
+    return str((base / value).resolve()) if value and os.path.exists(base / value) else value

@@ -86,6 +86,16 @@ class Topology:
         make = named.constructors()[self.name]
         return from_table(make, self.parameters, "topology", self.name, n=self.workers)
 
+    def of_files(self) -> str:
+        """What its files hold, in words; "" where it is of none."""
+        built = self.build() if self.name in named.READERS else None
+        if isinstance(built, topologies.Schedule):
+            return f"{len(self.parameters['paths'])} graphs of {built.n} nodes each were read from topology.paths"
+        if built is None:
+            return ""
+        kind = "directed edges" if built.is_directed() else "edges"
+        return f"{self.parameters['path']} has {len(built)} nodes and {built.number_of_edges()} {kind}"
+
     def resolved(self) -> dict[str, Any]:
         """The table with its defaults written out."""
         weights = {"weights": self.weights} if self.weights else {}

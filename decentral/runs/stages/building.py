@@ -10,18 +10,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from scipy import sparse
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import topologies
 from decentral.errors import UserError
+from decentral.problems.capabilities import is_ours
+from decentral.problems.models.draws import Generators
 from decentral.rounds.ruled import ruled
 from decentral.runs.stages.samples import Samples
-from decentral.stages.cut import cut_at, cut_by_cost, cut_evenly
+from decentral.runtime.clock import VirtualClock
+from decentral.runtime.requests import StageError
+from decentral.stages.cut import check_ties, cut_at, cut_by_cost, cut_evenly
+from decentral.stages.drawing import begun
 from decentral.stages.heads.head_maker import head_maker
-from decentral.stages.layers import network_of
+from decentral.stages.layers import Network, network_of
 from decentral.stages.peers import Peers, PeerStage
 from decentral.stages.profile import layer_flops
 from decentral.stages.shapes import boundary_shapes
 from decentral.stages.stage import Stage
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     from decentral.algorithms.traits import Method
@@ -37,8 +44,10 @@ class Plan:
     def __init__(self, config: StageRun, device: torch.device) -> None:
         self.config, self.device = config, device
         self.samples = Samples(config, device)
+        self.generators = Generators(self.samples.objective.draws, device)
         self.network = network_of(self.samples.objective.evaluation.module)
-        self.shapes = boundary_shapes(self.network, self.samples.example)
+        self.spare = _copied(self.network)  # what passes leave in its buffers is in no stage's
+        self.shapes = boundary_shapes(self.spare, self.samples.example)
         self.make_head = head_maker(
             self.shapes,
             self.samples.example.shape,
@@ -47,6 +56,7 @@ class Plan:
             config.stages.heads,
         )
         self.spans = self._cut()
+        check_ties(self.network, self.spans)
         try:
             config.program.check(self.spans, self.network.layers)
         except ValueError as error:
@@ -54,6 +64,17 @@ class Plan:
         if name := config.program.local_head:
             for layer in range(len(self.shapes) - 1):
                 self.head(name, layer)
+
+    def rehearse(self) -> None:
+        """Run two steps of the program, where the model is a user's. Raises UserError for what fails in parts."""
+        if is_ours(self.config.problem):
+            return
+        programs = {s.index: begun(self.config.program, s, self.generators) for s in self.trial(2)}
+        try:
+            # as they are profiled
+            VirtualClock(programs, lambda *_: 1.0, around=lambda *_: FlopCounterMode(display=False)).run()
+        except StageError as error:
+            raise UserError(f"the network, cut into {len(self.spans)} stages: {error}") from error
 
     def trial(self, steps: int) -> list[Stage]:
         """All stages of worker 0 as if it were alone, with the learning rate 0: to find out what a program costs."""
@@ -114,5 +135,22 @@ class Plan:
         if wish.cut == "even":
             return cut_evenly(depth, wish.count)
         return cut_by_cost(
-            layer_flops(list(self.network.layers), self.samples.objective.train_x[:2]), wish.count
+            layer_flops(list(self.spare.layers), self.samples.objective.train_x[:2]), wish.count
         )
+
+
+def _copied(network: Network) -> Network:
+    """A copy, as each worker has one. Raises UserError where torch cannot copy it, or all of it."""
+    hooked = [p for p in network.modules().parameters() if p._backward_hooks or p._post_accumulate_grad_hooks]
+    if hooked:
+        raise UserError(
+            f"a parameter of shape {tuple(hooked[0].shape)} has hooks, which copies for stages would not have; hook "
+            "modules instead, or train it without [stages]"
+        )
+    try:
+        return copy.deepcopy(network)
+    except Exception as error:
+        raise UserError(
+            f"the network cannot be copied, as stages must be ({type(error).__name__}: {shown(str(error))}); compute "
+            "weights from others by torch.nn.utils.parametrizations, or train it without [stages]"
+        ) from error

@@ -15,7 +15,11 @@ from decentral.algorithms.traits import traits_of
 from decentral.comm.local import LocalComm
 from decentral.comm.world import World
 from decentral.errors import UserError
-from decentral.rounds.ruled import refuse_second_rule
+from decentral.optimizers.rule import is_asked
+from decentral.rounds.ruled import refuse_second_rule, ruled
+from decentral.rounds.trials.columns import looks_across_layers
+from decentral.rounds.trials.contract import refuse_misfit
+from decentral.rounds.trials.momentum import momentum_twice, rule_has_momentum
 from decentral.rounds.trials.needs import refuse_unmet
 from decentral.runs.divergence import overflow
 from decentral.runs.gathering import Gathering
@@ -29,9 +33,10 @@ from decentral.runs.stages.config import StageRun
 from decentral.runs.stages.snapshots import Assembly, Observer, Snapshot
 from decentral.runtime.drive import clock_of, drive
 from decentral.runtime.driver import Driver
-from decentral.runtime.requests import NonFiniteError, StageError
+from decentral.runtime.requests import NonFiniteError, Program, StageError
 from decentral.runtime.staleness import histogram, staleness_columns
 from decentral.runtime.trace import Trace
+from decentral.stages.drawing import begun
 from decentral.stages.profile import cost_table, profile
 
 
@@ -40,13 +45,20 @@ def check(run: StageRun, world: World) -> None:
     _hosts(run, world)
     refuse_rows(run, 1)  # rank 0 has all workers' models when it measures
     if run.topology is not None and run.algorithm is not None:
+        refuse_misfit(run.algorithm, getattr(torch, run.train.dtype))
         refuse_unmet(run.algorithm, run.topology.mixing())
         refuse_second_rule(run.algorithm, run.optimizer)
         if traits_of(run.algorithm).whole:
             raise UserError(
                 f"{type(run.algorithm).__name__} looks at whole models and a stage holds a part; use another method"
             )
-    Plan(run, torch.device("cpu"))
+        method, _ = ruled(run.algorithm, run.optimizer, run.train.weight_decay)
+        if run.stages.count > 1 and looks_across_layers(method):
+            raise UserError(
+                f"{type(run.algorithm).__name__} looks across the columns of a model, and a stage has a part of them "
+                "and does not wait for the others; use stages.count = 1, or a method that acts alike on every column"
+            )
+    Plan(run, torch.device("cpu")).rehearse()
 
 
 def execute(run: StageRun, here: Here, journal: Journal, kept: Mapping[str, Any] | None) -> Outcome:
@@ -66,7 +78,7 @@ class Training:
         world = here.world
         self.plan = Plan(config, here.device)
         self.host = _hosts(config, world)
-        self.profile = world.from_root(lambda: profile(config.program, self.plan.trial))
+        self.profile = world.from_root(lambda: profile(config.program, self.plan.trial, self.plan.generators))
         self.costs = cost_table(self.profile, config.stages.costs, config.stages.flops_per_s)
         mine = [k for k, rank in enumerate(self.host) if rank == world.rank]
         topology = config.topology
@@ -83,7 +95,8 @@ class Training:
         self.gathering = Gathering(world, len(self.host), self._record)
         self._steps = {stage.number: 0 for stage in self.stages}  # done by each stage of this rank
         cut = [[span.start, span.stop] for span in self.plan.spans]
-        journal.begin({"cut": cut, "hosts": self.host, "clock": clock_of(world)}, [])
+        notes = [*self.objective.notes, *_notes(config)]
+        journal.begin({"cut": cut, "hosts": self.host, "clock": clock_of(world)}, notes)
 
     def run(self) -> Outcome:
         """All steps, with records."""
@@ -92,7 +105,7 @@ class Training:
         self.gathering.begin()
         try:
             trace = drive(
-                {s.number: config.program.run(s) for s in self.stages}, self.host, world,
+                self._programs(), self.host, world,
                 cost=self._cost, link=lambda _: config.network.carry, done=self._done,
                 timeout_s=config.stages.timeout_s,
             )  # fmt: skip
@@ -110,6 +123,10 @@ class Training:
         trouble = world.from_root(lambda: self.trouble)
         status = "diverged" if trouble else "finished"
         return self.journal.ended(status, trouble, self._final(staleness))
+
+    def _programs(self) -> dict[int, Program]:
+        program, generators = self.config.program, self.plan.generators
+        return {s.number: begun(program, s, generators, self.config.seed) for s in self.stages}
 
     def _check_done(self) -> None:
         """All programs have ended: refuse one that never said so of its steps, whose records would be waited for."""
@@ -132,6 +149,7 @@ class Training:
             self.gathering.hand_over(t, stage, self.observers[stage].snapshot(t, driver))
         elif self.world.rank == 0:
             self.gathering.collect()
+        self.observers[stage].stage.losses.pop(t, None)  # nobody asks for it again
         self._steps[stage] = t + 1
         self.journal.moved(min(self._steps.values()))
 
@@ -146,8 +164,7 @@ class Training:
         if not finite(values):
             self.trouble = self.trouble or overflow(done, x, self.comm)
             return
-        batch = self.plan.samples.batch
-        cosines = [self.assembly.cosines(own, *batch(i, t)) for i, own in enumerate(workers)]
+        cosines = [self._cosines(own, i, t) for i, own in enumerate(workers)]
         of_layer = [_mean(per_worker) for per_worker in zip(*cosines, strict=True)]
         more = {
             "batch_loss": _mean([s.loss for s in parts if s.loss is not None]),
@@ -160,6 +177,12 @@ class Training:
             {**values, **more},
             {f"gradient_cosine_{i}": cosine for i, cosine in enumerate(of_layer)},
         )
+
+    def _cosines(self, own: Sequence[Snapshot], worker: int, t: int) -> list[float]:
+        generators = self.plan.generators
+        with generators.kept():
+            generators.seed(self.config.seed, "model", worker, t)
+            return self.assembly.cosines(own, *self.plan.samples.batch(worker, t))
 
     def _seen(self, done: int, workers: Sequence[Sequence[Snapshot]]) -> Seen:
         """A worker has sent what its stages have, to each other too."""
@@ -224,3 +247,10 @@ def _mean(values: Sequence[float]) -> float:
     """Of those that are known; NaN if none is."""
     known = [v for v in values if not math.isnan(v)]
     return sum(known) / len(known) if known else float("nan")
+
+
+def _notes(run: StageRun) -> list[str]:
+    if run.algorithm is None or not is_asked(run.optimizer) or not rule_has_momentum(run.optimizer):
+        return []
+    note = momentum_twice(run.algorithm, type(run.optimizer).__name__)
+    return [note] if note else []

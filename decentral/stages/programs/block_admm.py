@@ -22,6 +22,7 @@ from decentral.stages.programs.penalty import (
     loss_gradient,
 )
 from decentral.stages.stage import Pass, Stage
+from topologies.settings import plain_settings
 
 LAST = 10
 """What parts stand for is found in the last 1 / LAST of the steps, rounded up."""
@@ -69,6 +70,7 @@ class BlockADMM(StageProgram):
     sweeps: int = 10
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         check_positive(self, "beta", "zeta", "inner", "sweeps")
         check_setting(self.setting)
         if self.factors < 0:

@@ -11,6 +11,7 @@ from decentral.runtime import Compute, Done, Program, RecvAny, Send
 from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import ACTIVATIONS
 from decentral.stages.stage import Stage
+from topologies.settings import plain_settings
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Decoupled(StageProgram):
     reuse: int = 4
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         if self.buffer < 1:
             raise ValueError(f"buffer = {self.buffer} must be at least 1 batch")
         if self.reuse < 1:

@@ -8,6 +8,7 @@ from decentral.runtime import Program
 from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import check_parts, pipelined
 from decentral.stages.stage import Stage
+from topologies.settings import plain_settings
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class GPipe(StageProgram):
     micro_batches: int = 4
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         check_parts(self.micro_batches)
 
     def run(self, stage: Stage) -> Program:

@@ -13,6 +13,7 @@ from decentral.runtime import Compute, Done, Program, Recv, Send
 from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import ACTIVATIONS, GRADIENTS
 from decentral.stages.stage import Pass, Stage
+from topologies.settings import plain_settings
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Interlocking(StageProgram):
     head: str = "linear"
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         if self.window < 1:
             raise ValueError(f"window = {self.window} must be at least 1 stage")
 

@@ -11,6 +11,7 @@ from decentral.runtime import Compute, Done, Program, Recv, Send
 from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import ACTIVATIONS
 from decentral.stages.stage import Stage
+from topologies.settings import plain_settings
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class LastLayers(StageProgram):
     trained: int = 1
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         if self.trained < 1:
             raise ValueError(f"trained = {self.trained} must be at least 1, the head")
 

@@ -13,7 +13,7 @@ from decentral.stages.lending import Lending
 from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import ACTIVATIONS, backprop_step
 from decentral.stages.stage import Stage
-from topologies.wording import shown
+from topologies.settings import plain_settings
 
 KINDS = ("greedy", "chunked", "overlapping")
 
@@ -44,8 +44,9 @@ class Local(StageProgram):
     global_every: int = 0
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         if self.blocks not in KINDS:
-            raise ValueError(f"blocks = {shown(self.blocks)} must be one of {', '.join(KINDS)}")
+            raise ValueError(f"blocks = {self.blocks!r} must be one of {', '.join(KINDS)}")
         for name in ("size", "window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1 layer")

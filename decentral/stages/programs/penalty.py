@@ -18,7 +18,7 @@ from decentral.stages.down_sampling import pooled, repeated
 from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import ACTIVATIONS, GRADIENTS, backprop_step
 from decentral.stages.stage import Pass, Stage
-from topologies.wording import shown
+from topologies.settings import plain_settings
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Penalty(StageProgram):
     down_sample: int = 1
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         check_positive(self, "beta", "eta")
         check_setting(self.setting)
         if self.serial_every < 0:
@@ -180,4 +181,4 @@ def check_positive(program: object, *names: str) -> None:
 def check_setting(setting: str) -> None:
     """Refuse a setting that is neither "online" nor "batch"."""
     if setting not in ("online", "batch"):
-        raise ValueError(f"setting = {shown(setting)} must be 'online' or 'batch'")
+        raise ValueError(f"setting = {setting!r} must be 'online' or 'batch'")

@@ -17,7 +17,7 @@ from decentral.stages.programs.stale_weights import (
     StashedWeights,
 )
 from decentral.stages.stage import Stage
-from topologies.wording import shown
+from topologies.settings import plain_settings
 
 Correction = Literal["none", "stashing", "pipemare", "nesterov"]
 
@@ -64,9 +64,10 @@ class StalePipeline(StageProgram):
     max_momentum: float = 0.99
 
     def __post_init__(self) -> None:
+        plain_settings(self)
         if self.correction not in get_args(Correction):
             raise ValueError(
-                f"correction = {shown(self.correction)} must be one of {', '.join(get_args(Correction))}"
+                f"correction = {self.correction!r} must be one of {', '.join(get_args(Correction))}"
             )
         if self.in_flight < 0:
             raise ValueError(f"in_flight = {self.in_flight} must not be negative; 0 is K - k on stage k of K")

@@ -16,8 +16,8 @@ from scipy import sparse
 
 from topologies.checks import as_csr
 from topologies.deferred import Deferred
+from topologies.edge_colouring import matchings
 from topologies.graphs import require_workers
-from topologies.matchings import matchings
 from topologies.named_graphs import TOPOLOGIES
 from topologies.schedules import Schedule
 from topologies.streams import stream
