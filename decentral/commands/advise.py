@@ -24,6 +24,7 @@ from decentral.network.all_reduce import all_reduce_s, host_size
 from decentral.network.cluster import Cluster, round_s
 from decentral.network.collectives import COLLECTIVES, mean_bytes_sent
 from topologies import Schedule, named
+from topologies.graphs import MOST_WORKERS
 
 GRAPHS = (
     "ring", "torus", "hypercube", "tree", "exponential", "one-peer-exponential", "one-peer-hypercube", "base-k",
@@ -102,6 +103,8 @@ def advise(cluster: Cluster, model_bytes: float, compute_s: float) -> Advice:
     """
     if cluster.n < 2:
         raise UserError("one worker has nobody to talk to; advise needs a cluster of at least two workers")
+    if cluster.n > MOST_WORKERS:
+        raise UserError(f"workers = {cluster.n} is more than {MOST_WORKERS:,}; describe a smaller cluster")
     if not 0 < model_bytes <= LARGEST:
         raise UserError(
             f"model_bytes = {model_bytes:g} must be a positive number of bytes, {LARGEST:g} at most"

@@ -21,6 +21,7 @@ from decentral.problems.data import SOURCES, partial
 from decentral.report.kinds import KINDS
 from decentral.tables import schema
 from topologies import named
+from topologies.wording import shown
 
 COMPATIBILITY = "compatibility"
 IMPORTING_TORCH = {
@@ -60,7 +61,7 @@ def print_catalogue(what: str | None) -> None:
         kinds[what] = pkgutil.resolve_name(IMPORTING_TORCH[what])
     if what is not None and what not in kinds:
         raise UserError(
-            f"there is no list of {what!r}; {nearest(what, [*kinds, *IMPORTING_TORCH, COMPATIBILITY])}"
+            f"there is no list of {shown(what)}; {nearest(what, [*kinds, *IMPORTING_TORCH, COMPATIBILITY])}"
         )
     console = Console()
     for kind in [what] if what else kinds:

@@ -17,6 +17,7 @@ import topologies
 from decentral.errors import UserError, nearest
 from decentral.report.graph_drawing import draw, draw_graph
 from topologies import Schedule, named
+from topologies.wording import shown
 
 __all__ = ["build", "describe", "draw", "draw_graph", "print_table", "report"]
 
@@ -62,7 +63,7 @@ def build(
             if isinstance(graph, Schedule):
                 if weights != "metropolis":
                     raise UserError(
-                        f"{name} has its own weights ({weights!r} was asked for); leave out the rule"
+                        f"{name} has its own weights ({shown(weights)} was asked for); leave out the rule"
                     )
                 return topologies.union(graph, name), graph
         elif os.path.splitext(name)[1] or os.sep in name:
@@ -70,12 +71,12 @@ def build(
             graph = topologies.read_graph(name, **given)
         else:
             raise UserError(
-                f"unknown topology {name!r}; {nearest(name, constructors)} (or give a graph's file)"
+                f"unknown topology {shown(name)}; {nearest(name, constructors)} (or give a graph's file)"
             )
         if n is not None and n != len(graph):
             raise UserError(f"{name} has {len(graph)} workers, not {n}; leave out n or give {len(graph)}")
         if not os.path.splitext(weights)[1] and weights not in topologies.WEIGHTS:
-            raise UserError(f"unknown weights {weights!r}; {nearest(weights, topologies.WEIGHTS)}")
+            raise UserError(f"unknown weights {shown(weights)}; {nearest(weights, topologies.WEIGHTS)}")
         return graph, topologies.mixing_matrix(graph, weights)
     except UserError:
         raise
@@ -163,8 +164,8 @@ def _call(name: str, constructor: Callable[..., Any], n: int | None, given: dict
     _check_names(name, given, valid)
     try:
         return constructor(n, **given)
-    except TypeError:
-        values = ", ".join(f"{key} = {value!r}" for key, value in given.items())
+    except (TypeError, ArithmeticError):
+        values = ", ".join(f"{key} = {shown(value)}" for key, value in given.items())
         raise UserError(f"{name} cannot take {values}; give numbers") from None
 
 
@@ -172,7 +173,7 @@ def _check_names(name: str, given: Mapping[str, Any], valid: list[str]) -> None:
     for key in given:
         if key not in valid:
             remedy = nearest(key, valid) if valid else "it has none"
-            raise UserError(f"{name} has no parameter {key!r}; {remedy}")
+            raise UserError(f"{name} has no parameter {shown(key)}; {remedy}")
 
 
 def _shown(value: Any) -> str:

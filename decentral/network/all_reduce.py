@@ -8,6 +8,7 @@ from typing import Any
 from decentral.errors import UserError, nearest
 from decentral.network.cluster import Cluster, Link
 from decentral.network.collectives import COLLECTIVES
+from topologies.wording import shown
 
 
 def all_reduce_s(name: str, cluster: Cluster, message_bytes: float) -> float:
@@ -17,7 +18,7 @@ def all_reduce_s(name: str, cluster: Cluster, message_bytes: float) -> float:
     not equal groups of consecutive workers, or of one.
     """
     if name not in COLLECTIVES:
-        raise UserError(f"all_reduce = {name!r} is not known; {nearest(name, COLLECTIVES)}")
+        raise UserError(f"all_reduce = {shown(name)} is not known; {nearest(name, COLLECTIVES)}")
     link, more = slowest_link(cluster), dict[str, Any]()
     if name == "hierarchical":
         size = host_size(cluster)

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from decentral.errors import UserError, nearest
 from topologies.checks import as_csr
+from topologies.wording import shown
 
 PORTS = ("one", "multi", "shared")
 """What a worker's network card may be."""
@@ -75,7 +76,7 @@ class Cluster:
         if len(self.hosts) != self.n:
             raise UserError(f"hosts of {len(self.hosts)} workers for {self.n}; give each worker its host")
         if self.ports not in PORTS:
-            raise UserError(f"ports = {self.ports!r} is not known; {nearest(str(self.ports), PORTS)}")
+            raise UserError(f"ports = {shown(self.ports)} is not known; {nearest(str(self.ports), PORTS)}")
 
     @classmethod
     def uniform(

@@ -115,8 +115,10 @@ def _check_choices(where: str, spec: FigureSpec, has_x: bool) -> None:
         raise UserError(
             f"{where}: kind = {shown(spec.kind)} needs x, a swept field such as 'train.lr' or a final column"
         )
-    if not re.fullmatch(r"[\w][\w.+-]*", spec.stem) or len(spec.stem.encode()) > _LONGEST_STEM:
+    if spec.name and (
+        not re.fullmatch(r"[\w][\w.+-]*", spec.name) or len(spec.name.encode()) > _LONGEST_STEM
+    ):
         raise UserError(
-            f"{where}: name = {shown(spec.stem)} must be a file name of letters, digits, '-', '_' or '.', "
+            f"{where}: name = {shown(spec.name)} must be a file name of letters, digits, '-', '_' or '.', "
             f"{_LONGEST_STEM} at the most"
         )

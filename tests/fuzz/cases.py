@@ -26,7 +26,6 @@ def _toml(random):
     return Case(["run", "x.toml", "--out", "out"], {"x.toml": tomls.mutant(random)})
 
 
-_DRAWN = 5  # one run in so many has its figures drawn, which takes most of its time
 KINDS = {
     "toml": _toml,
     "graphs": lambda random: Case(*graphs.command_and_files(random)),
@@ -36,12 +35,15 @@ KINDS = {
 """Kind of input -> from a source of random numbers to a case."""
 
 
-def try_one(kind, seed, number, folder):
-    """Case ``number`` of a kind: itself, the answer it gets in the empty ``folder``, and that answer's fault."""
+def try_one(kind, seed, number, folder, drawn=None):
+    """Case ``number`` of a kind: itself, the answer it gets in the empty ``folder``, and that answer's fault.
+
+    ``drawn``: with figures, which take most of a run's time; without a word every fifth has them.
+    """
     case = KINDS[kind](random.Random(f"{seed} {kind} {number}"))
     case.write(folder)
     before = _files(folder)
-    answer = forks.ask(case.arguments, folder, drawn=number % _DRAWN == 0)
+    answer = forks.ask(case.arguments, folder, drawn=number % 5 == 0 if drawn is None else drawn)
     return case, answer, fault_of(answer, before, _files(folder), "--resume" in case.arguments)
 
 

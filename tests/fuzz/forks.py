@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def ask(arguments, folder, limit_s=LIMIT_S, drawn=True):
     """``decentral arguments``, standing in ``folder``; unless ``drawn``, runs end without table and figures."""
     began = time.monotonic()
     said = [Path(folder) / ".out", Path(folder) / ".err"]
+    for path in said:
+        path.write_bytes(b"")
     child = os.fork()
     if child == 0:
         _be(arguments, folder, said, drawn)
@@ -71,7 +74,7 @@ def _be(arguments, folder, said, drawn):
     try:
         os.setpgid(0, 0)
         for number, path in enumerate(said, 1):
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            file = os.open(path, os.O_WRONLY)
             os.dup2(file, number)
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -79,6 +82,9 @@ def _be(arguments, folder, said, drawn):
         most = _address_space() + A_RUN + OVER_A_RUN
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        warnings.resetwarnings()  # as a user's Python has them, and not as a test has
+        for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)
         sys.argv = ["decentral", *arguments]
         from decentral.cli import main
         from decentral.runs import run

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from decentral.errors import UserError, nearest
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     from decentral.problems.data.babi import Deductions
@@ -178,6 +179,6 @@ def partial(name: str, data_root: str | None = None) -> str:
 def _load(what: str, name: str, data_root: str | None) -> Any:
     sources = SOURCES[what]
     if name not in sources:
-        raise UserError(f"unknown {what} {name!r}; {nearest(name, sources)}")
+        raise UserError(f"unknown {what} {shown(name)}; {nearest(name, sources)}")
     given = data_root or os.environ.get("DECENTRAL_DATA")
     return pkgutil.resolve_name(sources[name].loader)(Path(given).expanduser() if given else None)

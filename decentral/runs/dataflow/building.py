@@ -25,6 +25,7 @@ from decentral.dataflow.worker import Worker
 from decentral.errors import UserError
 from decentral.runs.place import place_of
 from decentral.runtime.clock import VirtualClock
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     from decentral.runs.dataflow.config import DataflowRun
@@ -56,7 +57,7 @@ class Plan:
             unknown = [] if isinstance(given, str) else [name for name in given if name not in names]
             if unknown:
                 raise UserError(
-                    f"dataflow.{key}: there is no node {unknown[0]!r}; there are {', '.join(names)}"
+                    f"dataflow.{key}: there is no node {shown(unknown[0])}; there are {', '.join(names)}"
                 )
         self.flops: dict[tuple[str, str], float] = {}
         self.place: dict[str, int] = {}

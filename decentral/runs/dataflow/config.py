@@ -10,7 +10,7 @@ from decentral.dataflow.models import NODE_MODELS
 from decentral.errors import UserError
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
-from decentral.problems.capabilities import Trainable
+from decentral.problems.capabilities import Measured, Trainable
 from decentral.runs.kind import OF_ALL, OF_STALENESS, Columns, Named, Run, Table, choices_of, name_of
 from decentral.runs.sections.dataflow import Dataflow
 from decentral.runs.sections.names import OPTIMIZERS, PROBLEMS, SCHEDULES
@@ -34,7 +34,10 @@ class DataflowRun(Run):
 
     def columns(self, ranks: int) -> Columns:
         """See :class:`Run`."""
+        problem, train = self.problem, self.train
         found = [*OF_ALL, "epoch", "samples", "train_loss", "train_accuracy", "test_loss", "test_accuracy"]
+        if isinstance(problem, Measured):
+            found = [*OF_ALL, *problem.columns(self.workers, train.weight_decay)]
         found += ["batch_loss", "batch_accuracy", "instances_per_s"]
         if self.dataflow.runtime == "messages":
             found += ["occupancy", "updates", *OF_STALENESS, *(["simulated_s"] if ranks == 1 else [])]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from decentral.algorithms.traits import Described, traits_of
 from decentral.errors import UserError
 from decentral.tables import fields_of, from_table, pop_name, schema
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     from decentral.comm.compression import Compressor
@@ -42,7 +43,7 @@ class Compression:
         chosen = from_table(LINKS[name], table, "compression", name)
         keys = {key: table.get(key, default) for key, (_, default) in schema(LINKS[name], {}).items()}
         if not isinstance(feedback, bool | None):
-            raise UserError(f"compression.error_feedback = {feedback!r} should be true or false")
+            raise UserError(f"compression.error_feedback = {shown(feedback)} should be true or false")
         if feedback is None:
             feedback = (
                 traits_of(algorithm).sends == "gradients" and not chosen.unbiased and not chosen.keeps_residue

@@ -58,13 +58,17 @@ class Faults:
             workers = getattr(self, name)
             object.__setattr__(self, name, tuple(workers))
             if len(set(workers)) < len(workers):
-                raise UserError(f"faults.{name} = {list(workers)} names a worker twice; name each once")
+                raise UserError(
+                    f"faults.{name} = {shown(list(workers))} names a worker twice; name each once"
+                )
             if workers and getattr(self, needed) is None:
-                raise UserError(f"faults.{name} = {list(workers)} without faults.{needed}; add that key")
+                raise UserError(
+                    f"faults.{name} = {shown(list(workers))} without faults.{needed}; add that key"
+                )
             for key in (needed, other):
                 if not workers and getattr(self, key) is not None:
                     raise UserError(
-                        f"faults.{key} = {getattr(self, key)} is for faults.{name}, and it names none"
+                        f"faults.{key} = {shown(getattr(self, key))} is for faults.{name}, and it names none"
                     )
         if self.leave_round is not None and self.leave_round < 0:
             raise UserError(f"faults.leave_round = {self.leave_round} must be at least 0, the first round")

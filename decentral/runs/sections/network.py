@@ -13,6 +13,7 @@ from decentral.network.cluster import Link
 from decentral.network.cluster_file import cluster_of_table, read_calibrated
 from decentral.network.measured import Calibrated
 from decentral.tables import fields_of, from_table, pop_name
+from topologies.wording import shown
 
 _FILE_ONLY = ("latency_s", "bandwidth_bytes_s", "ports", "hosts")
 WITHOUT_CLUSTER = tuple(
@@ -172,7 +173,7 @@ def _calibrated(links: Mapping[str, Any], workers: int) -> Calibrated:
         more = next((key for key in _FILE_ONLY if key in links), None)
         if more is not None:
             raise UserError(
-                f"network.{more} = {links[more]!r} beside network.cluster; the file says it: remove one"
+                f"network.{more} = {shown(links[more])} beside network.cluster; the file says it: remove one"
             )
         try:
             return read_calibrated(Path(links["cluster"]), workers)

@@ -12,6 +12,7 @@ from decentral.stages.heads import HEADS
 from decentral.stages.heads.local_head import LocalHead, make_head
 from decentral.stages.heads.local_losses import LOSSES, make_loss
 from topologies.streams import stream_key
+from topologies.wording import shown
 
 
 def head_maker(
@@ -34,7 +35,7 @@ def head_maker(
     unknown = [name for name in tables if name not in HEADS and name not in LOSSES]
     if unknown:
         raise UserError(
-            f"unknown local head or loss {unknown[0]!r}; {nearest(unknown[0], [*HEADS, *LOSSES])}"
+            f"unknown local head or loss {shown(unknown[0])}; {nearest(unknown[0], [*HEADS, *LOSSES])}"
         )
 
     def make(name: str, layer: int) -> LocalHead:

@@ -11,6 +11,7 @@ from decentral.stages.heads import HEADS
 from decentral.stages.heads.classifiers import Shape, refusal
 from decentral.stages.heads.local_losses import CrossEntropy, Inputs
 from decentral.tables import from_table
+from topologies.wording import shown
 
 
 class LocalHead(nn.Module):
@@ -44,7 +45,7 @@ def make_head(
     Raises UserError for an unknown name, for a shape that the head cannot take, and for unknown or wrong parameters.
     """
     if name not in HEADS:
-        raise UserError(f"unknown local head {name!r}; {nearest(name, HEADS)}")
+        raise UserError(f"unknown local head {shown(name)}; {nearest(name, HEADS)}")
     if not 1 <= len(shape) <= 3 or min(shape) < 1:
         needs = "(features,), (tokens, features) or (channels, height, width)"
         raise UserError(refusal(name, needs, shape, "another cut"))

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from decentral.errors import UserError, nearest
 from decentral.tables import from_table
+from topologies.wording import shown
 
 Inputs = Callable[[], Tensor]
 
@@ -162,7 +163,7 @@ def make_loss(
     Raises UserError for an unknown name, for a shape that the loss cannot take, and for unknown or wrong parameters.
     """
     if name not in LOSSES:
-        raise UserError(f"unknown local loss {name!r}; {nearest(name, LOSSES)}")
+        raise UserError(f"unknown local loss {shown(name)}; {nearest(name, LOSSES)}")
     given = {"shape": tuple(shape), "classes": classes, "input_shape": tuple(input_shape)}
     return (
         from_table(LOSSES[name], parameters, "loss", name, **given) if parameters else LOSSES[name](**given)
@@ -171,6 +172,6 @@ def make_loss(
 
 def _refusal(name: str, needs: str, shape: Sequence[int]) -> str:
     return (
-        f"local loss {name!r} needs {needs} and the boundary has shape {tuple(shape)}; use 'cross-entropy' or "
+        f"local loss {shown(name)} needs {needs} and the boundary has shape {tuple(shape)}; use 'cross-entropy' or "
         "cut elsewhere"
     )
