@@ -6,7 +6,6 @@ import gc
 import importlib
 import os
 import sys
-import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -16,6 +15,7 @@ import click
 from decentral import disk
 from decentral.allocator import keep_freed_memory
 from decentral.commands import terminal
+from decentral.commands.library_warnings import keep_back_warnings
 from decentral.errors import UserError
 from decentral.report.matplotlibrc import refuse_unreadable
 from decentral.runs import stopping
@@ -245,7 +245,7 @@ def doctor(as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: mistakes of the user are one line on standard error and exit code 2."""
-    _keep_warnings_back()
+    keep_back_warnings()
     os.environ["MPLBACKEND"] = "agg"  # figures are files, whatever else was asked for
     try:
         with terminal.guarded(), stopping.listening():
@@ -278,30 +278,6 @@ def _ending(error: BaseException) -> Ending:
     if found is None:
         raise error
     return found
-
-
-def _keep_warnings_back() -> None:
-    """What libraries warn of is said in words of our own or means nothing here; a user's own modules may warn.
-
-    Where somebody has asked for warnings, or made them errors as tests do, they come.
-    """
-    if sys.warnoptions or any(action == "error" for action, *_ in warnings.filters):
-        return
-    for package in ("decentral", "topologies", *_LIBRARIES):
-        warnings.filterwarnings("ignore", module=rf"{package}(\.|$)")
-
-
-_LIBRARIES = (
-    "matplotlib",
-    "networkx",
-    "numpy",
-    "scipy",
-    "sklearn",
-    "torch",
-    "functorch",
-    "cvxpy",
-    "tensorboard",
-)
 
 
 def _fail(text: str, code: int) -> NoReturn:
