@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from decentral.comm.layout import Layout
 from decentral.errors import UserError
+from decentral.problems.models.difference import difference
 from decentral.problems.models.draws import GENERATORS, Generators
 from decentral.problems.models.observed import Observed, observed
 from decentral.problems.models.worker_state import has_rows, stacked_buffers, standing_for
@@ -172,7 +173,7 @@ class Trial:
     def _differs(
         self, oracle: LoopOracle | BatchedOracle, rows: dict[str, Tensor], t: int, rtol: float
     ) -> str:
-        """Of round t, what is not as in plain torch: "parameters", "losses", "gradients", "buffers", or ""."""
+        """What of round t is not as in plain torch, or ""; ``rows``: the oracle's buffers."""
         inputs, labels = (list(part) for part in zip(*self.batches, strict=True))
         x = torch.stack([self.point(worker, t) for worker in range(2)])
         if len(inputs[0]) == len(inputs[1]):
@@ -181,34 +182,11 @@ class Trial:
             losses, blocks = oracle.gradient(x, inputs, labels, t)
         g = torch.cat([block for _, block in blocks], dim=1)
         for worker in range(2):
-            plain, own = self.plain[2 * t + worker], self.layout.views(g[worker])
-            left = self.layout.views(x[worker])
-            floor = 1e-6 * max(_largest(each) for each in plain.gradients.values())
-            now = plain.parameters
-            if not all(name in now and _close(left[name], now[name], rtol) for name in left):
-                return "parameters"
-            if not _close(losses[worker], plain.loss, rtol):
-                return "losses"
-            if not all(_close(own[name], plain.gradients[name], rtol, floor) for name in own):
-                return "gradients"
-            if not all(_close(rows[name][worker], plain.buffers[name], rtol) for name in rows):
-                return "buffers"
+            own, left = self.layout.views(g[worker]), self.layout.views(x[worker])
+            kept = {name: row[worker] for name, row in rows.items()}
+            if other := difference(self.plain[2 * t + worker], losses[worker], own, left, kept, rtol):
+                return other
         return ""
-
-
-def _close(found: Tensor, right: Tensor, rtol: float, floor: float = 1e-12) -> bool:
-    """Within ``rtol`` of the largest entry; integers are equal, and what is not finite is so at the same places."""
-    if not (right.is_floating_point() or right.is_complex()):
-        return torch.equal(found, right)
-    atol = rtol * _largest(right) + floor
-    return torch.allclose(found, right.to(found.dtype), rtol=0, atol=atol, equal_nan=True)
-
-
-def _largest(x: Tensor) -> float:
-    """The largest finite absolute value; 0 of none."""
-    sizes = x.abs()
-    sizes = sizes[sizes.isfinite()]
-    return float(sizes.max()) if sizes.numel() else 0.0
 
 
 def _numbers_of(module: nn.Module) -> dict[str, object]:
