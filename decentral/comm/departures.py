@@ -142,8 +142,9 @@ class Departures:
         remedy = "let every rank make the same calls"
         if self.purpose == "step()":
             remedy = "let every rank make as many steps (len(loader) differs: stop at the smallest)"
+        after = f" after {self.gone[rank]} steps" if self.optimizers else ""
         raise UserError(
-            f"rank {rank} has ended after {self.gone[rank]} steps, and rank {self.mpi.rank} waits for it in "
+            f"rank {rank} has ended{after}, and rank {self.mpi.rank} waits for it in "
             f"{self._what_for()}; {remedy}"
         )
 
