@@ -122,7 +122,8 @@ class Decentralized(Optimizer):
         self._unchanged = Unchanged(self.row, self.param_groups, frozen, model)
         self._not_finite = NotFinite(self.row, comm)
         self._layout = self.row.layout() if whole else None
-        comm.layout = self._layout
+        if whole:
+            comm.layout = self._layout
         self.t = 0
         comm.check = False  # of the mixing: that was done above, together, and what diverges is warned about
         self.method_state = method.init(self.row.x, comm)
@@ -166,7 +167,8 @@ class Decentralized(Optimizer):
             self._not_finite.look(self.t)
         if self.t == 0 and comm.n > 1:
             self._tell_apart()
-        comm.layout = self._layout  # another optimizer may have set that of its model
+        if self._layout is not None:
+            comm.layout = self._layout  # another optimizer may have set that of its model
         given = self._inner_steps.begin(overflown)
         rounds = EarlyComm(comm, self._posted) if self._posted else comm
         gradient, lr, decay, _ = given
@@ -315,9 +317,10 @@ class Decentralized(Optimizer):
 
     def _unscale(self) -> bool:
         """Divide the gradients by GradScaler's scale, if it has left that to this step; whether they overflowed."""
-        if float(getattr(self, "found_inf", 0.0)) > 0:
+        given = vars(self)  # by GradScaler, for the time of the step
+        if float(given.get("found_inf", 0.0)) > 0:
             return True
-        scale = getattr(self, "grad_scale", None)
+        scale = given.get("grad_scale")
         if scale is not None:
             for p in self.row.parameters:
                 if p.grad is not None:
