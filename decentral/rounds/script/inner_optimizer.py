@@ -43,14 +43,15 @@ class InnerOptimizer:
         groups = enumerate(optimizer.param_groups)
         self._groups_of = [k for k, group in groups for p in group["params"] if p in trained]
         self._before: Tensor | None = None
+        self._plain = self._hooked = False  # in this round
 
     def begin(self, overflown: bool) -> Given:
         """What the round is made with, once; ``overflown``: without a step of the optimizer, so g = 0."""
         row = self.row
         rates = [_number(group, "lr", 1.0) for group in self.optimizer.param_groups]
         decays = [_number(group, "weight_decay", 0.0) for group in self.optimizer.param_groups]
-        lr, plain = max(rates), is_plain(self.optimizer)
-        if self.alone and not plain:
+        lr, self._plain, self._hooked = max(rates), is_plain(self.optimizer), is_hooked(self.optimizer)
+        if self.alone and not self._plain:
             raise UserError(
                 "the optimizer has got momentum, which this method has of its own; with OneCycleLR set "
                 "cycle_momentum=False"
@@ -62,7 +63,7 @@ class InnerOptimizer:
             if place == "first":
                 self._step(decays)
             return Given(iter([(block.columns, None) for block in row.blocks]), lr, 0.0, place)
-        if not plain or is_hooked(self.optimizer):
+        if not self._plain or self._hooked:
             return Given(self._directions(lr, decays), lr, 0.0, None)
         if min(rates) == lr and min(decays) == max(decays):
             return Given(row.gradients(), lr, decays[0], None)
@@ -76,19 +77,19 @@ class InnerOptimizer:
 
     def _place_now(self, decays: list[float]) -> Place | None:
         if self.place == "last":
-            free = type(self.optimizer) in _FREE and max(decays) == 0 and not is_hooked(self.optimizer)
+            free = type(self.optimizer) in _FREE and max(decays) == 0 and not self._hooked
             return self.place if free else None
         return self.place
 
     def _step(self, decays: list[float]) -> None:
         """The optimizer's own step in place, a parameter without a gradient having one of zeros meanwhile."""
         absent: list[Any] = []
-        if max(decays) != 0 or not is_plain(self.optimizer) or is_hooked(self.optimizer):
+        if max(decays) != 0 or not self._plain or self._hooked:
             absent = [p for p in self.row.parameters if p.grad is None]
         for p in absent:
             p.grad = zeros_like(p)
         try:
-            make_step(self.optimizer)
+            make_step(self.optimizer, self._hooked)
         finally:
             for p in absent:
                 p.grad = None

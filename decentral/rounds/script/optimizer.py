@@ -124,7 +124,8 @@ class Decentralized(Optimizer):
         self._unchanged = Unchanged(self.row, self.param_groups, frozen, model)
         self._not_finite = NotFinite(self.row, comm)
         self._layout = self.row.layout() if whole else None
-        comm.layout = self._layout
+        if whole:
+            comm.layout = self._layout
         self.t = 0
         comm.check = False  # of the mixing: that was done above, together, and what diverges is warned about
         self.method_state = method.init(self.row.x, comm)
@@ -164,15 +165,15 @@ class Decentralized(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_unchanged()
-        row, comm, departures = self.row, self.comm, self._departures
+        row, comm = self.row, self.comm
+        self._ask("step()")
         overflown = self._unscale()
         if not overflown:
             self._not_finite.look(self.t)
         if self.t == 0 and comm.n > 1:
             self._tell_apart()
-        if departures is not None:
-            departures.number, departures.purpose = self._number, "step()"
-        comm.layout = self._layout  # another optimizer may have set that of its model
+        if self._layout is not None:
+            comm.layout = self._layout  # another optimizer may have set that of its model
         given = self._inner_steps.begin(overflown)
         rounds = EarlyComm(comm, self._posted) if self._posted else comm
         gradient, lr, decay, _ = given
@@ -185,9 +186,9 @@ class Decentralized(Optimizer):
         row.written()
         self.t += 1
         self.inner._opt_called = True  # type: ignore[attr-defined]  # a scheduler may have been made for that one
-        if departures is not None:
-            departures.steps += 1
-            departures.purpose = ""
+        if self._departures is not None:
+            self._departures.steps += 1
+        self._ask("")
         if self._sends_early:
             self._post()
         return loss
@@ -331,9 +332,10 @@ class Decentralized(Optimizer):
 
     def _unscale(self) -> bool:
         """Divide the gradients by GradScaler's scale, if it has left that to this step; whether they overflowed."""
-        if float(getattr(self, "found_inf", 0.0)) > 0:
+        given = vars(self)  # by GradScaler, for the time of the step
+        if float(given.get("found_inf", 0.0)) > 0:
             return True
-        scale = getattr(self, "grad_scale", None)
+        scale = given.get("grad_scale")
         if scale is not None:
             for p in self.row.parameters:
                 if p.grad is not None:

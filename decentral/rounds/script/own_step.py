@@ -13,17 +13,20 @@ _TORCH = str(Path(torch.__file__).parent)
 _GLOBAL: tuple[dict[int, Any], ...] = (base._global_optimizer_pre_hooks, base._global_optimizer_post_hooks)
 
 
-def make_step(optimizer: Optimizer) -> None:
-    """``optimizer.step()`` as a script would call it; its own hooks act, with autograd on.
+def make_step(optimizer: Optimizer, hooked: bool) -> None:
+    """``optimizer.step()`` as a script would call it; if it is ``hooked``, with autograd on.
 
-    Global hooks (``torch.optim.optimizer.register_optimizer_step_pre_hook``) do not: torch calls them for the optimizer
-    that the script steps, and a gradient that one scales should be scaled once.
+    Global hooks (``torch.optim.optimizer.register_optimizer_step_pre_hook``) are left out: torch calls them for the
+    optimizer that the script steps, and a gradient that one scales should be scaled once.
     """
+    if not hooked and not any(_GLOBAL):
+        optimizer.step()
+        return
     kept = [dict(hooks) for hooks in _GLOBAL]
     for hooks in _GLOBAL:
         hooks.clear()
     try:
-        with torch.set_grad_enabled(is_hooked(optimizer)):
+        with torch.set_grad_enabled(hooked):
             optimizer.step()
     finally:
         for hooks, before in zip(_GLOBAL, kept, strict=True):
