@@ -30,11 +30,11 @@ def run(method, comm, width):
     return x
 
 
-comm, seen = MPIComm(w), 0
+comm, seen = MPIComm(w, check=False), 0
 for name, make in sorted(algorithms.ALGORITHMS.items()):
     if name in ("matcha", "relay-sgd", "power-gossip"):  # of graphs of their own, or of whole vectors
         continue
-    whole = run(make(), LocalComm(w), d)
+    whole = run(make(), LocalComm(w, check=False), d)
     assert torch.equal(run(make(), comm, 7), whole[comm.rows.start : comm.rows.stop]), name
     seen += 1
 if comm.rank == 0:
