@@ -35,7 +35,7 @@ KINDS = {
 """Kind of input -> from a source of random numbers to a case."""
 
 
-def try_one(kind, seed, number, folder, drawn=None):
+def try_one(kind, seed, number, folder, drawn=None, limit_s=forks.LIMIT_S):
     """Case ``number`` of a kind: itself, the answer it gets in the empty ``folder``, and that answer's fault.
 
     ``drawn``: with figures, which take most of a run's time; without a word every fifth has them.
@@ -43,7 +43,7 @@ def try_one(kind, seed, number, folder, drawn=None):
     case = KINDS[kind](random.Random(f"{seed} {kind} {number}"))
     case.write(folder)
     before = _files(folder)
-    answer = forks.ask(case.arguments, folder, drawn=number % 5 == 0 if drawn is None else drawn)
+    answer = forks.ask(case.arguments, folder, limit_s, drawn=number % 5 == 0 if drawn is None else drawn)
     return case, answer, fault_of(answer, before, _files(folder), "--resume" in case.arguments)
 
 
