@@ -81,3 +81,12 @@ def test_numbers_that_are_none_are_none_anywhere(home, key, value):
     said = decentral("run", write(home / "x.toml", **{section: table}))
     assert said.code == 2
     assert name in said.err
+
+
+@pytest.mark.parametrize("name", [[1], {"a": 1}, 3])
+@pytest.mark.parametrize("section", ["problem", "algorithm", "topology"])
+@pytest.mark.parametrize("kind", [{}, {"dataflow": {}}])
+def test_a_name_that_is_no_text_is_no_name(home, section, name, kind):
+    said = decentral("run", write(home / "x.toml", **{section: {"name": name}}, **kind))
+    assert said.code == 2
+    assert len(said.err.splitlines()) == 1

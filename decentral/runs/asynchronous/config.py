@@ -46,7 +46,7 @@ class AsynchronousRun(WholeModels):
     def is_meant(cls, table: Table) -> bool:
         """By the shelf that the method is on."""
         algorithm = table.get("algorithm")
-        return isinstance(algorithm, Mapping) and algorithm.get("name") in ASYNCHRONOUS
+        return isinstance(algorithm, Mapping) and str(algorithm.get("name")) in ASYNCHRONOUS
 
     @classmethod
     def without(cls, table: Table) -> Mapping[str, str]:
