@@ -10,6 +10,7 @@ from command import decentral, read_csv, write
 
 from decentral.cli import cli
 from decentral.commands.catalogue import catalogue
+from decentral.errors import UserError
 
 WITHOUT_TORCH = """
 import sys
@@ -239,13 +240,26 @@ def test_plot_draws_what_it_is_asked_for(folder, tmp_path):
     assert (said.code, said.err.count("\n")) == (2, 1)
 
 
-def test_a_figure_that_turns_out_not_to_be_there_loses_no_run(tmp_path):
+def test_a_figure_of_a_column_that_no_run_will_have_is_refused_before_any(tmp_path):
     file = write(tmp_path / "x.toml", figure=[{"y": "test_accuracy"}])  # a quadratic has none
     said = decentral("run", file, "--out", tmp_path / "out")
     assert said.code == 2
-    last = said.err.splitlines()[-1]
-    assert last.startswith("decentral: figure y = 'test_accuracy' is no column")
-    assert last.endswith("all runs have ended: mend [[figure]] and draw again with --resume")
+    assert said.err.startswith("decentral: figure y = 'test_accuracy' is no column")
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_figure_that_cannot_be_drawn_at_the_end_loses_no_run(tmp_path, monkeypatch):
+    def fails(*_):
+        raise UserError("figure y = 'spectral_gap' is no column")
+
+    file = write(tmp_path / "x.toml", figure=[{"y": "bias_sq"}])
+    with monkeypatch.context() as patch:
+        patch.setattr("decentral.report.plots.draw_experiment", fails)
+        said = decentral("run", file, "--out", tmp_path / "out")
+    assert said.code == 2
+    assert said.err.splitlines()[-1].endswith(
+        "all runs have ended: mend [[figure]] and draw again with --resume"
+    )
     assert read_csv(tmp_path / "out" / "results.csv")[0]["status"] == "finished"
-    write(file, figure=[{"y": "bias_sq"}])
     assert decentral("run", file, "--out", tmp_path / "out", "--resume").code == 0

@@ -108,7 +108,7 @@ def world(rank, *answers):
         (OverflowError("too large"), "OverflowError: too large", 1),
         (SystemExit(0), "called sys.exit(0)", 1),
         (KeyboardInterrupt(), "interrupted", 130),
-        (MemoryError(), "MemoryError", 1),
+        (MemoryError(), "out of memory", 2),
     ],
 )
 def test_whatever_ends_one_rank_while_ranks_agree_is_said_by_rank_0(error, said, code):

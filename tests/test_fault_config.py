@@ -21,7 +21,7 @@ REFUSED = {
     "text": ({"loss": "5%"}, "faults.loss = '5%' should be a valid number"),
     "not a number": ({"loss": float("nan")}, "faults.loss = nan"),
     "late too often": ({"late": 1.5}, "faults.late = 1.5 must be in [0, 1]"),
-    "late by nothing": ({"late": 0.1, "late_rounds": 0}, "faults.late_rounds = 0 must be at least 1"),
+    "late by nothing": ({"late": 0.1, "late_rounds": 0}, "faults.late_rounds = 0 must be from 1 to 10,000"),
     "half a round": ({"late": 0.1, "late_rounds": 1.5}, "faults.late_rounds = 1.5 should be a valid integer"),
     "no such worker": ({"absent_workers": [4], "leave_round": 2}, "4 is none of 4 workers; use 0 to 3"),
     "negative worker": ({"absent_workers": [-1], "leave_round": 2}, "-1 is none of 4 workers"),

@@ -104,16 +104,16 @@ def test_warnings_of_libraries_stay_inside_and_a_users_own_do_not(home, capfd, m
     import sys
     import warnings
 
-    from decentral.cli import _keep_warnings_back
+    from decentral.commands.library_warnings import keep_back_warnings
 
     with warnings.catch_warnings(record=True) as seen:
         warnings.resetwarnings()
         monkeypatch.setattr(sys, "warnoptions", [])
-        _keep_warnings_back()
+        keep_back_warnings()
         for module in ("decentral.runs.metrics", "numpy.linalg", "torch", "topologies", "users", "mytorch.x"):
             warnings.warn_explicit("overflow", RuntimeWarning, "f.py", 1, module=module)
     assert len(seen) == 2
     with warnings.catch_warnings():
         before = list(warnings.filters)
-        _keep_warnings_back()  # as errors, here: they are left
+        keep_back_warnings()  # as errors, here: they are left
         assert list(warnings.filters) == before

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -157,7 +158,7 @@ REFUSED = [
     ("stages.cut=[1]", "stages.cut = [1] begins 1 stages after the first, but stages.count = 4"),
     ("stages.cut=[3,2,1]", "stages.cut = [3, 2, 1] should be ascending layers between 1 and 3"),
     ('stages.cut="odd"', "stages.cut = 'odd'"),
-    ("stages.count=0", "stages.count = 0 must be at least 1"),
+    ("stages.count=0", "stages.count = 0 must be from 1 to"),
     ('program.name="locale"', "did you mean 'local'?"),
     ('program.head="conv"', "conv"),
     ("program.window=0", "window = 0 must be at least 1"),
@@ -202,7 +203,7 @@ def test_more_ranks_than_stages_are_refused(tmp_path):
 
 
 def test_activations_that_overflow_are_named_and_what_was_recorded_stays(tmp_path):
-    said = decentral("run", write(), "--set", "train.lr=1e200", "--out", "out")
+    said = decentral("run", write(), "--set", "train.lr=9e29", "--out", "out")
     assert said.code == 3
     assert "its activations are not finite; lower train.lr" in said.err
     assert len(rows(only_run(tmp_path / "out") / "metrics.csv")) >= 1
@@ -211,7 +212,7 @@ def test_activations_that_overflow_are_named_and_what_was_recorded_stays(tmp_pat
 @pytest.mark.mpi
 def test_over_mpi_a_stage_that_overflows_ends_the_job_with_its_message(tmp_path):
     out = tmp_path / "out"
-    done = launch("run", tmp_path / write(), "--set", "train.lr=1e200", "--out", out, ranks=2, timeout=90)
+    done = launch("run", tmp_path / write(), "--set", "train.lr=9e29", "--out", out, ranks=2, timeout=90)
     assert done.returncode == 3
     assert "its activations are not finite; lower train.lr" in done.stderr
     assert "Traceback" not in done.stderr
@@ -222,9 +223,10 @@ def test_a_module_that_fails_is_no_divergence(tmp_path):
     with open("breaks.py", "w") as file:
         file.write(
             "import torch\n"
+            "passes = iter(range(25))\n"
             "class Breaks(torch.nn.Linear):\n"
             "    def forward(self, x):\n"
-            "        if self.training and torch.is_grad_enabled():\n"
+            "        if self.training and torch.is_grad_enabled() and next(passes, None) is None:\n"
             "            raise RuntimeError('caught fire')\n"
             "        return super().forward(x.flatten(1))\n"
             "def make(shape, classes):\n"
@@ -241,7 +243,7 @@ def test_a_module_that_fails_is_no_divergence(tmp_path):
         PYTHONPATH=f"{tmp_path}:{ROOT}",
     )
     assert done.returncode == 1
-    assert "StageError: stage 0, forward 0: RuntimeError: caught fire" in done.stderr
+    assert re.search(r"StageError: stage 0, forward \d+: RuntimeError: caught fire", done.stderr)
 
 
 @pytest.mark.usefixtures("undrawn")

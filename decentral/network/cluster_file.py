@@ -141,7 +141,10 @@ def _cluster(
         raise UserError("it describes no links; add [links], or graph = a file whose edges do")
     edges = None
     if graph is not None:
-        found = topologies.read_graph(folder / graph)
+        try:
+            found = topologies.read_graph(folder / graph)
+        except ValueError as error:  # its path as the cluster file has it: with both in full a line is too long
+            raise UserError(str(error).replace(str(folder / graph), str(graph))) from None
         if workers is not None and len(found) != workers:
             raise UserError(f"graph {graph} has {len(found)} nodes for {workers} workers; give one a worker")
         workers = len(found)
