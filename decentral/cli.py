@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from decentral import disk
-from decentral.allocator import keep_freed_memory
+from decentral.allocator import keep_freed_memory, spin_briefly
 from decentral.commands import terminal
 from decentral.commands.library_warnings import keep_back_warnings
 from decentral.errors import UserError
@@ -58,7 +58,8 @@ def run(file: Path, overrides: tuple[str, ...], out: Path | None, resume: bool, 
 
 def load_run() -> ModuleType:
     """:mod:`decentral.runs.run`, and torch with it, imported the quick way."""
-    keep_freed_memory()  # before torch is there
+    keep_freed_memory()  # before torch is there, and so is the next
+    spin_briefly()
     gc.disable()  # to collect garbage while torch is imported only costs time
     try:
         run = importlib.import_module("decentral.runs.run")

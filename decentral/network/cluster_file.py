@@ -143,7 +143,9 @@ def _cluster(
     if graph is not None:
         try:
             found = topologies.read_graph(folder / graph)
-        except ValueError as error:  # its path as the cluster file has it: with both in full a line is too long
+        except (
+            ValueError
+        ) as error:  # its path as the cluster file has it: with both in full a line is too long
             raise UserError(str(error).replace(str(folder / graph), str(graph))) from None
         if workers is not None and len(found) != workers:
             raise UserError(f"graph {graph} has {len(found)} nodes for {workers} workers; give one a worker")
