@@ -348,7 +348,7 @@ def test_interrupted_before_it_began_it_writes_nothing_and_exits_130(tmp_path, m
     def interrupted(*_):
         raise KeyboardInterrupt  # no signal: a shell's background job ignores it
 
-    monkeypatch.setattr("decentral.runs.run.load", interrupted)
+    monkeypatch.setattr("decentral.runs.preparing.load", interrupted)
     said = decentral("run", write(tmp_path / "x.toml"), "--out", "out")
     assert said.code == 130
     assert said.err.strip() == "decentral: interrupted before anything was written"

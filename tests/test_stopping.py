@@ -77,7 +77,7 @@ def test_kinds_without_checkpoints_say_that_they_begin_anew(monkeypatch):
     assert "--resume begins a run of this kind that was under way anew" in said.err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("where", ["decentral.runs.run.load", "decentral.runs.run._check_rank"])
+@pytest.mark.parametrize("where", ["decentral.runs.preparing.load", "decentral.runs.preparing._check_rank"])
 def test_before_anything_is_written_it_says_so(monkeypatch, where):
     monkeypatch.setattr(where, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     said = decentral("run", write(Path("x.toml")), "--out", "out")

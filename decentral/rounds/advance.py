@@ -24,7 +24,7 @@ from decentral.algorithms.traits import Method, traits_of
 from decentral.blocks import block_width, column_blocks
 from decentral.comm import Mixer
 from decentral.rounds.posting import AHEAD, PostingComm, in_turns
-from decentral.rounds.team import alone, share
+from decentral.rounds.team import Work, alone, share
 
 
 def advance(
@@ -67,14 +67,18 @@ def advance(
         [partial(blocks.step, first, g, rounds.at(t))],
         (partial(blocks.step, block, g, rounds.at(t, False)) for block, g in parts),
     )
-    if comm.ranks > 1:
+    _do(works, comm.ranks, threads)
+    return x, blocks.state()
+
+
+def _do(works: Iterable[Work], ranks: int, threads: int) -> None:
+    if ranks > 1:
         in_turns(works, AHEAD)
     elif threads > 1:
         share(works, threads)
     else:
         for work in works:
             work()
-    return x, blocks.state()
 
 
 class _Blocks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,17 +14,18 @@ import tomli_w
 from decentral import disk
 from decentral.comm.launch import use_threads
 from decentral.comm.world import World
-from decentral.disk import PART, write_whole
+from decentral.disk import write_whole
 from decentral.errors import AgreedError, UserError
-from decentral.report.stored import STATUS, sealed
+from decentral.report.stored import sealed
 from decentral.runs import lock, stopping
-from decentral.runs.agreement import all_ranks, on_root, together
-from decentral.runs.digests import Digests, Leaf, refuse_different
-from decentral.runs.event_files import EventFiles, need_tensorboard
-from decentral.runs.experiment import Experiment, PlannedRun, load
+from decentral.runs.agreement import all_ranks, on_root
+from decentral.runs.event_files import EventFiles
+from decentral.runs.experiment import Experiment, PlannedRun
 from decentral.runs.file_notes import file_notes
 from decentral.runs.folder import RunFolder, write_results
 from decentral.runs.kinds import training_of
+from decentral.runs.out_folder import ended_runs
+from decentral.runs.preparing import prepare
 from decentral.runs.progress import Progress
 from decentral.runs.provenance import command_line, environment
 from decentral.runs.reading import resolved
@@ -46,7 +46,7 @@ def run(
         experiment, folder, done = prepare(world, file, overrides, out, resume, tensorboard)
         try:
             with _locked(world, folder) as note:
-                done = on_root(world, lambda: _check_folder(experiment, folder, resume))  # as it is now
+                done = on_root(world, lambda: ended_runs(experiment, folder, resume))  # as it is now
                 return _run_all(world, experiment, folder, done, tensorboard, note)
         except KeyboardInterrupt as error:
             return _stopped(world, experiment, folder, error)
@@ -99,116 +99,6 @@ def _end(world: World, text: str, code: int) -> int:
 
 def _say(text: str) -> None:
     print(f"decentral: {one_line(text)}", file=sys.stderr, flush=True)
-
-
-def prepare(
-    world: World,
-    file: Path,
-    overrides: Sequence[str],
-    out: Path | None,
-    resume: bool,
-    tensorboard: bool = False,
-) -> tuple[Experiment, Path, dict[str, dict[str, Any]]]:
-    """The experiment, its folder, the runs that have ended; all checks, before anything is written.
-
-    Rank 0 reads the file for all; each rank looks for its device and its data.
-    If any finds a mistake, rank 0 raises UserError and the others end.
-    """
-    planned = on_root(world, lambda: _plan(world, file, overrides, out, resume, tensorboard))
-    refuse_different(world, together(world, lambda: _check_rank(world, planned[0], planned[2])))
-    return planned
-
-
-def _plan(
-    world: World, file: Path, overrides: Sequence[str], out: Path | None, resume: bool, tensorboard: bool
-) -> tuple[Experiment, Path, dict[str, dict[str, Any]]]:
-    """Rank 0's part: the experiment, its folder and the runs that have ended."""
-    if tensorboard:
-        need_tensorboard()
-    experiment = load(file, overrides, world.ranks)
-    folder = out or Path("results") / experiment.name
-    lock.refuse_if_taken(folder)
-    done = _check_folder(experiment, folder, resume)
-    configs = [planned.config for planned in experiment.runs if planned.id not in done]
-    for config in {repr(config): config for config in configs}.values():
-        training_of(config).check(config, world)
-    return experiment, folder, done
-
-
-def _check_rank(world: World, experiment: Experiment, done: dict[str, Any]) -> dict[str, Leaf]:
-    """Each rank's part: its device, its data and models, and among several ranks what tells these apart."""
-    from decentral.runs.place import device_of, rehearse
-
-    checked: set[str] = set()
-    digests = Digests()
-    for planned in experiment.runs:
-        config = planned.config
-        if planned.id in done:
-            continue
-        device = device_of(config.train.device, world.local_rank)
-        if (data := repr((config.problem, config.workers, config.seed))) not in checked:
-            prepared = config.prepare()
-            if world.ranks > 1:
-                digests.add(planned.id, prepared)
-        if world.ranks > 1:
-            digests.add_code(planned.id, config)
-        checked.add(data)
-        rehearse(config, device)
-    return digests.leaves
-
-
-def _check_folder(experiment: Experiment, folder: Path, resume: bool) -> dict[str, dict[str, Any]]:
-    """The runs of this experiment that have ended in ``folder``: id -> status. Refuses one of something else."""
-    absolute = folder.absolute()
-    for path in (absolute, *absolute.parents):
-        if path.is_symlink() and not path.exists():
-            raise UserError(
-                f"--out {folder}: {path} is a link to nowhere; remove it, or choose another folder"
-            )
-    there = next(path for path in (folder, *absolute.parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f"--out {folder}: {there} is a file; choose another folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"--out {folder}: no permission to write in {there}; choose another folder")
-    if there != folder or all(path.suffix == PART or path.name == lock.LOCK for path in folder.iterdir()):
-        return {}
-    _refuse_folders(folder, ("experiment.toml", "results.csv", "command.txt"))
-    if not (folder / "experiment.toml").exists():
-        raise UserError(
-            f"--out {folder} holds other files and no experiment; choose another folder, or empty it"
-        )
-    begun = {path.name for path in (folder / "runs").glob("*") if path.is_dir()}
-    planned = {r.id for r in experiment.runs}
-    if begun - planned:
-        raise UserError(
-            f"--out {folder} already holds another experiment (its run {min(begun - planned)} is none of "
-            "this one's); choose another folder, or remove that one"
-        )
-    if not resume:
-        raise UserError(
-            f"--out {folder} already holds this experiment ({_ended_in(folder)} of {len(planned)} runs have ended); "
-            "add --resume to go on with it, or choose another folder"
-        )
-    done = {}
-    for run in (RunFolder(folder / "runs" / name) for name in sorted(begun)):
-        if (status := run.status()) is not None:
-            done[run.path.name] = status
-        else:
-            _refuse_folders(run.path, ("config.toml", "environment.json", "metrics.csv"))
-            run.checkpointed()
-    return done
-
-
-def _refuse_folders(home: Path, files: Sequence[str]) -> None:
-    for path in (home / name for name in files):
-        if path.is_dir():
-            raise UserError(
-                f"{path} is a folder, and a file belongs there; remove it, or choose another --out"
-            )
-
-
-def _ended_in(folder: Path) -> int:
-    return len(list((folder / "runs").glob(f"*/{STATUS}")))
 
 
 def _run_all(

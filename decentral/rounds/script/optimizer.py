@@ -107,13 +107,11 @@ class Decentralized(Optimizer):
         self._check_alike()
         _agree(comm, lambda: refuse_misfit(method, trained[0].dtype))
         _agree(comm, lambda: check_mixing(method, comm.schedule))
-        warning = divergence(method, comm.schedule)
-        if warning:
-            say(comm.rank, warning)
         share_root(comm, [*given, *(() if model is None else (*model.parameters(), *model.buffers()))])
         across = looks_across(method)
-        if across:
-            say(comm.rank, cut_note(method))
+        for note in (divergence(method, comm.schedule), cut_note(method) if across else ""):
+            if note:
+                say(comm.rank, note)
         if comm.rank == 0 and (twice := doubled_momentum(optimizer, method)):
             warnings.warn(twice, stacklevel=2)
         whole = across or traits_of(method).whole or comm.links is not None
