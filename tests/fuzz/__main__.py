@@ -37,6 +37,8 @@ def main():
                 faults += 1
                 print(f"{kind} {number}: {fault}", flush=True)
                 _keep(asked.keep / f"{kind}-{asked.seed}-{number}", case, answer, fault)
+            if sum(counts.values()) % 250 == 0:
+                print(f"  {sum(counts.values())} of {count}, {time.monotonic() - began:.0f} s", flush=True)
         print(f"{kind}: {dict(sorted(counts.items()))}", flush=True)
     print(
         f"{faults} faults, {time.monotonic() - began:.0f} s" + (f"; kept in {asked.keep}" if faults else "")
