@@ -5,7 +5,7 @@ from fuzz import forks
 from fuzz.cases import KINDS, Case, try_one
 from fuzz.judge import fault_of
 
-NUMBERS = {"toml": range(1, 25), "graphs": range(7, 31)}
+NUMBERS = {"toml": range(1, 25), "graphs": range(7, 31), "data": range(9), "kept": range(9)}
 """Cases of each kind, most of which end before a run begins."""
 
 
@@ -15,7 +15,7 @@ def _imported():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["toml", "graphs"])
+@pytest.mark.parametrize("kind", NUMBERS)
 def test_a_broken_file_is_refused_in_a_line_or_runs(kind, tmp_path):
     faults, codes = [], []
     for number in NUMBERS[kind]:

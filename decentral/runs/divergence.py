@@ -36,11 +36,12 @@ class Losses:
     """The hosted workers' losses of the newest rounds, (rounds, h), to be looked at a few rounds at a time.
 
     ``t``: the round that comes first. ``limit``: what a loss may be, infinite until the first are looked at.
-    ``asked``: the signal that has asked some rank to end, by when they were last looked at; 0 if none.
+    ``asked``: the signals that have asked ranks to end, by when they were last looked at; 0 is none.
     """
 
     def __init__(self, comm: Communicator, device: torch.device, t: int, limit: float) -> None:
-        self.comm, self.t, self.limit, self.count, self.asked = comm, t, limit, 0, 0
+        self.comm, self.t, self.limit, self.count = comm, t, limit, 0
+        self.asked = [0] * comm.ranks
         self.kept = torch.zeros(_KEPT, comm.h, dtype=torch.float64, device=device)
 
     @property
@@ -62,7 +63,7 @@ class Losses:
         mine, start = self.kept[: self.count].cpu().numpy(), self.t
         with_signal = np.vstack([mine, np.full((1, mine.shape[1]), float(asked))])
         everyone = self.comm.observe(np.ascontiguousarray(with_signal.T)).T
-        losses, self.asked = everyone[:-1], int(everyone[-1].max())
+        losses, self.asked = everyone[:-1], [int(number) for number in everyone[-1, :: self.comm.h]]
         if start == 0:
             self.limit = loss_limit(float(losses[0].max()))
         self.t, self.count = start + self.count, 0

@@ -125,7 +125,7 @@ def _run_all(
         for planned in experiment.runs:
             if planned.id in done:
                 continue
-            stopping.stop_if(max(world.agree(stopping.asked())))
+            stopping.stop_if(world.agree(stopping.asked()))
             progress.begin(planned)
             events = None
             if root and tensorboard:

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 PATIENCE_S = {signal.SIGINT: 3.0, signal.SIGTERM: 20.0, signal.SIGUSR1: 20.0}
@@ -24,11 +24,14 @@ _CLOSING_S = 10.0  # between Stopped and the end of the process
 
 
 class Stopped(KeyboardInterrupt):
-    """This process was asked to end, by the signal ``number``; ``by_all``: and every rank knows it."""
+    """This process was asked to end, by the signal ``number``; ``by_all``: and every rank knows it.
 
-    def __init__(self, number: int, by_all: bool = False) -> None:
+    ``rank``: of the one that had the signal, where not all had it.
+    """
+
+    def __init__(self, number: int, by_all: bool = False, rank: int | None = None) -> None:
         super().__init__(number)
-        self.number, self.by_all = signal.Signals(number), by_all
+        self.number, self.by_all, self.rank = signal.Signals(number), by_all, rank
 
 
 class _State:
@@ -45,10 +48,10 @@ def asked() -> int:
     return _state.asked
 
 
-def stop_if(number: int) -> None:
-    """Raise :class:`Stopped` where a signal of some rank asks for it, on which all have agreed; 0 is none."""
-    if number:
-        raise Stopped(number, by_all=True)
+def stop_if(numbers: Sequence[int]) -> None:
+    """Raise :class:`Stopped` where a signal of some rank asks for it; ``numbers``: of all ranks, on each, 0 is none."""
+    if number := max(numbers):
+        raise Stopped(number, True, None if all(numbers) else numbers.index(number))
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
@@ -58,8 +61,9 @@ def exit_code(error: KeyboardInterrupt) -> int:
 
 def words(error: KeyboardInterrupt) -> str:
     """How a message begins: "interrupted", or by which signal."""
-    number = signal_of(error)
-    return "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    number, rank = signal_of(error), getattr(error, "rank", None)
+    said = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    return said if rank is None else f"{said} of rank {rank}"
 
 
 def signal_of(error: KeyboardInterrupt) -> signal.Signals:
@@ -86,6 +90,7 @@ def listening() -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        _state.asked = 0
         for number, handler in before.items():
             signal.signal(number, handler)
 

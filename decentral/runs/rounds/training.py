@@ -133,7 +133,7 @@ class Training:
                 return journal.ended("diverged", trouble)
             if watched and (trace := gathered_rounds(self.watch, self.world, self.comm.h)) is not None:
                 journal.leave("trace.json", trace.chrome())
-            if keep or (self.losses.asked and self.t < train.rounds):
+            if keep or (any(self.losses.asked) and self.t < train.rounds):
                 self._keep()
                 stopping.stop_if(self.losses.asked)
             journal.moved(self.t)
