@@ -31,8 +31,8 @@ def find_file(
     if instead:
         raise UserError(f"no file {names[0]} below {root}; {instead}")
     raise UserError(
-        f"no file {' or '.join(names[:2])} in {root / folder} or {root}; get it from {home} "
-        "and put it there, or name another data root"
+        f"no file {' or '.join(names[:2])} in {root} or its folder {folder}; get it from {home} and put it there, or "
+        "name another data root"
     )
 
 
