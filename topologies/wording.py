@@ -27,7 +27,9 @@ def one_line(text: str) -> str:
     """``text`` on one line of at most 280 characters: control characters escaped, the longest words cut first."""
     words = _escaped(" ".join(text[:100_000].split())).split(" ")
     while sum(map(len, words)) + len(words) - 1 > LONGEST_LINE:
-        longest = max(range(len(words)), key=lambda i: len(words[i]) * ("://" not in words[i]))  # not the remedy
+        longest = max(
+            range(len(words)), key=lambda i: len(words[i]) * ("://" not in words[i])
+        )  # not the remedy
         if len(words[longest]) <= LONGEST_VALUE:
             break
         words[longest] = cut(words[longest], LONGEST_VALUE)
