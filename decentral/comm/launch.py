@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from decentral.errors import UserError
 from topologies.wording import shown
@@ -114,6 +116,19 @@ def use_threads() -> None:
     import torch  # here: most of what is in this file must not load it
 
     torch.set_num_threads(_number("OMP_NUM_THREADS") or 1)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, this thread computes without torch's others."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def cuda_aware() -> bool:

@@ -6,8 +6,7 @@ where links compress. A sender has one state for each vector that it sends in a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from decentral.comm.compression import Compressor, Encoded, Layout
+from decentral.comm.launch import one_thread
 from decentral.errors import UserError
 from topologies.streams import stream
 
@@ -68,7 +68,9 @@ class Links:
         if call == len(self.states):
             self.states.append([self.compressor.init(row, self.layout) for row in on_cpu])
         states, rows, packets = self.states[call], [], []
-        with _one_thread():
+        # on more it takes several times as long: blocks that fit in a cache are too short to be shared out; and what is
+        # summed is then summed as on ranks, which have one
+        with one_thread():
             for k, worker in enumerate(self.rows):
                 # a copy, for the last bits of a BLAS product depend on where in memory its operands lie
                 row = on_cpu[k].clone()
@@ -107,17 +109,3 @@ class Links:
         for count in self.counts.values():
             count[:] = 0
         return taken
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """On more it takes several times as long: blocks that fit in a cache are too short to be shared out.
-
-    And whatever is summed is then summed as on ranks, which have one.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

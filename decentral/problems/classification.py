@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from decentral.problems.capabilities import BatchSize, Draw, Made
 from decentral.problems.data import DATASETS, load
 from decentral.problems.data.partitions import partition
-from decentral.problems.objective import OF_OPTIMUM, OF_SAMPLES, Place, check_positive
-from decentral.problems.sizes import check_layers, refuse_models
+from decentral.problems.objective import OF_OPTIMUM, Place, check_positive
+from decentral.problems.of_module import OfModule
+from decentral.problems.sizes import check_layers
 from decentral.tables import OneOf
 from topologies.streams import stream
 
@@ -19,13 +20,12 @@ if TYPE_CHECKING:
 
     from decentral.problems.data.dataset import Dataset
     from decentral.problems.model_objective import ModelObjective
-    from decentral.problems.models.tried import Tried
 
 Data = Annotated[str, OneOf(DATASETS)]
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(OfModule):
     """Mean cross-entropy of worker i's samples.
 
     ``data``: see ``decentral list data``; sets that are not embedded are read below ``data_root`` (or the environment
@@ -42,18 +42,13 @@ class Classification:
     def __post_init__(self) -> None:
         check_positive(alpha=self.alpha, shards_per_worker=self.shards_per_worker)
 
-    def check(self, batch_size: BatchSize, weight_decay: float) -> None:
-        """What can be told before the data are read: nothing more."""
-        del batch_size, weight_decay
-
-    def prepare(self, workers: int, seed: int) -> object:
-        """Read the data and build the model once, so that every mistake is found before any run starts."""
-        refuse_models(self, 1, 4)
-        return self.made(workers, seed)
+    def read(self) -> Dataset:
+        """The data set."""
+        return load(self.data, self.data_root or None)
 
     def made(self, workers: int, seed: int) -> Made:
         """See :class:`decentral.problems.capabilities.Layered`."""
-        dataset = load(self.data, self.data_root or None)
+        dataset = self.read()
         shards = partition(
             dataset.train_y.numpy(),
             workers,
@@ -70,49 +65,9 @@ class Classification:
 
         return of_shards(made, seed, batch_size)
 
-    def network(self, dataset: Dataset) -> nn.Module:
-        """The model for the data set, its parameters drawn from torch's generator."""
-        raise NotImplementedError
-
-    def model(self, dataset: Dataset, seed: int) -> nn.Module:
-        """A fresh model, initialised from the seed."""
-        from decentral.problems.models.initialise import initialise
-
-        return initialise(lambda: self.network(dataset), seed)
-
     def most_workers(self) -> int:
         """See :class:`decentral.problems.capabilities.Dealt`."""
-        return len(load(self.data, self.data_root or None).train_y)
-
-    def columns(self, workers: int, weight_decay: float) -> tuple[str, ...]:
-        """See :class:`decentral.problems.capabilities.Measured`."""
-        del workers, weight_decay
-        return OF_SAMPLES
-
-    def parameters(self) -> int:
-        """See :class:`decentral.problems.capabilities.Sized`."""
-        from decentral.problems.models.initialise import parameter_count
-
-        dataset = load(self.data, self.data_root or None)
-        return parameter_count(lambda: self.network(dataset))
-
-    def least_bytes(self, workers: int, itemsize: int) -> float:
-        """The data are there once, and are read before: nothing more."""
-        del workers, itemsize
-        return 0.0
-
-    def build(self, place: Place) -> ModelObjective:
-        """The objective of the hosted workers."""
-        from decentral.problems.model_objective import ModelObjective
-
-        made = self.made(place.workers, place.seed)
-        return ModelObjective(*made, place, self.tried(made, place))
-
-    def tried(self, made: Made, place: Place) -> Tried:
-        """See :class:`decentral.problems.capabilities.Tryable`."""
-        from decentral.problems.rehearsal import rehearsed
-
-        return rehearsed(self, made, place)
+        return len(self.read().train_y)
 
 
 @dataclass(frozen=True)

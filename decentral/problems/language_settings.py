@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from decentral.problems.capabilities import BatchSize, Draw, Made
 from decentral.problems.data import TEXTS, load_text
-from decentral.problems.objective import OF_SAMPLES, Place, check_positive
-from decentral.problems.sizes import check_layers, refuse_models
+from decentral.problems.objective import check_positive
+from decentral.problems.of_module import OfModule
+from decentral.problems.sizes import check_layers
 from decentral.tables import OneOf
 
 if TYPE_CHECKING:
     from torch import nn
 
     from decentral.problems.data.text import Text
-    from decentral.problems.model_objective import ModelObjective
-    from decentral.problems.models.tried import Tried
 
 
 @dataclass(frozen=True)
-class Language:
+class Language(OfModule):
     """Mean cross-entropy of the next character over windows of ``context`` characters, in nats.
 
     ``text``: see ``decentral list data``; texts that are not embedded are read below ``data_root`` (or the environment
@@ -36,66 +35,21 @@ class Language:
     def __post_init__(self) -> None:
         check_positive(context=self.context)
 
-    def check(self, batch_size: BatchSize, weight_decay: float) -> None:
-        """What can be told before the text is read: nothing more."""
-        del batch_size, weight_decay
-
-    def prepare(self, workers: int, seed: int) -> object:
-        """Read the text and build the model once, so that every mistake is found before any run starts."""
-        refuse_models(self, 1, 4)
-        return self.made(workers, seed)
-
-    def network(self, text: Text) -> nn.Module:
-        """The model for the text, its parameters drawn from torch's generator."""
-        raise NotImplementedError
-
-    def model(self, text: Text, seed: int) -> nn.Module:
-        """A fresh model, initialised from the seed."""
-        from decentral.problems.models.initialise import initialise
-
-        return initialise(lambda: self.network(text), seed)
-
     def most_workers(self) -> int:
         """See :class:`decentral.problems.capabilities.Dealt`: windows."""
         from decentral.problems.data.windows import windows_of
 
-        return len(windows_of(load_text(self.text, self.data_root or None), self.context).train_y)
+        return len(windows_of(self.read(), self.context).train_y)
 
-    def columns(self, workers: int, weight_decay: float) -> tuple[str, ...]:
-        """See :class:`decentral.problems.capabilities.Measured`."""
-        del workers, weight_decay
-        return OF_SAMPLES
-
-    def parameters(self) -> int:
-        """See :class:`decentral.problems.capabilities.Sized`."""
-        from decentral.problems.models.initialise import parameter_count
-
-        text = load_text(self.text, self.data_root or None)
-        return parameter_count(lambda: self.network(text))
-
-    def least_bytes(self, workers: int, itemsize: int) -> float:
-        """The text is there once, and is read before: nothing more."""
-        del workers, itemsize
-        return 0.0
-
-    def build(self, place: Place) -> ModelObjective:
-        """The objective of the hosted workers."""
-        from decentral.problems.model_objective import ModelObjective
-
-        made = self.made(place.workers, place.seed)
-        return ModelObjective(*made, place, self.tried(made, place))
-
-    def tried(self, made: Made, place: Place) -> Tried:
-        """See :class:`decentral.problems.capabilities.Tryable`."""
-        from decentral.problems.rehearsal import rehearsed
-
-        return rehearsed(self, made, place)
+    def read(self) -> Text:
+        """The text."""
+        return load_text(self.text, self.data_root or None)
 
     def made(self, workers: int, seed: int) -> Made:
         """See :class:`decentral.problems.capabilities.Layered`."""
         from decentral.problems.data.windows import deal_windows, windows_of
 
-        text = load_text(self.text, self.data_root or None)
+        text = self.read()
         windows = windows_of(text, self.context)
         return Made(self.model(text, seed), windows, deal_windows(windows, workers, self.partition, seed))
 
@@ -103,8 +57,7 @@ class Language:
         """See :class:`decentral.problems.capabilities.Layered`: windows anywhere in a worker's stretch of the text."""
         from decentral.problems.step_batches import of_stretches
 
-        text = load_text(self.text, self.data_root or None)
-        return of_stretches(text, self.context, len(made.shards), seed, batch_size)
+        return of_stretches(self.read(), self.context, len(made.shards), seed, batch_size)
 
 
 @dataclass(frozen=True)

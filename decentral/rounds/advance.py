@@ -23,8 +23,9 @@ from decentral.algorithms.state import map_state, tensors_of, with_tensors
 from decentral.algorithms.traits import Method, traits_of
 from decentral.blocks import block_width, column_blocks
 from decentral.comm import Mixer
+from decentral.comm.launch import one_thread
 from decentral.rounds.posting import AHEAD, PostingComm, in_turns
-from decentral.rounds.team import Work, alone, share
+from decentral.rounds.team import Work, share
 
 
 def advance(
@@ -60,7 +61,7 @@ def advance(
     first, g = next(parts)
     # one block is the whole round: nothing to cut or to put back
     if first.stop - first.start == x.shape[1]:
-        with alone() if threads > 1 else nullcontext():
+        with one_thread() if threads > 1 else nullcontext():
             return method.step(x, state, blocks.decayed(first, g), comm.at(t), lr)  # type: ignore[arg-type]
     rounds = PostingComm(comm) if comm.ranks > 1 else comm
     works = chain(

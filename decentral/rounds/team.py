@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import cache
 from queue import SimpleQueue
 
 import torch
+
+from decentral.comm.launch import one_thread
 
 Work = Callable[[], None]
 
@@ -28,19 +29,8 @@ def share(works: Iterable[Work], threads: int) -> None:
     others = _others(threads - 1, os.getpid())
     for _ in range(threads - 1):
         others.put(region)
-    with alone():
+    with one_thread():
         region.lead()
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """This thread computes without torch's others in here."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class _Region:
@@ -99,7 +89,7 @@ def _others(count: int, process: int) -> SimpleQueue[_Region]:
         while True:
             queue.get().help()
 
-    with alone():  # puts that back
+    with one_thread():  # puts that back
         for _ in range(count):
             threading.Thread(target=help_all, name="decentral-round", daemon=True).start()
         ready.wait()
