@@ -1,4 +1,4 @@
-"""Blocks of columns of (h, d) that stay in cache.
+"""Blocks of columns, or of rows, of (h, d) that stay in cache.
 
 About half a million elements a block: a few such arrays fit in a last-level cache. With very many workers a block keeps
 some hundred columns all the same, because shorter pieces of rows cost more than cache misses do.
@@ -14,6 +14,11 @@ _ELEMENTS, _COLUMNS = 1 << 19, 192
 def block_width(h: int, d: int) -> int:
     """Columns a block at the most."""
     return max(_ELEMENTS // h, min(_COLUMNS, d))
+
+
+def block_height(h: int, d: int) -> int:
+    """Rows a block at the most, of whole rows."""
+    return min(h, max(1, _ELEMENTS // d))
 
 
 def column_blocks(columns: slice, width: int) -> list[slice]:

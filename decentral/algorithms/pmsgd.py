@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decentral.algorithms.admission import admit
+from decentral.algorithms.descent import descend
 from decentral.algorithms.momentum import Momentum, accumulate, check_momentum
 from decentral.algorithms.rest import Rest
 from decentral.algorithms.traits import Traits
@@ -52,6 +53,8 @@ class PmSGD:
 
     def step(self, x: Tensor, state: Momentum, g: Tensor, comm: Mixer, lr: float) -> tuple[Tensor, Momentum]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
+        if not self.momentum:
+            return descend(x, g if g is None else comm.mean(g), lr), state
         g_mean = comm.mean(g)
         m = accumulate(state.m, self.momentum, g_mean)
         if self.nesterov:

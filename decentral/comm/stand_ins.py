@@ -67,6 +67,18 @@ class Around(Mixer):
         return getattr(self.comm, name)  # n, h, rows, t, ranks, layout
 
 
+class Averaged(Around):
+    """``comm`` for a method that is handed the mean of all gradients: to average them again changes nothing."""
+
+    def at(self, t: int, opening: bool = True) -> Mixer:
+        """See :class:`Mixer`."""
+        return Averaged(self.comm.at(t, opening))
+
+    def mean(self, x: Tensor) -> Tensor:
+        """x itself."""
+        return x
+
+
 class AtOnce(Mixer):
     """Sends nothing: mixing is arithmetic, which is done when it is begun. It owes ``mix`` and ``mean``."""
 

@@ -15,6 +15,11 @@ OPTIMIZERS: dict[str, type[Rule]] = all_loaded(
         "sgd": "decentral.optimizers.sgd:SGD",
         "adam": "decentral.optimizers.adam:Adam",
         "adamw": "decentral.optimizers.adam:AdamW",
+        "lars": "decentral.optimizers.lars:LARS",
+        "larc": "decentral.optimizers.lars:LARC",
+        "lamb": "decentral.optimizers.lamb:LAMB",
+        "lambc": "decentral.optimizers.lamb:LAMBC",
+        "novograd": "decentral.optimizers.novograd:NovoGrad",
     }
 )
 """By name, as ``[optimizer] name = ...`` has it."""

@@ -1,35 +1,24 @@
-"""An update rule as a torch optimizer: each parameter is a row by itself, with a layout of one span."""
+"""An update rule as a torch optimizer: each parameter is a row by itself, or, where it looks at layers, all are one."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from decentral.comm.layout import Layout
-
-
-class Steps(Protocol):
-    """What is asked of a :class:`decentral.optimizers.rule.Rule` here."""
-
-    def decayed(self, weight_decay: float) -> Self:
-        """With that weight decay."""
-
-    def init(self, x: Tensor, layout: Layout) -> Any:
-        """The state before the first step."""
-
-    def step_(self, x: Tensor, state: Any, g: Tensor, layout: Layout, lr: float) -> Any:
-        """A step, made on x."""
+from decentral.optimizers.packed import Packed, Steps
 
 
 class RuleOptimizer(Optimizer):
     """``rule`` on parameters or on groups of them, which may have an ``lr`` and a ``weight_decay`` of their own.
 
     As in torch a parameter without a gradient stays as it is, and so does its state: the fields of the rule's, by name.
+    A rule that ``hears`` needs ``step(closure)``, or :meth:`hear` before each step.
     """
 
     def __init__(self, rule: Steps, parameters: Iterable[Any], lr: float, weight_decay: float) -> None:
@@ -39,6 +28,8 @@ class RuleOptimizer(Optimizer):
         self.rule = rule
         self._kind: Any = None  # of the rule's state
         self._layouts: dict[nn.Parameter, Layout] = {}
+        self._packed: dict[tuple[int, ...], Packed] = {}
+        self._loss: Tensor | None = None
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -48,12 +39,45 @@ class RuleOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+            self.hear(loss)
         for group in self.param_groups:
             rule, lr = self.rule.decayed(group["weight_decay"]), float(group["lr"])
-            for p in group["params"]:
-                if p.grad is not None and p.numel():
-                    self._step(rule, p, p.grad, lr)
+            ready = [p for p in group["params"] if p.grad is not None and p.numel()]
+            if rule.whole:
+                self._together(rule, ready, lr)
+                continue
+            for p in ready:
+                self._step(rule, p, p.grad, lr)
+        self._loss = None
         return loss
+
+    def hear(self, loss: Any) -> None:
+        """The loss of the batch that the gradients are of, for the next step of a rule that needs it."""
+        if self.rule.hears and loss is not None:
+            self._loss = torch.as_tensor(loss).detach().reshape(1)
+
+    def _together(self, rule: Steps, ready: list[nn.Parameter], lr: float) -> None:
+        """A step of a rule that looks at layers, on all that are alike: of a kind, and with as many steps behind."""
+        if rule.hears and self._loss is None:
+            raise ValueError(f"{type(rule).__name__} needs the loss of each batch; call step(closure)")
+        alike: dict[Any, list[nn.Parameter]] = {}
+        for p in ready:
+            numbers = (
+                () if rule.joint else tuple(v for v in self.state[p].values() if not isinstance(v, Tensor))
+            )
+            alike.setdefault((p.dtype, p.device, numbers), []).append(p)
+        if rule.joint and len(alike) > 1:
+            raise ValueError(
+                f"{type(rule).__name__} acts on one vector; give it parameters of one dtype and device"
+            )
+        for parameters in alike.values():
+            key = tuple(map(id, parameters))
+            packed = self._packed.get(key)
+            if packed is None:
+                packed = self._packed[key] = Packed(parameters, rule.joint)
+            if self._loss is not None:
+                packed.tell(rule, self.state, self._loss)
+            packed.step(rule, self.state, lr)
 
     def _step(self, rule: Steps, p: nn.Parameter, grad: Tensor, lr: float) -> None:
         x, kept = p.reshape(1, -1), self.state[p]
@@ -69,4 +93,10 @@ class RuleOptimizer(Optimizer):
             p.copy_(x.view_as(p))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "rule": self.rule, "_kind": self._kind, "_layouts": {}}
+        return {
+            **super().__getstate__(),
+            "rule": self.rule,
+            "_kind": self._kind,
+            "_layouts": {},
+            "_packed": {},
+        }

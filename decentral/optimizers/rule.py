@@ -31,12 +31,16 @@ class Rule(ABC):
     it: it may be g, or lie in the state. lr may change from step to step, and may be 0.
 
     ``layers``: whether it looks at whole spans, as a norm of each layer does. It is then given whole rows; others act
-    alike on every column, and may be given some columns only, with the layout of all.
+    alike on every column, and may be given some columns only, with the layout of all. ``joint``: whether it looks at
+    the whole model as one vector, so that it needs all layers in one place. ``hears``: whether it is told, before each
+    step, the loss of the batch that g is of: :meth:`heard`.
     ``weight_decay``: ``[train]`` has it, and :meth:`decayed` puts it in. The rule says what it does: join the gradient,
     shrink the weights by itself, or enter a ratio of norms.
     """
 
     layers: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
+    hears: ClassVar[bool] = False
 
     weight_decay: float = field(default=0.0, init=False)
 
@@ -69,6 +73,16 @@ class Rule(ABC):
         """
         d, state = self.direction(x, state, g, layout, lr)
         x.sub_(d, alpha=lr)
+        return state
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is given whole rows, with all of their gradient there."""
+        return self.layers or self.joint or self.hears
+
+    def heard(self, state: Any, losses: Tensor) -> Any:
+        """The state when ``losses`` (h,) of the batches are told, of workers each for itself; if it ``hears``."""
+        del losses
         return state
 
     def build(self, parameters: Iterable[Any], lr: float, weight_decay: float) -> Optimizer:

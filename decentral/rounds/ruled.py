@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from decentral.algorithms.traits import Method, traits_of
 from decentral.comm.layout import Layout
+from decentral.comm.stand_ins import Averaged
 from decentral.errors import UserError
 from decentral.optimizers.rule import is_asked, to_ask
-from decentral.rounds.trials.gradient_step import outer_step
+from decentral.rounds.advance import advance
+from decentral.rounds.by_rows import RowStep
+from decentral.rounds.trials.gradient_step import averages_gradients, outer_step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,15 +39,21 @@ class Ruled:
     step, with the bits that it has in torch. Methods that do more with a gradient (momentum, tracking, x and x - lr g
     side by side) take d for it; so do those that step when x has been mixed (DSGD awc), for the rule's weight decay and
     norms are those of x as it came in.
-    The rule comes before any communication, and its state stays with its worker. The two states are one, which the
-    round loop cuts, a checkpoint keeps and a worker that is away holds still, like a method's own.
+    A method that averages gradients (PmSGD) does so first, and the rule steps with the mean: norms of layers are those
+    of the averaged gradient, and all workers keep the same state.
+    Otherwise the rule comes before any communication, and its state stays with its worker. The two states are one,
+    which the round loop cuts, a checkpoint keeps and a worker that is away holds still, like a method's own.
+
+    ``losses``: gives those of the hosted workers' batches (h,), when their gradients are there, to a rule that hears.
     """
+
+    losses: Callable[[], Tensor] | None = None
 
     def __init__(self, method: Method[Any], rule: Rule) -> None:
         self.method, self.rule = method, rule
-        self.steps_first = outer_step(method) == "first"
+        self.averages, self.steps_first = averages_gradients(method), outer_step(method) == "first"
         traits = traits_of(method)
-        self.traits = replace(traits, whole=traits.whole or rule.layers)
+        self.traits = replace(traits, whole=traits.whole or rule.whole)
 
     def init(self, x: Tensor, comm: Mixer) -> Both:
         """Both as they begin."""
@@ -51,14 +61,26 @@ class Ruled:
 
     def step(self, x: Tensor, state: Both, g: Tensor, comm: Mixer, lr: float) -> tuple[Tensor, Both]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
-        layout, d = _layout(x, comm), None
-        if self.steps_first:
-            after = self.rule.step_(x, state.rule, g, layout, lr)
+        of_rule = self._heard(state.rule, comm) if self.rule.hears else state.rule
+        rest = comm
+        if self.averages:
+            g, rest = comm.mean(g).expand(x.shape), Averaged(comm)
+        step = RowStep(self.rule, _layout(x, comm), lr, in_place=self.steps_first)
+        d, of_rule = step(x, of_rule, g)
+        if not self.rule.whole or traits_of(self.method).whole or comm.whole or len(x) == 1:
+            # without d where the method knows what that means
+            x, of_method = self.method.step(x, state.method, d, rest, lr)  # type: ignore[arg-type]
         else:
-            d, after = self.rule.direction(x, state.rule, g, layout, lr)
-        # without d where the method knows what that means
-        x, of_method = self.method.step(x, state.method, d, comm, lr)  # type: ignore[arg-type]
-        return x, Both(of_method, after)
+            directions = [(slice(0, x.shape[1]), d)]
+            x, of_method = advance(self.method, x, state.method, directions, rest, comm.t, lr)
+        return x, Both(of_method, of_rule)
+
+    def _heard(self, state: Any, comm: Mixer) -> Any:
+        assert self.losses is not None
+        losses = self.losses()
+        if self.averages:
+            losses = comm.along.mean(losses[:, None]).expand(len(losses), 1)[:, 0]
+        return self.rule.heard(state, losses)
 
 
 def ruled(method: Method[Any], rule: Rule | None, weight_decay: float) -> tuple[Method[Any], float]:

@@ -104,7 +104,7 @@ def _early(rounds: list[list[tuple[bool, bool]]]) -> tuple[bool, ...]:
 class Trial:
     """One round to try a method in: ``comm`` in that round, models x, the method's state before it, a gradient."""
 
-    comm: RecordingComm
+    comm: Any  # a RecordingComm, or one that is around it
     x: Tensor
     state: Any
     g: Tensor

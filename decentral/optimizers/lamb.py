@@ -1,0 +1,96 @@
+"""LAMB, Adam with a length for each layer, and LAMBC, which bounds its trust ratio."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from decentral.optimizers.adam import Moments
+from decentral.optimizers.rule import Rule
+from decentral.optimizers.spans import Exclude, acted_on, norms, scaled_
+from topologies.settings import finite_settings, plain_settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from decentral.comm.layout import Layout
+
+
+@dataclass(frozen=True)
+class LAMB(Rule):
+    """LAMB: each layer's step has the length lr |w|, in the direction of Adam's. Reference: arXiv 1904.00962.
+
+        m = beta1 m + (1 - beta1) g,    v = beta2 v + (1 - beta2) g^2
+        r = (m / (1 - beta1^k)) / (sqrt(v / (1 - beta2^k)) + eps)         (k-th step)
+        u = r + decay w,    ratio = |w| / |u|, 1 where a norm is 0
+        w = w - lr ratio u
+
+    ``exclude``: vectors, biases and gains of norms, take the ratio 1 and no weight decay. Gradients are not cut:
+    ``train.clip_norm`` does that.
+    """
+
+    layers: ClassVar[bool] = True
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-6
+    exclude: Exclude = "vectors"
+
+    def __post_init__(self) -> None:
+        plain_settings(self)
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be in [0, 1)")
+        if self.eps <= 0:
+            raise ValueError(f"eps = {self.eps} must be positive; 1e-6 is usual")
+        finite_settings(self)
+
+    def init(self, x: Tensor, layout: Layout) -> Moments:
+        """No moments yet."""
+        del layout
+        return Moments(x.new_zeros(x.shape), x.new_zeros(x.shape), 0)
+
+    def direction(
+        self, x: Tensor, state: Moments, g: Tensor, layout: Layout, lr: float
+    ) -> tuple[Tensor, Moments]:
+        """See :class:`Rule`."""
+        del lr
+        acts, k = acted_on(layout, self.exclude, x), state.steps + 1
+        m = state.m.lerp_(g, 1 - self.beta1)
+        v = state.v.mul_(self.beta2).addcmul_(g, g, value=1 - self.beta2)
+        u = v.sqrt().div_((1 - self.beta2**k) ** 0.5).add_(self.eps)
+        u = u.reciprocal_().mul_(m).div_(1 - self.beta1**k)
+        of_x = norms(x, layout)
+        if self.weight_decay:
+            u.add_(scaled_(x.clone(), (self.weight_decay * acts).expand_as(of_x), layout))
+        of_u = norms(u, layout)
+        ratio = self.bounded(of_x / of_u).where((of_x > 0) & (of_u > 0), 1.0)
+        return scaled_(u, ratio.where(acts > 0, 1.0), layout), Moments(m, v, k)
+
+    def bounded(self, ratio: Tensor) -> Tensor:
+        """The trust ratio (h, L) that is used."""
+        return ratio
+
+
+@dataclass(frozen=True)
+class LAMBC(LAMB):
+    """LAMB whose trust ratio is cut to [lower, upper]. Reference: arXiv 2011.13584.
+
+    ratio = min(max(|w| / |u|, lower), upper)
+    """
+
+    lower: float = 0.0
+    upper: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.lower <= self.upper < math.inf or not self.upper:
+            raise ValueError(
+                f"lower = {self.lower} and upper = {self.upper} must be finite and 0 <= lower <= upper > 0; 0 and 1 "
+                "are usual"
+            )
+
+    def bounded(self, ratio: Tensor) -> Tensor:
+        """See :class:`LAMB`."""
+        return ratio.clamp(self.lower, self.upper)

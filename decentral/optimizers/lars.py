@@ -1,0 +1,130 @@
+"""LARS, and its sibling LARC: a learning rate for each layer, by the norms of its weights and of its gradient."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from decentral.optimizers.rule import Rule
+from decentral.optimizers.sgd import Velocity
+from decentral.optimizers.spans import Exclude, acted_on, norms, scaled_
+from topologies.settings import finite_settings, plain_settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from decentral.comm.layout import Layout
+
+
+@dataclass(frozen=True)
+class LARS(Rule):
+    """Layer-wise adaptive rate scaling: each layer's step is about lr trust |w|. Reference: arXiv 1708.03888.
+
+        lambda = trust |w| / (|g| + decay |w|),    1 where a norm is 0
+        m = momentum m + lr lambda (g + decay w),    w = w - m                        (``velocity = "scaled"``)
+        m = momentum m + lambda (g + decay w),       w = w - lr m                     (``velocity = "plain"``)
+
+    The two are the same while lr does not change; the paper has lr in the velocity, most libraries have not. w: the
+    columns of a layer, g: its gradient without weight decay. ``exclude``: vectors, biases and gains of norms, take
+    lambda = 1 and no weight decay. With decay the length of a first step is between lr trust |w| / sqrt(2) and
+    lr trust |w| where g and w are orthogonal, as before a batch norm.
+    Where a method is handed a direction, a scaled velocity's is m / lr, so a round with lr = 0 moves nothing.
+    """
+
+    layers: ClassVar[bool] = True
+
+    momentum: float = 0.9
+    trust: float = 0.001
+    velocity: Literal["scaled", "plain"] = "scaled"
+    exclude: Exclude = "vectors"
+
+    def __post_init__(self) -> None:
+        plain_settings(self)
+        check_layer_rates(self.momentum, self.trust)
+        finite_settings(self)
+
+    def init(self, x: Tensor, layout: Layout) -> Velocity:
+        """No velocity yet."""
+        del layout
+        return Velocity(x.new_zeros(x.shape))
+
+    def direction(
+        self, x: Tensor, state: Velocity, g: Tensor, layout: Layout, lr: float
+    ) -> tuple[Tensor, Velocity]:
+        """See :class:`Rule`."""
+        m = self._after(x, state, g, layout, lr)
+        if self.velocity == "plain":
+            return m, Velocity(m)
+        return (m.div(lr) if lr else m.new_zeros(m.shape)), Velocity(m)
+
+    def step_(self, x: Tensor, state: Velocity, g: Tensor, layout: Layout, lr: float) -> Velocity:
+        """See :class:`Rule`."""
+        m = self._after(x, state, g, layout, lr)
+        x.sub_(m, alpha=1.0 if self.velocity == "scaled" else lr)
+        return Velocity(m)
+
+    def _after(self, x: Tensor, state: Velocity, g: Tensor, layout: Layout, lr: float) -> Tensor:
+        acts = acted_on(layout, self.exclude, x)
+        of_x, of_g = norms(x, layout), norms(g, layout)
+        rate = self.trust * of_x / (of_g + self.weight_decay * of_x)
+        rate = rate.where((of_x > 0) & (of_g > 0) & (acts > 0), 1.0)
+        if self.weight_decay:
+            g = g.add(scaled_(x.clone(), (self.weight_decay * acts).expand_as(rate), layout))
+        else:
+            g = g.clone()
+        m = state.m.mul_(self.momentum)
+        return m.add_(scaled_(g, rate, layout), alpha=lr if self.velocity == "scaled" else 1.0)
+
+
+@dataclass(frozen=True)
+class LARC(Rule):
+    """Layer-wise adaptive rate control: LARS's rate as a bound on lr ("clip") or a factor on it ("scale").
+
+        rate = trust |w| / |g|,    a = min(rate / lr, 1)  or  rate;    a = 1 where a norm is 0
+        m = momentum m + a (g + decay w),    w = w - lr m
+
+    Reference: NVIDIA's OpenSeq2Seq and caffe. ``exclude``: vectors take a = 1 and no weight decay.
+    """
+
+    layers: ClassVar[bool] = True
+
+    momentum: float = 0.9
+    trust: float = 0.002
+    mode: Literal["clip", "scale"] = "clip"
+    exclude: Exclude = "vectors"
+
+    def __post_init__(self) -> None:
+        plain_settings(self)
+        check_layer_rates(self.momentum, self.trust)
+        finite_settings(self)
+
+    def init(self, x: Tensor, layout: Layout) -> Velocity:
+        """No velocity yet."""
+        del layout
+        return Velocity(x.new_zeros(x.shape))
+
+    def direction(
+        self, x: Tensor, state: Velocity, g: Tensor, layout: Layout, lr: float
+    ) -> tuple[Tensor, Velocity]:
+        """See :class:`Rule`."""
+        acts = acted_on(layout, self.exclude, x)
+        of_x, of_g = norms(x, layout), norms(g, layout)
+        rate = self.trust * of_x / of_g
+        if self.mode == "clip":
+            rate = (rate / lr).clamp_(max=1.0) if lr else rate.new_ones(rate.shape)
+        rate = rate.where((of_x > 0) & (of_g > 0) & (acts > 0), 1.0)
+        if self.weight_decay:
+            g = g.add(scaled_(x.clone(), (self.weight_decay * acts).expand_as(rate), layout))
+        else:
+            g = g.clone()
+        m = state.m.mul_(self.momentum).add_(scaled_(g, rate, layout))
+        return m, Velocity(m)
+
+
+def check_layer_rates(momentum: float, trust: float) -> None:
+    """Refuse what is no momentum, and a trust that is not positive."""
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum = {momentum} must be in [0, 1); 0.9 is usual")
+    if not 0 < trust < math.inf:
+        raise ValueError(f"trust = {trust} must be positive and finite; 0.001 is usual")
