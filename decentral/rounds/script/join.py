@@ -19,6 +19,7 @@ import topologies
 from decentral.algorithms.traits import Method, maker_of, traits_of
 from decentral.comm.launch import use_threads
 from decentral.comm.meeting import fingerprint
+from decentral.comm.schedule import as_schedule
 from decentral.comm.world import World, find_world
 from decentral.errors import AgreedError, UserError, nearest
 from decentral.rounds.mixing import mixing_for, rule_for
@@ -116,8 +117,6 @@ def _schedule(
             f"{_kind(mixing)}"
         )
     _check_size(mixing.shape[0], "matrix", ranks)
-    from decentral.comm.communicator import as_schedule
-
     return _user_values(lambda: as_schedule(mixing))
 
 
