@@ -32,7 +32,7 @@ def rehearsed(problem: Layered, made: Made, place: Place) -> Tried:
     if is_ours(problem):
         return TRUSTED
     module = made.module
-    what = f"model {problem.factory!r}" if hasattr(problem, "factory") else "the model"
+    what = f"model {shown(problem.factory)}" if hasattr(problem, "factory") else "the model"
     # the classes: a file of the user's that is imported anew has others of the same names
     classes = tuple(type(part) for part in module.modules())
     key = (
