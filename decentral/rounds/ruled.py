@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from decentral.algorithms.traits import Method, traits_of
+from decentral.algorithms.traits import Method, traits_of, without_optimizer
 from decentral.comm.layout import Layout
 from decentral.comm.stand_ins import Averaged
 from decentral.errors import UserError
@@ -50,6 +50,7 @@ class Ruled:
     losses: Callable[[], Tensor] | None = None
 
     def __init__(self, method: Method[Any], rule: Rule) -> None:
+        method = without_optimizer(method)
         self.method, self.rule = method, rule
         self.averages, self.steps_first = averages_gradients(method), outer_step(method) == "first"
         traits = traits_of(method)
@@ -90,13 +91,12 @@ def ruled(method: Method[Any], rule: Rule | None, weight_decay: float) -> tuple[
 
 
 def refuse_second_rule(method: Method[Any], rule: Rule | None) -> None:
-    """Raise UserError if the method makes its steps by a rule of its own, and another is to come before it."""
-    own = traits_of(method).optimizer
-    if own and is_asked(rule):
-        raise UserError(
-            f"{type(method).__name__} has an {own} of its own, and [optimizer] would be another before it; remove the "
-            "section"
-        )
+    """Raise UserError if the method makes its steps by an optimizer of its own, in whose place the rule cannot be."""
+    if is_asked(rule):
+        try:
+            without_optimizer(method)
+        except ValueError as error:
+            raise UserError(f"[algorithm] {error}; or remove [optimizer]") from None
 
 
 def _layout(x: Tensor, comm: Mixer) -> Layout:
