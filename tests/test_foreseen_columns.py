@@ -23,6 +23,7 @@ RUNS = {
     "compression by layers": {
         "problem": MLP, "algorithm": {"name": "pmsgd"}, "compression": {"name": "adacomp"}, "train": TRAIN,
     },
+    "a rate that adapts": {"problem": MLP, "schedule": {"name": "autowu"}, "train": TRAIN},
     "asynchronous": {"algorithm": {"name": "ad-psgd"}},
     "stages": {
         **NO_WORKERS, "problem": {"name": "mlp", "hidden": [4, 4]}, "stages": {"count": 2},

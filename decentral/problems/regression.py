@@ -80,6 +80,10 @@ class LinearRegression:
         unique = weight_decay > 0 or workers * self.samples >= self.dimension
         return ("epoch", "samples", "train_loss", *(OF_OPTIMUM if unique else ()))
 
+    def epoch_samples(self, workers: int) -> int:
+        """See :class:`decentral.problems.capabilities.Counted`."""
+        return workers * self.samples
+
     def parameters(self) -> int:
         """See :class:`decentral.problems.capabilities.Sized`."""
         return self.dimension

@@ -33,6 +33,7 @@ COLUMNS = {
     "bytes_sent_max": Column("data sent by the busiest worker", "sent max", "B"),
     "mpi_bytes_sent": Column("training's data sent between MPI ranks", "MPI sent", "B"),
     "messages": Column("messages sent", "messages"),
+    "lr": Column("learning rate", "lr"),
     "train_accuracy": Column("training accuracy", "train acc.", better="high"),
     "train_loss": Column("training loss", "train loss", better="low"),
     "test_loss": Column("test loss of the averaged model", "test loss", better="low"),

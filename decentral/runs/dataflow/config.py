@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated, Any, ClassVar
 
 from decentral.dataflow.models import NODE_MODELS
 from decentral.errors import UserError
+from decentral.optimizers.of_run import Facts
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.capabilities import Measured, Trainable
@@ -62,6 +64,17 @@ class DataflowRun(Run):
                 WITHOUT_CLUSTER, "with [dataflow], whose messages have one kind of link; remove the key"
             ),
         }
+
+    def facts(self) -> Facts:
+        """See :class:`Run`; a round is an epoch, and a batch is what makes an update."""
+        flow, whole = self.dataflow, super().facts()
+        messages = flow.runtime == "messages"
+        if messages and (flow.unit != "instances" or flow.frequencies):
+            missing = 'updates counted in messages are of no batch: set dataflow.unit = "instances"'
+            return whole._replace(batch=None, epoch_rounds=None, missing=missing)
+        instances = flow.min_update_frequency if messages else flow.minibatch
+        batch = instances * (whole.batch or 1)  # an instance has one sample, where it has no batch of them
+        return whole._replace(batch=batch, epoch_rounds=Fraction(1), missing="")
 
     def fits(self) -> None:
         """The problem has a network of nodes."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from decentral.algorithms.traits import Method, traits_of
+from decentral.optimizers.autowu import AutoWU
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.capabilities import Linear
@@ -34,6 +35,7 @@ class RoundsRun(WholeModels):
 
     there: ClassVar[str] = "no [stages]"
     goes_on: ClassVar[bool] = True
+    hears: ClassVar[bool] = True
 
     problem: Annotated[Any, Named(PROBLEMS)]
     topology: Topology
@@ -52,6 +54,7 @@ class RoundsRun(WholeModels):
         if (measured := self.measured()) is None:
             return None
         found, final = [*measured, "simulated_s"], ["spectral_gap"]
+        found += ["lr"] if isinstance(self.schedule, AutoWU) else []
         if self.compression is not None:
             found += RATIOS if self.compression.chosen.tells_layers else RATIOS[:1]
         if self.faults is not None:

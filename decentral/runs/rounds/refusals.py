@@ -10,6 +10,7 @@ from decentral.comm.plan import workers_a_rank
 from decentral.comm.world import World
 from decentral.errors import UserError
 from decentral.network import Gossip, all_reduce_s
+from decentral.optimizers.listening import Listening
 from decentral.optimizers.rule import is_asked
 from decentral.rounds.compiled import CompiledMethod
 from decentral.rounds.ruled import refuse_second_rule
@@ -42,9 +43,10 @@ def check(run: RoundsRun, world: World) -> None:
     _check_network(run, mixing)
     if not run.allow_unstable:
         rounds = range(0, train.rounds, max(1, train.rounds // 10_000))
-        lr = max(run.schedule.lr(t, train.rounds, train.lr) for t in rounds)
-        # how far lr reaches behind a rule is the rule's: without a problem the mixing alone is looked at
-        problem = None if is_asked(run.optimizer) else run.problem
+        lr = max(map(run.lr, rounds))
+        # how far lr reaches behind a rule is the rule's, and one that adapts may turn before its highest: without a
+        # problem the mixing alone is looked at
+        problem = None if is_asked(run.optimizer) or isinstance(run.rates, Listening) else run.problem
         refuse_unstable(run.algorithm, mixing, lr, problem, run.seed, train.weight_decay)
 
 

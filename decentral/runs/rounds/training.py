@@ -32,6 +32,7 @@ from decentral.runs.rounds.clock import SimulatedTime
 from decentral.runs.rounds.columns import compression_ratios, theory_bias_sq
 from decentral.runs.rounds.config import RoundsRun
 from decentral.runs.rounds.faults import fault_counts, fault_notes, links_with
+from decentral.runs.rounds.rate import Rate
 from decentral.runs.rounds.refusals import check
 from decentral.runs.rounds.timeline import Stopwatch, gathered_rounds, middle
 
@@ -80,6 +81,7 @@ class Training:
             self.state = checkpoint.restore(kept, self.comm, self.objective, self.x, self.state)
             self.simulated.restore(kept["clocks"], self.t)
         self.losses = Losses(self.comm, self.x.device, self.t, limit)
+        self.rate = Rate(config, self.world, journal, kept.get("schedule") if kept else None)
         self.watch = Stopwatch(self.world.rank, self.x.device)
         # in one process the timeline is the simulated one
         self.watched = middle(config.train.rounds, self.t) if self.world.ranks > 1 else range(0)
@@ -124,10 +126,13 @@ class Training:
             keep = self.t % train.checkpoint_rounds == 0 and self.t < train.rounds
             watched = bool(self.watched) and self.t == self.watched.stop
             asked = stopping.asked()
-            if not (record or keep or watched or self.losses.full or (asked and alone)):
+            decides = self.rate.decides(self.t)
+            if not (record or keep or watched or decides or self.losses.full or (asked and alone)):
                 journal.moved(self.t)
                 continue
             trouble = self.losses.trouble(asked)  # waits for the device
+            if not trouble:
+                self.rate.hear(self.losses.seen, self.t)
             self.wall_s += time.perf_counter() - began
             if trouble or (record and (trouble := self._record())):
                 return journal.ended("diverged", trouble)
@@ -142,8 +147,7 @@ class Training:
 
     def _round(self) -> None:
         """One round, and what is noted of it."""
-        train = self.config.train
-        lr = self.config.schedule.lr(self.t, train.rounds, train.lr)
+        lr = self.rate.lr(self.t)
         if self.t in self.watched:
             with self.watch.round(self.t, self.comm):
                 self._advance(lr, self.watch)
@@ -182,7 +186,7 @@ class Training:
             return overflow(self.t, self.x, self.comm)
         samples, epoch = self.objective.samples(self.t), self.objective.epoch(self.t)
         of_method = self.state.method if isinstance(self.method, Ruled) else self.state
-        more = compression_ratios(self.comm) | (
+        more = {**self.rate.columns(self.t), **compression_ratios(self.comm)} | (
             fault_counts(self.comm, of_method) if self.config.faults else {}
         )
         self.journal.record(
@@ -197,7 +201,7 @@ class Training:
             checkpoint.state(
                 self.world, self.comm, self.objective, self.x, self.state,
                 t=self.t, wall_s=self.wall_s, loss_limit=self.losses.limit, row=self.journal.row,
-                clocks=self.simulated.state(),
+                clocks=self.simulated.state(), schedule=self.rate.state(),
             )
         )  # fmt: skip
 

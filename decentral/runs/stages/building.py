@@ -99,11 +99,10 @@ class Plan:
     def _stages(self, worker: int, indices: Sequence[int], steps: int, mixing: Any) -> list[Stage]:
         config, network = self.config, copy.deepcopy(self.network)
         network.modules().train()
-        base, rounds = config.train.lr, config.train.rounds
         shared: dict[str, Any] = {
             "batches": functools.partial(self.samples.batch, worker),
             "steps": steps,
-            "lr": lambda t: config.schedule.lr(t, rounds, base),
+            "lr": config.lr,
             "make_head": self.head,
             "clip_norm": config.train.clip_norm or 0.0,
         }
