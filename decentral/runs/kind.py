@@ -107,6 +107,11 @@ class Run:
         """Workers that the data are dealt to."""
         return 1
 
+    @property
+    def all_rounds(self) -> int:
+        """Rounds that there will be at the most."""
+        return self.train.rounds
+
     def columns(self, ranks: int) -> Columns | None:
         """What a run on so many ranks will record, that figures may ask for; None where that is not known."""
         del ranks
