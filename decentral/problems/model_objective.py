@@ -45,6 +45,7 @@ class ModelObjective:
     ) -> None:
         self.place = place
         self.owned, self.classes = np.concatenate(shards), dataset.classes
+        self.epoch_samples = len(self.owned)
         self.shards = [shards[worker] for worker in place.rows]
         self.train_x = placed(dataset.train_x, place)
         self.train_y = dataset.train_y.to(place.device)
@@ -128,7 +129,7 @@ class ModelObjective:
 
     def renew_statistics(self, x: Tensor, batch_size: int) -> int:
         """See :class:`decentral.problems.objective.Objective`. What the model draws has a stream of its own."""
-        module, count = self.evaluation.module, len(self.owned) // batch_size
+        module, count = self.evaluation.module, self.epoch_samples // batch_size
         if not of_batch_norm(module):
             return 0
         order = torch.from_numpy(stream(self.place.seed, "statistics").permutation(self.owned))
@@ -147,8 +148,8 @@ class ModelObjective:
     def samples(self, rounds: int) -> int:
         """Seen by all workers."""
         batch = self.place.batch_size
-        return rounds * (len(self.owned) if batch == "full" else batch * self.place.workers)
+        return rounds * (self.epoch_samples if batch == "full" else batch * self.place.workers)
 
     def epoch(self, rounds: int) -> float:
         """Passes over the whole training set."""
-        return self.samples(rounds) / len(self.owned)
+        return self.samples(rounds) / self.epoch_samples
