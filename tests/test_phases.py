@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import update_bn
 
 from decentral.comm.world import LocalWorld
+from decentral.problems.model_objective import ModelObjective
 from decentral.runs.experiment import expand
 from decentral.runs.folder import RunFolder
 from decentral.runs.journal import Journal
@@ -296,6 +297,19 @@ def test_ended_in_any_phase_it_goes_on_to_the_same_bits(home):
         assert results[0] == results[1]
         assert "1 of 1 runs have ended before" in decentral("run", file, "--out", "out", "--resume").err
         shutil.rmtree(home / "out")
+
+
+def test_a_pass_for_statistics_that_dies_begins_again(home, monkeypatch):
+    file = write(home / "x.toml", **CNN)
+    assert decentral("run", file, "--out", "whole").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelObjective, "renew_statistics", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            decentral("run", file, "--out", "out")
+    ((name, rows),) = metrics(home / "whole").items()
+    assert torch.load(home / "out" / "runs" / name / "checkpoint.pt")["t"] == TOGETHER + ALONE
+    assert decentral("run", file, "--out", "out", "--resume").code == 0
+    assert but_wall_time(metrics(home / "out")[name]) == but_wall_time(rows)
 
 
 @pytest.mark.mpi

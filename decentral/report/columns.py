@@ -126,6 +126,8 @@ FIELDS = {
     "train.rounds": "rounds",
     "train.batch_size": "batch size",
     "train.dtype": "dtype",
+    "phases.replicas.batch_size": "replicas of batch size",
+    "phases.replicas.lr": "replicas' learning rate",
     "problem.name": "problem",
     "program.name": "program",
     "program.blocks": "blocks",

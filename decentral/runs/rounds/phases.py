@@ -111,7 +111,9 @@ class PhasedTraining(Training):
         return {"phase": self.phase, **super()._more()}
 
     def _end(self) -> Outcome:
-        """The third phase, which no checkpoint cuts, and the end of the run."""
+        """The third phase, and the end of the run. The pass for statistics may be long, so a checkpoint comes first."""
+        if self.config.train.checkpoint_every != "never":
+            self._keep()
         self._close()
         before = self.journal.row.get("test_accuracy_worker_mean")
         self._unite()
