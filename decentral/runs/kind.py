@@ -120,6 +120,11 @@ class Run:
         """Workers that the data are dealt to."""
         return 1
 
+    @property
+    def all_rounds(self) -> int:
+        """Rounds that there will be at the most."""
+        return self.train.rounds
+
     def facts(self) -> Facts:
         """What its schedule may ask of it; this reads the data."""
         train, problem, samples, batch = self.train, self.problem, None, None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,19 +30,26 @@ class Rate:
         self._state: dict[str, Any] = {}
         if self._listening is not None:
             self._state = dict(kept or self._listening.begin())
+        self._told: Callable[[int], float] | None = None
+
+    def told(self, lr: Callable[[int], float]) -> None:
+        """From here on it is ``lr(t)``, and nothing is decided."""
+        self._told = lr
 
     def lr(self, t: int) -> float:
         """Of round t."""
+        if self._told:
+            return self._told(t)
         return self._listening.lr_after(self._state, t) if self._listening else self.run.lr(t)
 
     def decides(self, t: int) -> bool:
         """Whether losses must be looked at now that t rounds are done."""
-        return self._listening is not None and self._listening.decides(self._state, t)
+        return self._listening is not None and not self._told and self._listening.decides(self._state, t)
 
     def hear(self, losses: NDArray[np.float64], t: int) -> None:
         """Of all workers (rounds, n), those up to the round t that comes next."""
         schedule = self._listening
-        if schedule is None:
+        if schedule is None or self._told:
             return
         self._state = schedule.heard(self._state, losses.mean(axis=1).tolist())
         if not schedule.decides(self._state, t):
