@@ -57,9 +57,9 @@ class RuleOptimizer(Optimizer):
             self._loss = torch.as_tensor(loss).detach().reshape(1)
 
     @property
-    def waits_for_loss(self) -> bool:
-        """Whether the next step needs a loss that was not told yet."""
-        return self.rule.hears and self._loss is None
+    def heard(self) -> Tensor | None:
+        """The loss (1,) that the next step of a rule that hears is told; None where there is none yet."""
+        return self._loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; a rule that acts on one vector has one group."""

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, empty_like, optim, sub, zeros_like
 from torch.optim import SGD, Optimizer
 
+from decentral.comm.mixer import Mixer
 from decentral.errors import UserError
+from decentral.optimizers.as_torch import RuleOptimizer
 from decentral.rounds.script.own_step import is_hooked, make_step
 from decentral.rounds.script.parameter_row import ParameterRow
 from decentral.rounds.trials.gradient_step import Place
@@ -44,6 +46,30 @@ class InnerOptimizer:
         self._groups_of = [k for k, group in groups for p in group["params"] if p in trained]
         self._before: Tensor | None = None
         self._plain = self._hooked = False  # in this round
+
+    def hear(self, loss: Any) -> None:
+        """What ``closure`` gave, for an update rule that hears. Raises UserError if it needs a loss and has none."""
+        if isinstance(self.optimizer, RuleOptimizer) and self.optimizer.rule.hears:
+            self.optimizer.hear(loss)
+            if self.optimizer.heard is None:
+                raise UserError(
+                    f"{type(self.optimizer.rule).__name__} needs the loss of each batch; call step(closure) with a "
+                    "closure that gives it"
+                )
+
+    def is_more(self) -> bool:
+        """Whether it makes more of a gradient than to add weight decay, or others do so in its step."""
+        return not is_plain(self.optimizer) or is_hooked(self.optimizer)
+
+    def average(self, comm: Mixer, t: int, overflown: bool) -> None:
+        """Let the gradients be their means over the workers, and so the loss; ``overflown``: these count as 0."""
+        mean = empty_like(self.row.x)
+        for number, (columns, g) in enumerate(self._zeros() if overflown else self.row.gradients()):
+            mean[:, columns] = comm.at(t, number == 0).mean(g)
+        for p, part in zip(self.row.parameters, self.row.views_of(mean), strict=True):
+            p.grad = part.clone() if p.grad is None else p.grad.copy_(part)
+        if isinstance(self.optimizer, RuleOptimizer) and (loss := self.optimizer.heard) is not None:
+            self.optimizer.hear(comm.at(t).along.mean(loss.to(mean)[None])[0])
 
     def begin(self, overflown: bool) -> Given:
         """What the round is made with, once; ``overflown``: without a step of the optimizer, so g = 0."""
@@ -97,6 +123,10 @@ class InnerOptimizer:
     def _nothing(self) -> Iterator[tuple[slice, Tensor | None]]:
         for number, block in enumerate(self.row.blocks):
             yield block.columns, None if self.place else self.row.room(number).zero_()
+
+    def _zeros(self) -> Iterator[tuple[slice, Tensor]]:
+        for number, block in enumerate(self.row.blocks):
+            yield block.columns, self.row.room(number).zero_()
 
     def _directions(self, lr: float, decays: list[float]) -> Iterator[tuple[slice, Tensor | None]]:
         """(x - x') / lr, block by block, where x' is what the optimizer makes of x; x is put back."""

@@ -17,6 +17,7 @@ from decentral.algorithms.state import numbers_of, tensors_of, with_numbers
 from decentral.algorithms.traits import Method, traits_of
 from decentral.comm import Communicator
 from decentral.comm.mixer import Pending
+from decentral.comm.stand_ins import Averaged
 from decentral.errors import AgreedError, UserError
 from decentral.rounds.advance import advance
 from decentral.rounds.early import EarlyComm
@@ -36,7 +37,7 @@ from decentral.rounds.script.parameter_row import ParameterRow
 from decentral.rounds.script.unchanged import Unchanged
 from decentral.rounds.trials.columns import cut_note, looks_across
 from decentral.rounds.trials.contract import refuse_misfit
-from decentral.rounds.trials.gradient_step import outer_step
+from decentral.rounds.trials.gradient_step import averages_gradients, outer_step
 from decentral.rounds.trials.messages import sends_model_first
 from topologies.wording import shown
 
@@ -52,7 +53,8 @@ class Decentralized(Optimizer):
 
         g = (x - x') / lr                       (where lr = 0: g = x - x')
 
-    so DSGD(variant "atc") mixes x', and a method with momentum adds its own to the optimizer's. Where a method does
+    so DSGD(variant "atc") mixes x', and a method with momentum adds its own to the optimizer's. A method that averages
+    gradients (PmSGD) does so before such an optimizer's step, in p.grad. Where a method does
     no more with g than x - lr g, first or last in its round, ``optimizer`` itself steps there, in place.
     lr is the largest of the groups' learning rates; a group with another, lr_k, has its gradient times lr_k / lr. A
     learning rate that changes acts as the method says; it should change by the same factor in all groups.
@@ -115,7 +117,8 @@ class Decentralized(Optimizer):
         if comm.rank == 0 and (twice := doubled_momentum(optimizer, method)):
             warnings.warn(twice, stacklevel=2)
         whole = across or traits_of(method).whole or comm.links is not None
-        place = outer_step(method)
+        self._averages = averages_gradients(method)
+        place = None if self._averages else outer_step(method)
         self.row = ParameterRow(trained, whole, gathers=place is None)
         self._inner_steps = InnerOptimizer(optimizer, self.row, place, bool(traits_of(method).optimizer))
         frozen = [p for p in given if not p.requires_grad]
@@ -162,6 +165,7 @@ class Decentralized(Optimizer):
                 raise UserError(f"closure should be a function that gives the loss, not {shown(closure)}")
             with torch.enable_grad():
                 loss = closure()
+        self._inner_steps.hear(loss)
         self._check_unchanged()
         row, comm = self.row, self.comm
         self._ask("step()")
@@ -172,8 +176,11 @@ class Decentralized(Optimizer):
             self._tell_apart()
         if self._layout is not None:
             comm.layout = self._layout  # another optimizer may have set that of its model
+        rounds: Any = EarlyComm(comm, self._posted) if self._posted else comm
+        if self._averages and self._inner_steps.is_more():
+            self._inner_steps.average(comm, self.t, overflown)
+            rounds, overflown = Averaged(comm), False
         given = self._inner_steps.begin(overflown)
-        rounds = EarlyComm(comm, self._posted) if self._posted else comm
         gradient, lr, decay, _ = given
         x, self.method_state = advance(
             self.method, row.x, self.method_state, gradient, rounds, self.t, lr, decay, row.width
