@@ -344,7 +344,7 @@ def digits(tmp_path, **changes):
 
 
 @pytest.mark.parametrize("clip", [None, 0.1])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_a_run_of_one_worker_is_a_plain_loop_of_torch(tmp_path, name, clip):
     config = digits(tmp_path, optimizer={"name": name, **({"momentum": 0.9} if name == "sgd" else {})})
     if clip:

@@ -22,6 +22,9 @@ OPTIMIZERS: dict[str, type[Rule]] = all_loaded(
         "lamb": "decentral.optimizers.lamb:LAMB",
         "lambc": "decentral.optimizers.lamb:LAMBC",
         "novograd": "decentral.optimizers.novograd:NovoGrad",
+        "rsg": "decentral.optimizers.rsg:RSG",
+        "arsg": "decentral.optimizers.rsg:ARSG",
+        "nlcg": "decentral.optimizers.nlcg:NLCG",
     }
 )
 """By name, as ``[optimizer] name = ...`` has it."""

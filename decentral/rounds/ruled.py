@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,7 +45,7 @@ class Ruled:
     Otherwise the rule comes before any communication, and its state stays with its worker. The two states are one,
     which the round loop cuts, a checkpoint keeps and a worker that is away holds still, like a method's own.
 
-    ``losses``: gives those of the hosted workers' batches (h,), when their gradients are there, to a rule that hears.
+    A rule that hears needs :meth:`told`. Of averaged gradients it is told the mean of the losses.
     """
 
     losses: Callable[[], Tensor] | None = None
@@ -55,6 +56,12 @@ class Ruled:
         self.averages, self.steps_first = averages_gradients(method), outer_step(method) == "first"
         traits = traits_of(method)
         self.traits = replace(traits, whole=traits.whole or rule.whole)
+
+    def told(self, losses: Callable[[], Tensor]) -> Ruled:
+        """This, for a rule that hears: ``losses`` gives those of the batches (h,) that a round's gradients are of."""
+        one = copy.copy(self)
+        one.losses = losses
+        return one
 
     def init(self, x: Tensor, comm: Mixer) -> Both:
         """Both as they begin."""
@@ -77,7 +84,8 @@ class Ruled:
         return x, Both(of_method, of_rule)
 
     def _heard(self, state: Any, comm: Mixer) -> Any:
-        assert self.losses is not None
+        if self.losses is None:
+            raise ValueError(f"{type(self.rule).__name__} needs the loss of each batch, and nobody tells it")
         losses = self.losses()
         if self.averages:
             losses = comm.along.mean(losses[:, None]).expand(len(losses), 1)[:, 0]

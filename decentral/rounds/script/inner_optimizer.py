@@ -10,6 +10,7 @@ from torch.optim import SGD, Optimizer
 
 from decentral.comm.mixer import Mixer
 from decentral.errors import UserError
+from decentral.optimizers.as_torch import RuleOptimizer
 from decentral.rounds.script.own_step import is_hooked, make_step
 from decentral.rounds.script.parameter_row import ParameterRow
 from decentral.rounds.trials.gradient_step import Place
@@ -49,6 +50,16 @@ class InnerOptimizer:
         self._groups_of = [k for k, group in groups for p in group["params"] if p in trained]
         self._before: Tensor | None = None
         self._plain = self._hooked = False  # in this round
+
+    def hear(self, loss: Any) -> None:
+        """What ``closure`` gave, for an update rule that hears. Raises UserError if it needs a loss and has none."""
+        if isinstance(self.optimizer, RuleOptimizer) and self.optimizer.rule.hears:
+            self.optimizer.hear(loss)
+            if self.optimizer.heard is None:
+                raise UserError(
+                    f"{type(self.optimizer.rule).__name__} needs the loss of each batch; call step(closure) with a "
+                    "closure that gives it"
+                )
 
     def begin(self, overflown: bool, comm: Mixer, t: int) -> Given:
         """What round t is made with, once; ``overflown``: without a step of the optimizer, so g = 0.
@@ -90,6 +101,8 @@ class InnerOptimizer:
         for number, (_, g) in enumerate(gradient):
             assert g is not None
             self.row.put_gradient(number, comm.at(t, number == 0).mean(g))
+        if isinstance(self.optimizer, RuleOptimizer) and (loss := self.optimizer.heard) is not None:
+            self.optimizer.hear(comm.at(t).along.mean(loss.to(self.row.x)[None])[0])
         if self.place != "first":
             return Given(self._directions(lr, decays), lr, 0.0, None, averaged=True)
         self._step(decays)

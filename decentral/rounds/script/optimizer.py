@@ -146,6 +146,7 @@ class Decentralized(Optimizer):
                 raise UserError(f"closure should be a function that gives the loss, not {shown(closure)}")
             with torch.enable_grad():
                 loss = closure()
+        self._inner_steps.hear(loss)
         self._check_unchanged()
         row, comm = self.row, self.comm
         self._ask("step()")

@@ -82,3 +82,8 @@ class DataflowRun(Run):
             raise UserError(
                 f"problem.name = {name!r} has no network of nodes; use one of {', '.join(NODE_MODELS)}"
             )
+        if self.optimizer.joint or self.optimizer.hears:
+            raise UserError(
+                f"optimizer.name = {name_of(self.optimizer, OPTIMIZERS)!r} needs all layers and the loss of a batch in "
+                "one place, and a node has a part of them; use a rule of each layer such as lamb, or remove [dataflow]"
+            )

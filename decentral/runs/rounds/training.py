@@ -57,6 +57,8 @@ class Training:
         self._furnish_links()
         self.x = self.objective.start().expand(self.comm.h, -1).clone()
         method, self.weight_decay = ruled(config.algorithm, config.optimizer, config.train.weight_decay)
+        if isinstance(method, Ruled):
+            method = method.told(lambda: self.objective.losses)
         self.state = method.init(self.x, self.comm)
         self.comm.faults = links_with(config.faults, config.algorithm, self.comm, self.x, config.seed)
         self.whole = looks_across(method)
