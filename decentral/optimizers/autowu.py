@@ -31,6 +31,7 @@ class AutoWU(OfRun):
 
     and decays from there: by a cosine to 0 over all that is left; or ``constant-then-cosine``, over the last fifth.
     At S it decays in any case, from ``train.lr``. Three epochs must be over before S, or nothing is found.
+    A test takes some tenths of a second; with full batches each round is an epoch.
 
     ``rho``: the warm-up's largest share of the run. The official code fits the process by 100 steps of Adam that go
     on from epoch to epoch; here it is fitted anew, to the end, so that flat losses do not pass the test.
