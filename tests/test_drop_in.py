@@ -542,6 +542,43 @@ def test_blocks_of_columns_do_not_change_the_numbers():
     passes(2, LARGE)
 
 
+AVERAGED = (
+    SETUP
+    + """
+def trained(make, by_hand, more=()):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    inner, comm = make(model.parameters()), dc.join("ring")
+    optimizer = inner if by_hand else dc.Decentralized(inner, *more, comm)
+    for t in range(5):
+        optimizer.zero_grad()
+        for other in range(2) if by_hand else [comm.rank]:
+            torch.manual_seed(10 * t + other)
+            loss = model(torch.randn(4, 5).double()).square().mean()
+            (loss / 2 if by_hand else loss).backward()
+        optimizer.step()
+    return flat(model), comm.ledger
+from decentral.optimizers import OPTIMIZERS
+for make in (
+    lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.01),
+    lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    lambda p: OPTIMIZERS["lars"](trust=0.1).build(p, 0.1, 0.01),
+):
+    expected, _ = trained(make, True)
+    found, ledger = trained(make, False, [A.PmSGD(0.0)])
+    assert torch.allclose(found, expected, rtol=0, atol=1e-13), make
+    assert ledger.state()["reduced_bytes"] == 5 * 8 * expected.numel(), ledger.state()
+local, _ = trained(lambda p: torch.optim.Adam(p, lr=0.1), False, [A.LocalSGD(every=1)])
+assert not torch.allclose(local, trained(lambda p: torch.optim.Adam(p, lr=0.1), True)[0], atol=1e-3)
+print("fine")
+"""
+)
+
+
+def test_optimizers_step_with_the_mean_of_gradients_where_the_method_averages_them():
+    passes(2, AVERAGED)
+
+
 def ends(ranks, code, *args):
     return run_ranks(ranks, "-c", SETUP + code, *args, timeout=90)
 

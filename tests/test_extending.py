@@ -173,7 +173,7 @@ THINGS = {
                 del rounds
                 return base * (1 - 0.5 * (t % self.teeth) / self.teeth)
         ''',
-        "decentral/optimizers/__init__.py",
+        "decentral/optimizers/decays.py",
         '        "constant": ',
         '        "sawtooth": "decentral.optimizers.sawtooth:Sawtooth",',
     ),

@@ -23,6 +23,11 @@ RUNS = {
     "compression by layers": {
         "problem": MLP, "algorithm": {"name": "pmsgd"}, "compression": {"name": "adacomp"}, "train": TRAIN,
     },
+    "a rate that adapts": {"problem": MLP, "schedule": {"name": "autowu"}, "train": TRAIN},
+    "phases": {
+        "problem": MLP, "train": TRAIN, "phases": {"replicas": {"rounds": 2, "batch_size": 2, "lr": 0.05}},
+    },
+    "phases of a quadratic": {"phases": {"replicas": {"rounds": 2, "batch_size": 1, "lr": 0.05, "data": "own"}}},
     "asynchronous": {"algorithm": {"name": "ad-psgd"}},
     "stages": {
         **NO_WORKERS, "problem": {"name": "mlp", "hidden": [4, 4]}, "stages": {"count": 2},

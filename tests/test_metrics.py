@@ -17,7 +17,8 @@ from decentral.runs.folder import RunFolder
 from decentral.runs.journal import Journal
 from decentral.runs.metrics import measure, norms, traffic
 from decentral.runs.place import Here
-from decentral.runs.rounds.training import Training, execute
+from decentral.runs.rounds.execution import execute
+from decentral.runs.rounds.training import Training
 
 FULL = {"problem": {"name": "linear-regression"}, "train": {"batch_size": "full"}}
 PROBLEMS = {

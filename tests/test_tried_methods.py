@@ -33,8 +33,8 @@ from decentral.runs.journal import Journal
 from decentral.runs.place import Here
 from decentral.runs.reading import read
 from decentral.runs.rounds.config import RoundsRun
+from decentral.runs.rounds.refusals import check as check_rounds
 from decentral.runs.rounds.training import Training
-from decentral.runs.rounds.training import check as check_rounds
 from decentral.runs.stages.config import StageRun
 from decentral.runs.stages.training import check as check_stages
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from decentral.algorithms.admission import admit
+from decentral.algorithms.descent import descend
 from decentral.algorithms.local_sgd import check_every, is_due
 from decentral.algorithms.momentum import check_momentum
 from decentral.algorithms.traits import Traits
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decentral.comm.mixer import Mixer
+
+
+class Slow(NamedTuple):
+    """x at the last outer step, u (h, d) the outer momentum."""
+
+    x: Tensor
+    u: Tensor
 
 
 class InnerOuter(NamedTuple):
@@ -28,6 +36,32 @@ class InnerOuter(NamedTuple):
 
 
 @dataclass(frozen=True)
+class OuterNesterov:
+    """The outer loop of :class:`DiLoCo` by itself: SGD's inner steps, or those that who calls it makes (g = None)."""
+
+    traits: ClassVar[Traits] = Traits(title="DiLoCo", linear=False)
+
+    every: int
+    momentum: float
+    outer_lr: float
+
+    def init(self, x: Tensor, comm: Mixer) -> Slow:
+        """No momentum yet."""
+        admit(self, x, comm)
+        return Slow(x.clone(), x.new_zeros(x.shape))
+
+    def step(self, x: Tensor, state: Slow, g: Tensor | None, comm: Mixer, lr: float) -> tuple[Tensor, Slow]:
+        """One round from x (h, d) with the gradients g (h, d) at x."""
+        x = descend(x, g, lr)
+        if not is_due(self.every, comm):
+            return x, state
+        delta = state.x.sub(comm.mean(x))
+        u = state.u.mul_(self.momentum).add_(delta)
+        slow = state.x.sub_(delta, alpha=self.outer_lr).sub_(u, alpha=self.outer_lr * self.momentum)
+        return x.copy_(slow), Slow(slow, u)
+
+
+@dataclass(frozen=True)
 class DiLoCo:
     """Inner steps of AdamW with lr, an outer step of SGD with Nesterov momentum on the mean displacement.
 
@@ -36,7 +70,8 @@ class DiLoCo:
         after every ``every``-th round    delta = xs - mean(x),    u = momentum u + delta
         xs = xs - outer_lr (delta + momentum u),    x = xs
 
-    AdamW's state stays with its worker. The graph plays no part.
+    AdamW's state stays with its worker. The graph plays no part. Another rule under ``[optimizer]``, or another torch
+    optimizer in a script, takes AdamW's place (:meth:`outer`).
     Cost: one all-reduce of d numbers in ``every`` rounds.
     Fixed point: none in closed form. Unstable for outer_lr too large; no bound is known to us.
     Reference: Douillard et al. 2023, arXiv 2311.08105.
@@ -81,9 +116,18 @@ class DiLoCo:
         v = state.v.mul_(self.beta2).addcmul_(g, g, value=1 - self.beta2)
         scale = v.sqrt().div_((1 - self.beta2**k) ** 0.5).add_(self.eps)
         x = x.mul_(1 - lr * self.decay).addcdiv_(m, scale, value=-lr / (1 - self.beta1**k))
-        if not is_due(self.every, comm):
-            return x, state._replace(steps=k)
-        delta = state.x.sub(comm.mean(x))
-        u = state.u.mul_(self.momentum).add_(delta)
-        slow = state.x.sub_(delta, alpha=self.outer_lr).sub_(u, alpha=self.outer_lr * self.momentum)
-        return x.copy_(slow), InnerOuter(m, v, slow, u, k)
+        x, slow = self._outer.step(x, Slow(state.x, state.u), None, comm, lr)
+        return x, InnerOuter(m, v, *slow, k)
+
+    def outer(self) -> OuterNesterov:
+        """What is left without AdamW. Raises ValueError for settings of AdamW's that would be passed over."""
+        for name in ("beta1", "beta2", "eps", "decay"):
+            if (value := getattr(self, name)) != type(self).__dataclass_fields__[name].default:
+                raise ValueError(
+                    f"{name} = {value} is AdamW's, in whose place there is another optimizer; remove it"
+                )
+        return self._outer
+
+    @property
+    def _outer(self) -> OuterNesterov:
+        return OuterNesterov(self.every, self.momentum, self.outer_lr)

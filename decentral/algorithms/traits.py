@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -31,7 +31,8 @@ class Traits:
     ``whole``: it looks at whole vectors, so a round is one block of columns.
     ``linear``: a round is linear in x and state, mode by mode of W; that decides of its stability.
     ``least_eigenvalue``: every eigenvalue of W must be above it.
-    ``optimizer``: what it makes of a gradient itself, such as "AdamW", which the steps of another would spoil.
+    ``optimizer``: what it makes of a gradient itself, such as "AdamW"; its ``outer()`` is what is left of it without,
+    for another in its place.
     """
 
     title: str = ""
@@ -74,10 +75,26 @@ class MatrixMaker(Protocol):
         """The mixing matrices that it makes of a connected graph."""
 
 
+class HasOptimizer(Protocol):
+    """What a method has besides that states an ``optimizer`` and can do with another."""
+
+    def outer(self) -> Method[Any]:
+        """The method without it: g = None where who calls has made the step. Raises ValueError if it cannot."""
+
+
 def traits_of(method: object) -> Traits:
     """The traits of a method of either kind; those of a user's own that states none are the defaults."""
     stated = getattr(method, "traits", None)
     return stated if isinstance(stated, Traits) else Traits()
+
+
+def without_optimizer(method: Any) -> Method[Any]:
+    """The method, without an optimizer of its own. Raises ValueError if it cannot be had so."""
+    own = traits_of(method).optimizer
+    if own and not hasattr(method, "outer"):
+        raise ValueError(f"{type(method).__name__} has an {own} of its own, and cannot do with another")
+    without: Method[Any] = cast("HasOptimizer", method).outer() if own else method
+    return without
 
 
 def maker_of(method: object) -> Callable[[nx.Graph], topologies.Schedule] | None:

@@ -1,11 +1,13 @@
 """Update rules, one file each, and schedules of the learning rate; these tables are all that knows them by name.
 
 A rule is a frozen dataclass, a :class:`decentral.optimizers.rule.Rule`; its fields are its keys under ``[optimizer]``.
-A schedule is a :class:`decentral.optimizers.schedules.Schedule`, likewise under ``[schedule]``. Nothing imports torch.
+A schedule is a :class:`decentral.optimizers.schedules.Schedule`, likewise under ``[schedule]``; one that has
+to know its run first is an :class:`decentral.optimizers.of_run.OfRun` too. Nothing imports torch.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from decentral.optimizers.decays import DECAYS
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
 from topologies.places import all_loaded
@@ -20,18 +22,21 @@ OPTIMIZERS: dict[str, type[Rule]] = all_loaded(
         "lamb": "decentral.optimizers.lamb:LAMB",
         "lambc": "decentral.optimizers.lamb:LAMBC",
         "novograd": "decentral.optimizers.novograd:NovoGrad",
+        "rsg": "decentral.optimizers.rsg:RSG",
+        "arsg": "decentral.optimizers.rsg:ARSG",
+        "nlcg": "decentral.optimizers.nlcg:NLCG",
     }
 )
 """By name, as ``[optimizer] name = ...`` has it."""
 
-SCHEDULES: dict[str, type[Schedule]] = all_loaded(
+SCHEDULES: dict[str, type[Schedule]] = DECAYS | all_loaded(
     {
-        "constant": "decentral.optimizers.schedules:Constant",
-        "step": "decentral.optimizers.schedules:Step",
-        "cosine": "decentral.optimizers.schedules:Cosine",
+        "linear-scaling": "decentral.optimizers.batch_scaling:LinearScaling",
+        "legew": "decentral.optimizers.batch_scaling:LEGW",
+        "autowu": "decentral.optimizers.autowu:AutoWU",
     }
 )
-"""By name, as ``[schedule] name = ...`` has it."""
+"""By name, as ``[schedule] name = ...`` has it: those that go by the round alone, and those that go by their run."""
 globals().update({kind.__name__: kind for kind in (*OPTIMIZERS.values(), *SCHEDULES.values())})
 
 if TYPE_CHECKING:

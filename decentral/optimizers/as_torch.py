@@ -56,10 +56,39 @@ class RuleOptimizer(Optimizer):
         if self.rule.hears and loss is not None:
             self._loss = torch.as_tensor(loss).detach().reshape(1)
 
+    @property
+    def heard(self) -> Tensor | None:
+        """The loss (1,) that the next step of a rule that hears is told; None where there is none yet."""
+        return self._loss
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch; a rule that acts on one vector has one group."""
+        if self.rule.joint and self.param_groups:
+            raise ValueError(
+                f"{type(self.rule).__name__} acts on all parameters as one vector, with one lr and weight_decay; give "
+                "it one group of parameters"
+            )
+        super().add_param_group(param_group)
+
+    def _check_joint(self, ready: list[nn.Parameter]) -> None:
+        """Raise ValueError where these are not the parameters of the steps before: the first keeps a state of them."""
+        if not self.state or not ready:
+            return
+        tensors = [v for v in self.state.get(ready[0], {}).values() if isinstance(v, Tensor)]
+        if max((v.numel() for v in tensors), default=0) != sum(p.numel() for p in ready):
+            raise ValueError(
+                f"{type(self.rule).__name__} acts on one vector, of the same parameters in every step; let each have a "
+                "gradient, or freeze it before the first step"
+            )
+
     def _together(self, rule: Steps, ready: list[nn.Parameter], lr: float) -> None:
         """A step of a rule that looks at layers, on all that are alike: of a kind, and with as many steps behind."""
         if rule.hears and self._loss is None:
-            raise ValueError(f"{type(rule).__name__} needs the loss of each batch; call step(closure)")
+            raise ValueError(
+                f"{type(rule).__name__} needs the loss of each batch; call step(closure) or hear(loss)"
+            )
+        if rule.joint:
+            self._check_joint(ready)
         alike: dict[Any, list[nn.Parameter]] = {}
         for p in ready:
             numbers = (
@@ -99,4 +128,5 @@ class RuleOptimizer(Optimizer):
             "_kind": self._kind,
             "_layouts": {},
             "_packed": {},
+            "_loss": self._loss,
         }

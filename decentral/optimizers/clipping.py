@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from decentral.optimizers.dots import dots
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-_COLUMNS = 2048  # fixed and few: squares are summed in one order, whatever the number of workers and threads
 
 
 def clipped(gradient: Iterable[tuple[slice, Tensor]], most: float) -> list[tuple[slice, Tensor]]:
@@ -23,8 +23,5 @@ def clipped(gradient: Iterable[tuple[slice, Tensor]], most: float) -> list[tuple
 
     blocks = [g for _, g in gradient]
     g = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
-    squares = g.new_zeros(len(g), dtype=torch.float64)
-    for start in range(0, g.shape[1], _COLUMNS):
-        squares += g[:, start : start + _COLUMNS].double().square().sum(1)
-    scale = (most / (squares.sqrt() + 1e-6)).clamp(max=1.0)
-    return [(slice(0, g.shape[1]), g.mul_(scale.to(g.dtype).unsqueeze(1)))]
+    scale = (most / (dots(g, g).sqrt() + 1e-6)).clamp(max=1.0)
+    return [(slice(0, g.shape[1]), g.mul_(scale.to(g.dtype)))]

@@ -26,6 +26,11 @@ def _check_warmup(warmup_rounds: int) -> None:
         raise ValueError(f"warmup_rounds = {warmup_rounds} must not be negative; 0 is none")
 
 
+def _check_final(final: float) -> None:
+    if not 0 <= final <= 1:
+        raise ValueError(f"final = {final} must be in [0, 1]: the last lr as a fraction of the first")
+
+
 @dataclass(frozen=True)
 class Constant:
     """lr = base, after the warm-up."""
@@ -77,12 +82,30 @@ class Cosine:
     def __post_init__(self) -> None:
         plain_settings(self)
         _check_warmup(self.warmup_rounds)
-        if not 0 <= self.final <= 1:
-            raise ValueError(
-                f"final = {self.final} must be in [0, 1]: the last lr as a fraction of the first"
-            )
+        _check_final(self.final)
 
     def lr(self, t: int, rounds: int, base: float) -> float:
         """See :class:`Schedule`."""
         wave = (1 + math.cos(math.pi * t / rounds)) / 2
         return base * (self.final + (1 - self.final) * wave) * _warm(t, self.warmup_rounds)
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """lr = base * (final + (1 - final) (1 - t / rounds)^power), after the warm-up."""
+
+    power: float = 2.0
+    final: float = 0.0
+    warmup_rounds: int = 0
+
+    def __post_init__(self) -> None:
+        plain_settings(self)
+        _check_warmup(self.warmup_rounds)
+        if not 0 < self.power < math.inf:
+            raise ValueError(f"power = {self.power} must be positive and finite; 1 is a line, 2 is usual")
+        _check_final(self.final)
+
+    def lr(self, t: int, rounds: int, base: float) -> float:
+        """See :class:`Schedule`."""
+        left = float((1 - t / rounds) ** self.power)
+        return base * (self.final + (1 - self.final) * left) * _warm(t, self.warmup_rounds)

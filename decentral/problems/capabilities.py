@@ -49,6 +49,14 @@ class Dealt(Problem, Protocol):
 
 
 @runtime_checkable
+class Counted(Problem, Protocol):
+    """Settings of a problem that has epochs, and can say of how many samples before it is built."""
+
+    def epoch_samples(self, workers: int) -> int:
+        """Training samples that all workers together have: those of an epoch."""
+
+
+@runtime_checkable
 class Sized(Problem, Protocol):
     """Settings of a problem that can say what it takes before it is built."""
 

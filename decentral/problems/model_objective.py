@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,8 @@ from decentral.problems.models.tried import TRUSTED, Tried
 from decentral.problems.models.worker_state import stacked_buffers
 from decentral.problems.objective import one_worker
 from decentral.problems.oracles import Blocks, LoopOracle, choose_oracle
+from decentral.problems.statistics import of_batch_norm, renew_statistics
+from topologies.streams import stream
 
 if TYPE_CHECKING:
     from decentral.comm import Communicator
@@ -41,7 +44,8 @@ class ModelObjective:
         tried: Tried = TRUSTED,
     ) -> None:
         self.place = place
-        self.epoch_samples, self.classes = sum(map(len, shards)), dataset.classes
+        self.owned, self.classes = np.concatenate(shards), dataset.classes
+        self.epoch_samples = len(self.owned)
         self.shards = [shards[worker] for worker in place.rows]
         self.train_x = placed(dataset.train_x, place)
         self.train_y = dataset.train_y.to(place.device)
@@ -61,17 +65,21 @@ class ModelObjective:
         self.notes = [*([note] if note else []), *tried.notes]
         self.losses = self._start.new_zeros(h)
         self.evaluation = Evaluation(module, self.layout, dataset, shards, place, tried)
-        self.batches = None
+        self.batches: EpochBatches | None = None
         self._full: tuple[list[Tensor], list[Tensor]] | None = None
         if place.batch_size == "full":
             self._full = ([self.train_x[s] for s in self.shards], [self.train_y[s] for s in self.shards])
         else:
-            sizes = [len(s) for s in self.shards]
-            self.batches = EpochBatches(sizes, list(place.rows), place.batch_size, place.seed)
-            self._table = torch.zeros(h, max(sizes), dtype=torch.int64)
-            for row, shard in enumerate(self.shards):
-                self._table[row, : len(shard)] = torch.from_numpy(shard)
+            self._deal(place.batch_size)
         self.optimum: Tensor | None = None
+
+    def _deal(self, batch_size: int) -> None:
+        """Batches of so many samples of each shard."""
+        sizes = [len(s) for s in self.shards]
+        self.batches = EpochBatches(sizes, list(self.place.rows), batch_size, self.place.seed)
+        self._table = torch.zeros(len(sizes), max(sizes), dtype=torch.int64)
+        for row, shard in enumerate(self.shards):
+            self._table[row, : len(shard)] = torch.from_numpy(shard)
 
     def start(self) -> Tensor:
         """The model as it was initialised, (d,)."""
@@ -108,6 +116,30 @@ class ModelObjective:
         if self.batches is not None:
             one.batches, one._table = self.batches.alone(row), self._table[row : row + 1]
         return one
+
+    def redrawn(self, batch_size: int, of_all: bool) -> ModelObjective:
+        """See :class:`decentral.problems.objective.Objective`; data, model and buffers are shared with this one."""
+        one = copy.copy(self)
+        one.place = replace(self.place, batch_size=batch_size)
+        if of_all:
+            one.shards = [self.owned] * len(self.shards)
+        one._full = None
+        one._deal(batch_size)
+        return one
+
+    def renew_statistics(self, x: Tensor, batch_size: int) -> int:
+        """See :class:`decentral.problems.objective.Objective`. What the model draws has a stream of its own."""
+        module, count = self.evaluation.module, self.epoch_samples // batch_size
+        if not of_batch_norm(module):
+            return 0
+        order = torch.from_numpy(stream(self.place.seed, "statistics").permutation(self.owned))
+        chosen = order[: count * batch_size].view(count, batch_size).to(self.train_y.device)
+        generators = self.evaluation.generators
+        with generators.kept():
+            generators.seed(self.place.seed, "statistics")
+            batches = (self.train_x[batch] for batch in chosen)
+            renew_statistics(module, self.layout.views(x[0].clone()), self.buffers, batches)
+        return count
 
     def record_cost_rounds(self) -> float:
         """By the number of samples that go through models."""

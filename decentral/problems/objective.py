@@ -67,6 +67,19 @@ class Objective(Protocol):
     def alone(self, row: int) -> Objective:
         """Hosted worker ``row`` by itself, h = 1: its gradients and losses on the same data, with its own buffers."""
 
+    def redrawn(self, batch_size: int, of_all: bool) -> Objective:
+        """The same workers, with the same buffers, and gradients over batches of so many samples.
+
+        ``of_all``: of all training samples, each worker in an order of its own, instead of its own samples.
+        """
+
+    def renew_statistics(self, x: Tensor, batch_size: int) -> int:
+        """Batch norm's statistics of the models x (h, d), whose rows are alike, by a pass over all training samples.
+
+        In whole batches of so many samples, in one order for all workers. The number of batches; 0 where there is
+        nothing to compute.
+        """
+
     def record_cost_rounds(self) -> float:
         """How many rounds cost as much as one record: sets the default interval of records."""
 

@@ -37,6 +37,15 @@ class OfModule:
     def batches(self, made: Made, seed: int, batch_size: BatchSize) -> Draw:
         """See :class:`decentral.problems.capabilities.Layered`."""
 
+    @abstractmethod
+    def most_workers(self) -> int:
+        """See :class:`decentral.problems.capabilities.Dealt`."""
+
+    def epoch_samples(self, workers: int) -> int:
+        """See :class:`decentral.problems.capabilities.Counted`; all samples are dealt out."""
+        del workers
+        return self.most_workers()
+
     def check(self, batch_size: BatchSize, weight_decay: float) -> None:
         """What can be told before the data are read: nothing more."""
         del batch_size, weight_decay

@@ -155,6 +155,16 @@ class QuadraticObjective:
         one.A, one.c, one.losses = self.A[row : row + 1], self.c[row : row + 1], self.losses[row : row + 1]
         return one
 
+    def redrawn(self, batch_size: int, of_all: bool) -> QuadraticObjective:
+        """See :class:`decentral.problems.objective.Objective`; there are no samples, and noise is as it was."""
+        del batch_size, of_all
+        return copy.copy(self)
+
+    def renew_statistics(self, x: Tensor, batch_size: int) -> int:
+        """There are none."""
+        del x, batch_size
+        return 0
+
     def record_cost_rounds(self) -> int:
         """A record costs about a round."""
         return 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,6 +80,10 @@ class LinearRegression:
         unique = weight_decay > 0 or workers * self.samples >= self.dimension
         return ("epoch", "samples", "train_loss", *(OF_OPTIMUM if unique else ()))
 
+    def epoch_samples(self, workers: int) -> int:
+        """See :class:`decentral.problems.capabilities.Counted`."""
+        return workers * self.samples
+
     def parameters(self) -> int:
         """See :class:`decentral.problems.capabilities.Sized`."""
         return self.dimension
@@ -117,10 +121,7 @@ class RegressionObjective:
         self.buffers: dict[str, Tensor] = {}
         self.oracle = "closed form"
         self.notes: list[str] = []
-        self.batches = None
-        if place.batch_size != "full":
-            sizes = [settings.samples] * len(data)
-            self.batches = EpochBatches(sizes, list(place.rows), place.batch_size, place.seed)
+        self.batches = None if place.batch_size == "full" else self._batches(place.batch_size)
         H, r = settings.linear_terms(place.workers, place.seed)
         regular = H.mean(0) + place.weight_decay * np.eye(self.d)
         solution, *_ = np.linalg.lstsq(regular, r.mean(0), rcond=None)
@@ -130,6 +131,10 @@ class RegressionObjective:
             self.notes.append(
                 "the optimum is not unique (too few samples, no weight decay): no bias is reported"
             )
+
+    def _batches(self, batch_size: int) -> EpochBatches:
+        sizes, rows = [self.settings.samples] * len(self.place.rows), list(self.place.rows)
+        return EpochBatches(sizes, rows, batch_size, self.place.seed)
 
     def start(self) -> Tensor:
         """The origin."""
@@ -158,6 +163,19 @@ class RegressionObjective:
         if self.batches is not None:
             one.batches = self.batches.alone(row)
         return one
+
+    def redrawn(self, batch_size: int, of_all: bool) -> RegressionObjective:
+        """See :class:`decentral.problems.objective.Objective`; samples stay with their worker."""
+        del of_all
+        one = copy.copy(self)
+        one.place = replace(self.place, batch_size=batch_size)
+        one.batches = self._batches(batch_size)
+        return one
+
+    def renew_statistics(self, x: Tensor, batch_size: int) -> int:
+        """There are none."""
+        del x, batch_size
+        return 0
 
     def record_cost_rounds(self) -> int:
         """A record costs about a round."""

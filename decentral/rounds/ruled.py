@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from decentral.algorithms.traits import Method, traits_of
+from decentral.algorithms.traits import Method, traits_of, without_optimizer
 from decentral.comm.layout import Layout
 from decentral.comm.stand_ins import Averaged
 from decentral.errors import UserError
@@ -44,16 +45,23 @@ class Ruled:
     Otherwise the rule comes before any communication, and its state stays with its worker. The two states are one,
     which the round loop cuts, a checkpoint keeps and a worker that is away holds still, like a method's own.
 
-    ``losses``: gives those of the hosted workers' batches (h,), when their gradients are there, to a rule that hears.
+    A rule that hears needs :meth:`told`. Of averaged gradients it is told the mean of the losses.
     """
 
     losses: Callable[[], Tensor] | None = None
 
     def __init__(self, method: Method[Any], rule: Rule) -> None:
+        method = without_optimizer(method)
         self.method, self.rule = method, rule
         self.averages, self.steps_first = averages_gradients(method), outer_step(method) == "first"
         traits = traits_of(method)
         self.traits = replace(traits, whole=traits.whole or rule.whole)
+
+    def told(self, losses: Callable[[], Tensor]) -> Ruled:
+        """This, for a rule that hears: ``losses`` gives those of the batches (h,) that a round's gradients are of."""
+        one = copy.copy(self)
+        one.losses = losses
+        return one
 
     def init(self, x: Tensor, comm: Mixer) -> Both:
         """Both as they begin."""
@@ -76,7 +84,8 @@ class Ruled:
         return x, Both(of_method, of_rule)
 
     def _heard(self, state: Any, comm: Mixer) -> Any:
-        assert self.losses is not None
+        if self.losses is None:
+            raise ValueError(f"{type(self.rule).__name__} needs the loss of each batch, and nobody tells it")
         losses = self.losses()
         if self.averages:
             losses = comm.along.mean(losses[:, None]).expand(len(losses), 1)[:, 0]
@@ -90,13 +99,12 @@ def ruled(method: Method[Any], rule: Rule | None, weight_decay: float) -> tuple[
 
 
 def refuse_second_rule(method: Method[Any], rule: Rule | None) -> None:
-    """Raise UserError if the method makes its steps by a rule of its own, and another is to come before it."""
-    own = traits_of(method).optimizer
-    if own and is_asked(rule):
-        raise UserError(
-            f"{type(method).__name__} has an {own} of its own, and [optimizer] would be another before it; remove the "
-            "section"
-        )
+    """Raise UserError if the method makes its steps by an optimizer of its own, in whose place the rule cannot be."""
+    if is_asked(rule):
+        try:
+            without_optimizer(method)
+        except ValueError as error:
+            raise UserError(f"[algorithm] {error}; or remove [optimizer]") from None
 
 
 def _layout(x: Tensor, comm: Mixer) -> Layout:

@@ -37,11 +37,13 @@ class Losses:
 
     ``t``: the round that comes first. ``limit``: what a loss may be, infinite until the first are looked at.
     ``asked``: the signals that have asked ranks to end, by when they were last looked at; 0 is none.
+    ``seen``: the losses of all workers, (rounds, n), that were last looked at.
     """
 
     def __init__(self, comm: Communicator, device: torch.device, t: int, limit: float) -> None:
         self.comm, self.t, self.limit, self.count = comm, t, limit, 0
         self.asked = [0] * comm.ranks
+        self.seen = np.zeros((0, comm.n))
         self.kept = torch.zeros(_KEPT, comm.h, dtype=torch.float64, device=device)
 
     @property
@@ -64,6 +66,7 @@ class Losses:
         with_signal = np.vstack([mine, np.full((1, mine.shape[1]), float(asked))])
         everyone = self.comm.observe(np.ascontiguousarray(with_signal.T)).T
         losses, self.asked = everyone[:-1], [int(number) for number in everyone[-1, :: self.comm.h]]
+        self.seen = losses
         if start == 0:
             self.limit = loss_limit(float(losses[0].max()))
         self.t, self.count = start + self.count, 0

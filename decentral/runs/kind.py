@@ -13,12 +13,19 @@ Imports no torch.
 
 from __future__ import annotations
 
+import functools
 import pkgutil
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from decentral.errors import UserError
+from decentral.optimizers.of_run import Facts, OfRun
+from decentral.optimizers.schedules import Schedule
+from decentral.problems.capabilities import Counted
 
 if TYPE_CHECKING:
     from decentral.runs.sections.train import Train
@@ -68,10 +75,12 @@ class Run:
     """Everything that a run depends on.
 
     ``there``: what its file has, in words. ``goes_on``: whether it leaves checkpoints; without them it begins anew.
+    ``hears``: whether it knows the losses of all workers in each round, and tells a schedule that goes by them.
     """
 
     there: ClassVar[str] = ""
     goes_on: ClassVar[bool] = False
+    hears: ClassVar[bool] = False
 
     name: str
     seed: int
@@ -85,6 +94,10 @@ class Run:
         @property
         def train(self) -> Train:
             """How long, how fast, with which numbers."""
+
+        @property
+        def schedule(self) -> Schedule:
+            """How long the steps are, as the file says it."""
 
     @classmethod
     def is_meant(cls, table: Table) -> bool:
@@ -106,6 +119,37 @@ class Run:
     def workers(self) -> int:
         """Workers that the data are dealt to."""
         return 1
+
+    @property
+    def all_rounds(self) -> int:
+        """Rounds that there will be at the most."""
+        return self.train.rounds
+
+    def facts(self) -> Facts:
+        """What its schedule may ask of it; this reads the data."""
+        train, problem, samples, batch = self.train, self.problem, None, None
+        if isinstance(problem, Counted):
+            samples = problem.epoch_samples(self.workers)
+            batch = samples if train.batch_size == "full" else train.batch_size * self.workers
+        missing = "" if samples else "the problem has no data set"
+        epoch = Fraction(samples, batch) if samples and batch else None
+        return Facts(train.rounds, train.lr, self.seed, batch, epoch, missing, self.hears)
+
+    @functools.cached_property
+    def rates(self) -> Schedule:
+        """The schedule as it can be asked in this run. Raises UserError where it does not fit into it."""
+        if not isinstance(self.schedule, OfRun):
+            return self.schedule
+        try:
+            return self.schedule.fitted(self.facts())
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(f"[schedule] {error}") from error
+
+    def lr(self, t: int) -> float:
+        """The learning rate of round t."""
+        return self.rates.lr(t, self.train.rounds, self.train.lr)
 
     def columns(self, ranks: int) -> Columns | None:
         """What a run on so many ranks will record, that figures may ask for; None where that is not known."""

@@ -42,7 +42,7 @@ KINDS = (
     Kind(DataflowRun, "decentral.runs.dataflow.training"),
     Kind(StageRun, "decentral.runs.stages.training"),
     Kind(AsynchronousRun, "decentral.runs.asynchronous.training"),
-    Kind(RoundsRun, "decentral.runs.rounds.training"),  # by no section of its own, so the last
+    Kind(RoundsRun, "decentral.runs.rounds.execution"),  # by no section of its own, so the last
 )
 # in run ids these stand last, in this order, so that folders of older runs are found again
 _LAST = ("stages", "program", "optimizer", "dataflow")

@@ -47,6 +47,7 @@ def _plan(
     configs = [planned.config for planned in experiment.runs if planned.id not in done]
     for config in {repr(config): config for config in configs}.values():
         training_of(config).check(config, world)
+        config.lr(0)  # a schedule that does not fit into the run says so
     return experiment, folder, done
 
 

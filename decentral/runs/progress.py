@@ -67,7 +67,7 @@ class Progress:
         """A run begins."""
         self._begin(" ".join([*map(str, planned.swept.values()), f"seed {planned.config.seed}"]))
         self.one = self.bars.add_task(
-            escape(self.words[:32]), total=planned.config.train.rounds, newest="", unit=_ROUNDS
+            escape(self.words[:32]), total=planned.config.all_rounds, newest="", unit=_ROUNDS
         )
 
     def _begin(self, words: str = "") -> None:

@@ -54,8 +54,9 @@ class PeerStage(Stage):
         self.worker, self.peers = worker, peers
         super().__init__(index, spans, network, _no_optimizer, *args, **kwargs)
         self.comm = PeerComm(peers.mixing, worker, lambda i: StageNumber(i, index, self.count))
+        self.method = peers.method
         self.state: Any = None
-        self.round = 0
+        self.round = self.step = 0
 
     def number_of(self, index: int) -> int:
         """Stages are numbered through, worker after worker."""
@@ -69,6 +70,10 @@ class PeerStage(Stage):
         """Step t's update: the method's arithmetic, and its messages."""
         yield from interruptible("update", self.update, t, tag=t if tag is None else tag)
 
+    def updating_loss(self) -> Tensor:
+        """The loss (1,) of the batch of the newest update, for a rule before the method that asks for it."""
+        return self.losses[self.step].reshape(1)
+
     def update(self, t: int) -> None:
         """One round of the method; to be called inside :func:`interruptible` work."""
         self.begin_update(t)
@@ -81,11 +86,11 @@ class PeerStage(Stage):
         g = torch.cat([_gradient(p) for p in learning])[None]
         if self.peers.weight_decay:
             g.add_(x, alpha=self.peers.weight_decay)
-        method = self.peers.method
         if self.round == 0:
             self.comm.layout = Layout.of(nn.ModuleList(self.learners))
-            self.state = method.init(x, self.comm)
-        x, self.state = method.step(x, self.state, g, self.comm.at(self.round), self.lr(t))
+            self.state = self.method.init(x, self.comm)
+        self.step = t
+        x, self.state = self.method.step(x, self.state, g, self.comm.at(self.round), self.lr(t))
         self.round += 1
         for p, part in zip(learning, x[0].split_with_sizes([p.numel() for p in learning]), strict=True):
             p.data.copy_(part.view_as(p))

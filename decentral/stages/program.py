@@ -17,9 +17,12 @@ class StageProgram(ABC):
     """A frozen dataclass whose fields are its keys under ``[program]``: what each stage of a network does.
 
     ``lockstep``: all stages make an update in each step; only then can stages of several workers gossip.
+    ``of_one_loss``: a step makes one update, by the gradient of the network's own loss, which is noted before it; only
+    then can an update rule be told the loss.
     """
 
     lockstep: ClassVar[bool] = True
+    of_one_loss: ClassVar[bool] = True
 
     @abstractmethod
     def run(self, stage: Stage) -> Program:

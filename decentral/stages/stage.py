@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from decentral.optimizers.as_torch import RuleOptimizer
 from decentral.runtime.requests import Channel, Compute, NonFiniteError, Program, StageError
 from decentral.stages.heads.local_losses import cross_entropy
 from decentral.stages.layers import Network
@@ -194,6 +195,8 @@ class Stage:
             if self.lr is not None:
                 for group in optimizer.param_groups:
                     group["lr"] = self.lr(t)
+            if isinstance(optimizer, RuleOptimizer):
+                optimizer.hear(self.losses.get(t))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 

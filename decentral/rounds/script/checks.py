@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import LBFGS, Optimizer, SparseAdam
 
 import topologies
-from decentral.algorithms.traits import Method, maker_of, traits_of
+from decentral.algorithms.traits import Method, maker_of, without_optimizer
 from decentral.comm import Communicator
 from decentral.errors import UserError
 from decentral.rounds.script.inner_optimizer import is_plain
@@ -37,10 +37,11 @@ def check_arguments(optimizer: object, method: object, comm: object, model: obje
     if not isinstance(overlap, bool):
         raise UserError(f"overlap should be True or False, not {_a(overlap)}")
     assert isinstance(optimizer, Optimizer)
-    if (own := traits_of(method).optimizer) and not is_plain(optimizer):
-        raise UserError(
-            f"{type(method).__name__} has an {own} of its own; give it torch.optim.SGD without momentum"
-        )
+    if not is_plain(optimizer):
+        try:
+            without_optimizer(method)
+        except ValueError as error:
+            raise UserError(f"{error}; or give it torch.optim.SGD without momentum") from None
 
 
 def check_method(method: object) -> None:

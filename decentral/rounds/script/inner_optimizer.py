@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, empty_like, optim, sub, zeros_like
 from torch.optim import SGD, Optimizer
 
+from decentral.comm.mixer import Mixer
 from decentral.errors import UserError
+from decentral.optimizers.as_torch import RuleOptimizer
 from decentral.rounds.script.own_step import is_hooked, make_step
 from decentral.rounds.script.parameter_row import ParameterRow
 from decentral.rounds.trials.gradient_step import Place
@@ -22,31 +24,48 @@ _FREE = (
 class Given(NamedTuple):
     """For one round: gradients, block by block, or None for each; the learning rate; weight decay still to be added.
 
-    ``place``: where in the round the optimizer makes its own step.
+    ``place``: where in the round the optimizer makes its own step. ``averaged``: with the mean of all gradients.
     """
 
     gradient: Iterator[tuple[slice, Tensor | None]]
     lr: float
     decay: float
     place: Place | None
+    averaged: bool = False
 
 
 class InnerOptimizer:
     """``optimizer`` of the parameters in ``row``; ``place``: what
     :func:`decentral.rounds.trials.gradient_step.outer_step` says of the method; ``alone``: the method takes plain SGD
-    only.
+    only. ``averages``: the method averages gradients, so an optimizer that is more than plain SGD steps with the mean.
     """
 
-    def __init__(self, optimizer: Optimizer, row: ParameterRow, place: Place | None, alone: bool) -> None:
+    def __init__(
+        self, optimizer: Optimizer, row: ParameterRow, place: Place | None, alone: bool, averages: bool
+    ) -> None:
         self.optimizer, self.row, self.place, self.alone = optimizer, row, place, alone
+        self.averages = averages
         trained = set(row.parameters)
         groups = enumerate(optimizer.param_groups)
         self._groups_of = [k for k, group in groups for p in group["params"] if p in trained]
         self._before: Tensor | None = None
         self._plain = self._hooked = False  # in this round
 
-    def begin(self, overflown: bool) -> Given:
-        """What the round is made with, once; ``overflown``: without a step of the optimizer, so g = 0."""
+    def hear(self, loss: Any) -> None:
+        """What ``closure`` gave, for an update rule that hears. Raises UserError if it needs a loss and has none."""
+        if isinstance(self.optimizer, RuleOptimizer) and self.optimizer.rule.hears:
+            self.optimizer.hear(loss)
+            if self.optimizer.heard is None:
+                raise UserError(
+                    f"{type(self.optimizer.rule).__name__} needs the loss of each batch; call step(closure) with a "
+                    "closure that gives it"
+                )
+
+    def begin(self, overflown: bool, comm: Mixer, t: int) -> Given:
+        """What round t is made with, once; ``overflown``: without a step of the optimizer, so g = 0.
+
+        A mean of gradients is taken here, and is in ``p.grad`` afterwards.
+        """
         row = self.row
         rates = [_number(group, "lr", 1.0) for group in self.optimizer.param_groups]
         decays = [_number(group, "weight_decay", 0.0) for group in self.optimizer.param_groups]
@@ -56,9 +75,11 @@ class InnerOptimizer:
                 "the optimizer has got momentum, which this method has of its own; with OneCycleLR set "
                 "cycle_momentum=False"
             )
+        if self.averages and (not self._plain or self._hooked):
+            return self._averaged(overflown, comm, t, lr, decays)
         if overflown:
             return Given(self._nothing(), lr, 0.0, None)
-        place = self._place_now(decays)
+        place = None if self.averages else self._place_now(decays)
         if place is not None:
             if place == "first":
                 self._step(decays)
@@ -74,6 +95,19 @@ class InnerOptimizer:
         """After the method's part of the round, with x back in the row."""
         if given.place == "last":
             self._step([0.0])
+
+    def _averaged(self, overflown: bool, comm: Mixer, t: int, lr: float, decays: list[float]) -> Given:
+        gradient = self._nothing() if overflown else self.row.gradients()
+        for number, (_, g) in enumerate(gradient):
+            assert g is not None
+            self.row.put_gradient(number, comm.at(t, number == 0).mean(g))
+        if isinstance(self.optimizer, RuleOptimizer) and (loss := self.optimizer.heard) is not None:
+            self.optimizer.hear(comm.at(t).along.mean(loss.to(self.row.x)[None])[0])
+        if self.place != "first":
+            return Given(self._directions(lr, decays), lr, 0.0, None, averaged=True)
+        self._step(decays)
+        blocks = [(block.columns, None) for block in self.row.blocks]
+        return Given(iter(blocks), lr, 0.0, self.place, averaged=True)
 
     def _place_now(self, decays: list[float]) -> Place | None:
         if self.place == "last":
@@ -96,7 +130,8 @@ class InnerOptimizer:
 
     def _nothing(self) -> Iterator[tuple[slice, Tensor | None]]:
         for number, block in enumerate(self.row.blocks):
-            yield block.columns, None if self.place else self.row.room(number).zero_()
+            in_place = self.place and not self.averages
+            yield block.columns, None if in_place else self.row.room(number).zero_()
 
     def _directions(self, lr: float, decays: list[float]) -> Iterator[tuple[slice, Tensor | None]]:
         """(x - x') / lr, block by block, where x' is what the optimizer makes of x; x is put back."""

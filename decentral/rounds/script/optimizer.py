@@ -12,15 +12,17 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from decentral.algorithms.traits import Method, traits_of
+from decentral.algorithms.traits import Method, traits_of, without_optimizer
 from decentral.comm import Communicator
+from decentral.comm.mixer import Mixer
+from decentral.comm.stand_ins import Averaged
 from decentral.errors import AgreedError, UserError
 from decentral.rounds.advance import advance
 from decentral.rounds.early import EarlyComm
 from decentral.rounds.script.buffers import averaged_buffers, share_root
 from decentral.rounds.script.checks import check_arguments, divergence, doubled_momentum
 from decentral.rounds.script.checks_together import check_together, tell_apart
-from decentral.rounds.script.inner_optimizer import InnerOptimizer
+from decentral.rounds.script.inner_optimizer import InnerOptimizer, is_plain
 from decentral.rounds.script.not_finite import NotFinite
 from decentral.rounds.script.parameter_row import ParameterRow
 from decentral.rounds.script.saving import check_load, checksum, restored, saved
@@ -28,7 +30,7 @@ from decentral.rounds.script.sent_early import SentEarly
 from decentral.rounds.script.telling import agree, say, tell
 from decentral.rounds.script.unchanged import Unchanged
 from decentral.rounds.trials.columns import cut_note, looks_across
-from decentral.rounds.trials.gradient_step import outer_step
+from decentral.rounds.trials.gradient_step import averages_gradients, outer_step
 from decentral.rounds.trials.messages import sends_model_first
 from topologies.wording import shown
 
@@ -45,7 +47,9 @@ class Decentralized(Optimizer):
         g = (x - x') / lr                       (where lr = 0: g = x - x')
 
     so DSGD(variant "atc") mixes x', and a method with momentum adds its own to the optimizer's. Where a method does
-    no more with g than x - lr g, first or last in its round, ``optimizer`` itself steps there, in place.
+    no more with g than x - lr g, first or last in its round, ``optimizer`` itself steps there, in place. Under a method
+    that averages gradients (PmSGD) it steps with their mean, which is in ``p.grad`` then, on all ranks alike. In place
+    of AdamW inside DiLoCo it makes the inner steps.
     lr is the largest of the groups' learning rates; a group with another, lr_k, has its gradient times lr_k / lr. A
     learning rate that changes acts as the method says; it should change by the same factor in all groups.
 
@@ -99,10 +103,14 @@ class Decentralized(Optimizer):
         share_root(comm, [*given, *(() if model is None else (*model.parameters(), *model.buffers()))])
         across = looks_across(method)
         self._warn(across)
+        if not is_plain(optimizer):
+            self.method = method = without_optimizer(method)
         whole = across or traits_of(method).whole or comm.links is not None
         place = outer_step(method)
-        self.row = ParameterRow(trained, whole, gathers=place is None)
-        self._inner_steps = InnerOptimizer(optimizer, self.row, place, bool(traits_of(method).optimizer))
+        averages = averages_gradients(method)
+        self.row = ParameterRow(trained, whole, gathers=place is None or averages)
+        alone = bool(traits_of(method).optimizer)
+        self._inner_steps = InnerOptimizer(optimizer, self.row, place, alone, averages)
         frozen = [p for p in given if not p.requires_grad]
         self._unchanged = Unchanged(self.row, self.param_groups, frozen, model)
         self._not_finite = NotFinite(self.row, comm)
@@ -138,6 +146,7 @@ class Decentralized(Optimizer):
                 raise UserError(f"closure should be a function that gives the loss, not {shown(closure)}")
             with torch.enable_grad():
                 loss = closure()
+        self._inner_steps.hear(loss)
         self._check_unchanged()
         row, comm = self.row, self.comm
         self._ask("step()")
@@ -148,11 +157,20 @@ class Decentralized(Optimizer):
             tell_apart(comm, row.x)
         if self._layout is not None:
             comm.layout = self._layout  # another optimizer may have set that of its model
-        given = self._inner_steps.begin(overflown)
-        rounds = EarlyComm(comm, self._early.posted) if self._early.posted else comm
-        gradient, lr, decay, _ = given
+        rounds: Mixer = EarlyComm(comm, self._early.posted) if self._early.posted else comm
+        given = self._inner_steps.begin(overflown, rounds, self.t)
+        if given.averaged:
+            rounds = Averaged(rounds)
         x, self.method_state = advance(
-            self.method, row.x, self.method_state, gradient, rounds, self.t, lr, decay, row.width
+            self.method,
+            row.x,
+            self.method_state,
+            given.gradient,
+            rounds,
+            self.t,
+            given.lr,
+            given.decay,
+            row.width,
         )
         if x.data_ptr() != row.x.data_ptr():
             row.x.copy_(x)

@@ -124,6 +124,19 @@ class ParameterRow:
                 self._gather_each(block, targets, sources, scales, decays)
             yield block.columns, g
 
+    def put_gradient(self, number: int, g: Tensor) -> None:
+        """Make that block's part of the parameters' gradients g (1, width); one that has none gets one."""
+        for piece in self.blocks[number].pieces:
+            p = self.parameters[piece.index]
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+            size = piece.stop - piece.start
+            part = g[0, piece.at : piece.at + size]
+            if size == p.numel():
+                p.grad.copy_(part.view(p.shape))
+            else:
+                p.grad.view(-1)[piece.start : piece.stop] = part
+
     def _part(self, piece: Piece) -> Tensor | None:
         """The gradient of a piece, in its parameter's shape if it is all of it."""
         grad = self.parameters[piece.index].grad

@@ -117,8 +117,7 @@ class Training:
         return self.journal.ended(status, message, final)
 
     def _lr(self, t: int) -> float:
-        train = self.config.train
-        return self.config.schedule.lr(min(t, train.rounds - 1), train.rounds, train.lr)
+        return self.config.lr(min(t, self.config.train.rounds - 1))
 
     def _cost(self) -> Cost:
         """Seconds of a worker's gradient on the clock; workers compute nothing else."""

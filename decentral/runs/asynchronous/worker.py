@@ -88,6 +88,8 @@ class Worker:
         if self.rule is None:
             return g
         x, layout = self.side.model(), self.objective.layout
+        if self.rule.hears:  # of the batch that g is of: no other gradient was asked for since
+            self.rule_state = self.rule.heard(self.rule_state, self.objective.losses)
         if x is self.side.x:
             self.rule_state = self.rule.step_(x, self.rule_state, g, layout, self.lr)
             return None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated, Any, ClassVar
 
 from decentral.dataflow.models import NODE_MODELS
 from decentral.errors import UserError
+from decentral.optimizers.of_run import Facts
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.capabilities import Measured, Trainable
@@ -63,9 +65,25 @@ class DataflowRun(Run):
             ),
         }
 
+    def facts(self) -> Facts:
+        """See :class:`Run`; a round is an epoch, and a batch is what makes an update."""
+        flow, whole = self.dataflow, super().facts()
+        messages = flow.runtime == "messages"
+        if messages and (flow.unit != "instances" or flow.frequencies):
+            missing = 'updates counted in messages are of no batch: set dataflow.unit = "instances"'
+            return whole._replace(batch=None, epoch_rounds=None, missing=missing)
+        instances = flow.min_update_frequency if messages else flow.minibatch
+        batch = instances * (whole.batch or 1)  # an instance has one sample, where it has no batch of them
+        return whole._replace(batch=batch, epoch_rounds=Fraction(1), missing="")
+
     def fits(self) -> None:
         """The problem has a network of nodes."""
         if (name := name_of(self.problem, PROBLEMS)) not in NODE_MODELS:
             raise UserError(
                 f"problem.name = {name!r} has no network of nodes; use one of {', '.join(NODE_MODELS)}"
+            )
+        if self.optimizer.joint or self.optimizer.hears:
+            raise UserError(
+                f"optimizer.name = {name_of(self.optimizer, OPTIMIZERS)!r} needs all layers and the loss of a batch in "
+                "one place, and a node has a part of them; use a rule of each layer such as lamb, or remove [dataflow]"
             )

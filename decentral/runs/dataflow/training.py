@@ -87,8 +87,7 @@ class Training:
 
     def lr(self, t: int) -> float:
         """The learning rate of round t."""
-        train = self.config.train
-        return float(self.config.schedule.lr(t, train.rounds, train.lr))
+        return float(self.config.lr(t))
 
     def _synchronous(self) -> None:
         train = self.config.train

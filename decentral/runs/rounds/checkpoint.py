@@ -30,7 +30,8 @@ def state(
 ) -> dict[str, Any]:
     """What a checkpoint holds, whole on rank 0, where the hosted rows of all ranks are. Every rank calls it.
 
-    ``more``: t, wall_s, loss_limit, row, which are alike on all ranks; clocks, as rank 0 has them.
+    ``more``: t, wall_s, loss_limit, row and, of a schedule that listens, schedule, which are alike on all ranks;
+    clocks, as rank 0 has them.
     """
     ledger = comm.ledger.state()
     gossip = world.collect(torch.from_numpy(ledger.pop("gossip_bytes")))

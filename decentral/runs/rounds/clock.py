@@ -45,6 +45,13 @@ class SimulatedTime:
         """A round is over."""
         self._noted.append(self.comm.ledger.take_traffic())
 
+    def computes(self, compute: ComputeTime) -> None:
+        """From the next round on a worker computes so long, and sends nothing meanwhile. Every rank calls it."""
+        self.catch_up()
+        self.early = 0
+        if self.clocks is not None:
+            self.clocks.compute = compute
+
     def catch_up(self) -> float:
         """Seconds until the last worker has finished the last noted round. Every rank calls it; rank 0 is told."""
         noted, self._noted = self._noted, []

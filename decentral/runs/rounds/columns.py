@@ -42,6 +42,7 @@ def theory_bias_sq(run: RoundsRun, comm: Communicator, objective: Objective) -> 
         and not run.compression
         and comm.faults is None
         and not run.train.clip_norm
+        and run.phases is None
     )
     if not has_form or not plain or not problem.exact(run.train.batch_size) or comm.n * objective.d > _SMALL:
         return {}

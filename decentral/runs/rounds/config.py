@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from decentral.algorithms.traits import Method, traits_of
+from decentral.optimizers.autowu import AutoWU
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.capabilities import Linear
@@ -14,6 +15,7 @@ from decentral.runs.sections.compression import Compression
 from decentral.runs.sections.faults import Faults
 from decentral.runs.sections.names import ALL_METHODS, OPTIMIZERS, PROBLEMS, SCHEDULES
 from decentral.runs.sections.network import Network
+from decentral.runs.sections.phases import Phases
 from decentral.runs.sections.topology import Topology
 from decentral.runs.sections.train import Train
 from decentral.runs.whole_models import WholeModels
@@ -23,6 +25,9 @@ RATIOS = (
     *(f"compression_ratio_{kind}" for kind in ("convolution", "dense", "recurrent", "other")),
 )
 """The first of all compressors; the others of those that tell the kinds of layers, where the model has them."""
+
+BY_PHASE = ("bytes_phase_1", "bytes_phase_2", "bytes_phase_3")
+REPLICAS_ACCURACY = "test_accuracy_replicas"
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class RoundsRun(WholeModels):
 
     there: ClassVar[str] = "no [stages]"
     goes_on: ClassVar[bool] = True
+    hears: ClassVar[bool] = True
 
     problem: Annotated[Any, Named(PROBLEMS)]
     topology: Topology
@@ -45,6 +51,12 @@ class RoundsRun(WholeModels):
     train: Train
     schedule: Annotated[Schedule, Named(SCHEDULES, "constant")]
     optimizer: Annotated[Rule | None, Named(OPTIMIZERS, "sgd")]
+    phases: Phases | None
+
+    @property
+    def all_rounds(self) -> int:
+        """See :class:`Run`; fewer where the first phase ends early."""
+        return self.train.rounds + (self.phases.rounds if self.phases else 0)
 
     def columns(self, ranks: int) -> Columns | None:
         """See :class:`Run`; a spectral gap, or a theory of the steady state, may yet turn out not to be there."""
@@ -52,12 +64,17 @@ class RoundsRun(WholeModels):
         if (measured := self.measured()) is None:
             return None
         found, final = [*measured, "simulated_s"], ["spectral_gap"]
+        found += ["lr"] if isinstance(self.schedule, AutoWU) else []
         if self.compression is not None:
             found += RATIOS if self.compression.chosen.tells_layers else RATIOS[:1]
         if self.faults is not None:
             found += ["lost_messages", "late_messages", "mean_drift_sq"]
             found += ["mass"] if traits_of(self.algorithm).pushes else []
-        if isinstance(self.problem, Linear):
+        if self.phases is not None:
+            found.append("phase")
+            final += BY_PHASE
+            final += [REPLICAS_ACCURACY] if "test_accuracy_worker_mean" in measured else []
+        if isinstance(self.problem, Linear) and self.phases is None:
             final.append("theory_bias_sq")
         return Columns(tuple(found), tuple(final))
 

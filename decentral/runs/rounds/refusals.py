@@ -10,7 +10,9 @@ from decentral.comm.plan import workers_a_rank
 from decentral.comm.world import World
 from decentral.errors import UserError
 from decentral.network import Gossip, all_reduce_s
+from decentral.optimizers.listening import Listening
 from decentral.optimizers.rule import is_asked
+from decentral.problems.capabilities import Layered
 from decentral.rounds.compiled import CompiledMethod
 from decentral.rounds.ruled import refuse_second_rule
 from decentral.rounds.trials.contract import refuse_misfit
@@ -23,6 +25,7 @@ from decentral.runs.rounds.config import RoundsRun
 from decentral.runs.rounds.faults import refuse_faults
 from decentral.runs.rows import refuse_rows, vectors_kept
 from decentral.runs.sections.network import PerSample
+from decentral.runs.sections.phases import Phases
 
 
 def check(run: RoundsRun, world: World) -> None:
@@ -38,13 +41,16 @@ def check(run: RoundsRun, world: World) -> None:
         )
     if train.compile:
         _check_compiled(run, world, mixing)
+    if run.phases:
+        _check_phases(run.phases, run)
     refuse_unmet(run.algorithm, mixing)
     _check_network(run, mixing)
     if not run.allow_unstable:
         rounds = range(0, train.rounds, max(1, train.rounds // 10_000))
-        lr = max(run.schedule.lr(t, train.rounds, train.lr) for t in rounds)
-        # how far lr reaches behind a rule is the rule's: without a problem the mixing alone is looked at
-        problem = None if is_asked(run.optimizer) else run.problem
+        lr = max(map(run.lr, rounds))
+        # how far lr reaches behind a rule is the rule's, and one that adapts may turn before its highest: without a
+        # problem the mixing alone is looked at
+        problem = None if is_asked(run.optimizer) or isinstance(run.rates, Listening) else run.problem
         refuse_unstable(run.algorithm, mixing, lr, problem, run.seed, train.weight_decay)
 
 
@@ -60,6 +66,21 @@ def _check_compiled(run: RoundsRun, world: World, mixing: topologies.Schedule) -
             f"{next(name for name, there in others.items() if there)}"
         )
     CompiledMethod(run.algorithm, world.communicator(mixing))
+
+
+def _check_phases(phases: Phases, run: RoundsRun) -> None:
+    """A batch of workers alone must be one that there are samples for."""
+    batch, key = phases.replicas.batch_size, "phases.replicas.batch_size"
+    try:
+        run.problem.check(batch, run.train.weight_decay)
+    except ValueError as error:
+        raise UserError(str(error).replace("train.batch_size", key)) from None
+    if isinstance(run.problem, Layered):
+        sizes = [len(shard) for shard in run.problem.made(run.workers, run.seed).shards]
+        there = sum(sizes) if phases.replicas.data == "all" else min(sizes)
+        if batch > there:
+            whose = "there are" if phases.replicas.data == "all" else "the worker with the fewest has"
+            raise UserError(f"{key} = {batch}, and {whose} {there} training samples; lower it")
 
 
 def _check_network(run: RoundsRun, mixing: topologies.Schedule) -> None:

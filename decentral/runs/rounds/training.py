@@ -32,19 +32,15 @@ from decentral.runs.rounds.clock import SimulatedTime
 from decentral.runs.rounds.columns import compression_ratios, theory_bias_sq
 from decentral.runs.rounds.config import RoundsRun
 from decentral.runs.rounds.faults import fault_counts, fault_notes, links_with
-from decentral.runs.rounds.refusals import check
+from decentral.runs.rounds.rate import Rate
 from decentral.runs.rounds.timeline import Stopwatch, gathered_rounds, middle
-
-__all__ = ["Training", "check", "execute"]
-
-
-def execute(run: RoundsRun, here: Here, journal: Journal, kept: Mapping[str, Any] | None) -> Outcome:
-    """All rounds, or those after the checkpoint ``kept``. Every rank calls it."""
-    return Training(run, here, journal, kept).run()
 
 
 class Training:
-    """The state of one run: models x (h, d), the method's state, the round, the time spent in rounds."""
+    """The state of one run: models x (h, d), the method's state, the round, the time spent in rounds.
+
+    ``end``: the round before which the rounds end that are trained like this one.
+    """
 
     def __init__(
         self, config: RoundsRun, here: Here, journal: Journal, kept: Mapping[str, Any] | None = None
@@ -61,12 +57,15 @@ class Training:
         self._furnish_links()
         self.x = self.objective.start().expand(self.comm.h, -1).clone()
         method, self.weight_decay = ruled(config.algorithm, config.optimizer, config.train.weight_decay)
+        if isinstance(method, Ruled):
+            method = method.told(lambda: self.objective.losses)
         self.state = method.init(self.x, self.comm)
         self.comm.faults = links_with(config.faults, config.algorithm, self.comm, self.x, config.seed)
         self.whole = looks_across(method)
         self.method = CompiledMethod(method, self.comm) if config.train.compile else method
         self.simulated = self._clocks()
-        self.t, self.wall_s, limit = 0, 0.0, float("inf")
+        self.t, self.end, self.wall_s, limit = 0, config.train.rounds, 0.0, float("inf")
+        self.rate = Rate(config, self.world, journal, kept.get("schedule") if kept else None)
         self.record_rounds = record_interval(config.train, ceil(self.objective.record_cost_rounds()))
         notes = [*self.objective.notes, *_notes(self.comm.schedule), *_method_notes(config, self.whole)]
         if config.faults:
@@ -77,13 +76,21 @@ class Training:
                 notes.append(
                     f"begun with {kept['threads']} threads and resumed with {threads}: the last bits may differ"
                 )
-            self.state = checkpoint.restore(kept, self.comm, self.objective, self.x, self.state)
-            self.simulated.restore(kept["clocks"], self.t)
+            self._take_up(kept)
         self.losses = Losses(self.comm, self.x.device, self.t, limit)
         self.watch = Stopwatch(self.world.rank, self.x.device)
         # in one process the timeline is the simulated one
         self.watched = middle(config.train.rounds, self.t) if self.world.ranks > 1 else range(0)
         journal.begin({"oracle": self.objective.oracle}, notes, kept["row"] if kept else None)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is more to come, so that a checkpoint is of use."""
+        return self.t < self.end
+
+    def _take_up(self, kept: Mapping[str, Any]) -> None:
+        self.state = checkpoint.restore(kept, self.comm, self.objective, self.x, self.state)
+        self.simulated.restore(kept["clocks"], self.t)
 
     def _furnish_links(self) -> None:
         config, comm = self.config, self.comm
@@ -118,22 +125,25 @@ class Training:
         if self.t == 0:
             self._record()
         began = time.perf_counter()
-        while self.t < train.rounds:
+        while self.t < self.end:
             self._round()
-            record = self.t % self.record_rounds == 0 or self.t == train.rounds
-            keep = self.t % train.checkpoint_rounds == 0 and self.t < train.rounds
+            record = self.t % self.record_rounds == 0 or self.t == self.end
+            keep = self.t % train.checkpoint_rounds == 0 and self.unfinished
             watched = bool(self.watched) and self.t == self.watched.stop
             asked = stopping.asked()
-            if not (record or keep or watched or self.losses.full or (asked and alone)):
+            decides = self.rate.decides(self.t)
+            if not (record or keep or watched or decides or self.losses.full or (asked and alone)):
                 journal.moved(self.t)
                 continue
             trouble = self.losses.trouble(asked)  # waits for the device
+            if not trouble:
+                self.rate.hear(self.losses.seen, self.t)
             self.wall_s += time.perf_counter() - began
             if trouble or (record and (trouble := self._record())):
                 return journal.ended("diverged", trouble)
             if watched and (trace := gathered_rounds(self.watch, self.world, self.comm.h)) is not None:
                 journal.leave("trace.json", trace.chrome())
-            if keep or (any(self.losses.asked) and self.t < train.rounds):
+            if keep or (any(self.losses.asked) and self.unfinished):
                 self._keep()
                 stopping.stop_if(self.losses.asked)
             journal.moved(self.t)
@@ -142,8 +152,7 @@ class Training:
 
     def _round(self) -> None:
         """One round, and what is noted of it."""
-        train = self.config.train
-        lr = self.config.schedule.lr(self.t, train.rounds, train.lr)
+        lr = self.rate.lr(self.t)
         if self.t in self.watched:
             with self.watch.round(self.t, self.comm):
                 self._advance(lr, self.watch)
@@ -176,19 +185,24 @@ class Training:
 
     def _record(self) -> str:
         """One row of metrics; or none, and the message, if the models are no longer finite."""
-        values = measure(self.x, self.comm, self.objective, self.t == self.config.train.rounds)
+        values = measure(self.x, self.comm, self.objective, not self.unfinished)
         moved, simulated_s = traffic(self.comm), self.simulated.catch_up()
         if not finite(values):
             return overflow(self.t, self.x, self.comm)
-        samples, epoch = self.objective.samples(self.t), self.objective.epoch(self.t)
-        of_method = self.state.method if isinstance(self.method, Ruled) else self.state
-        more = compression_ratios(self.comm) | (
-            fault_counts(self.comm, of_method) if self.config.faults else {}
-        )
-        self.journal.record(
-            Seen(self.t, samples, epoch, self.wall_s, simulated_s, *moved), {**values, **more}
-        )
+        samples, epoch = self._seen()
+        seen = Seen(self.t, samples, epoch, self.wall_s, simulated_s, *moved)
+        self.journal.record(seen, {**values, **self._more()})
         return ""
+
+    def _seen(self) -> tuple[int | None, float | None]:
+        """Samples, and passes over the data, until here."""
+        return self.objective.samples(self.t), self.objective.epoch(self.t)
+
+    def _more(self) -> dict[str, float]:
+        """Columns of a record besides those of all runs. Every rank calls it."""
+        of_method = self.state.method if isinstance(self.method, Ruled) else self.state
+        faults = fault_counts(self.comm, of_method) if self.config.faults else {}
+        return {**self.rate.columns(self.t), **compression_ratios(self.comm), **faults}
 
     def _keep(self) -> None:
         """A checkpoint."""
@@ -197,17 +211,24 @@ class Training:
             checkpoint.state(
                 self.world, self.comm, self.objective, self.x, self.state,
                 t=self.t, wall_s=self.wall_s, loss_limit=self.losses.limit, row=self.journal.row,
-                clocks=self.simulated.state(),
+                clocks=self.simulated.state(), **self._marks(),
             )
         )  # fmt: skip
 
+    def _marks(self) -> dict[str, Any]:
+        """What a checkpoint holds besides."""
+        return {"schedule": self.rate.state()}
+
     def _end(self) -> Outcome:
-        schedule = self.comm.schedule
         if self.simulated.spans:
             self.journal.leave("trace.json", self.simulated.trace().chrome())
+        return self.journal.ended(final=self._final())
+
+    def _final(self) -> dict[str, Any]:
+        """Columns of results.csv that do not change over the rounds."""
+        schedule = self.comm.schedule
         gap = {"spectral_gap": topologies.spectral_gap(schedule.matrix(0))} if schedule.period == 1 else {}
-        final = gap | theory_bias_sq(self.config, self.comm, self.objective)
-        return self.journal.ended(final=final)
+        return gap | theory_bias_sq(self.config, self.comm, self.objective)
 
 
 def _notes(mixing: topologies.Schedule) -> list[str]:

@@ -16,7 +16,7 @@ import topologies
 from decentral.errors import UserError
 from decentral.problems.capabilities import is_ours
 from decentral.problems.models.draws import Generators
-from decentral.rounds.ruled import ruled
+from decentral.rounds.ruled import Ruled, ruled
 from decentral.runs.stages.samples import Samples
 from decentral.runtime.clock import VirtualClock
 from decentral.runtime.requests import StageError
@@ -99,18 +99,21 @@ class Plan:
     def _stages(self, worker: int, indices: Sequence[int], steps: int, mixing: Any) -> list[Stage]:
         config, network = self.config, copy.deepcopy(self.network)
         network.modules().train()
-        base, rounds = config.train.lr, config.train.rounds
         shared: dict[str, Any] = {
             "batches": functools.partial(self.samples.batch, worker),
             "steps": steps,
-            "lr": lambda t: config.schedule.lr(t, rounds, base),
+            "lr": config.lr,
             "make_head": self.head,
             "clip_norm": config.train.clip_norm or 0.0,
         }
         if config.topology is None:
             return [Stage(k, self.spans, network, self._optimizer, **shared) for k in indices]
         peers = Peers(mixing, *self._ruled)
-        return [PeerStage(worker, peers, k, self.spans, network, **shared) for k in indices]
+        made = [PeerStage(worker, peers, k, self.spans, network, **shared) for k in indices]
+        for stage in made:
+            if isinstance(stage.method, Ruled):
+                stage.method = stage.method.told(stage.updating_loss)
+        return [*made]
 
     @functools.cached_property
     def _ruled(self) -> tuple[Method[Any], float]:

@@ -104,6 +104,7 @@ class StageRun(Run):
                 f"train.clip_norm = {self.train.clip_norm} is for the norm of a worker's whole gradient, and a stage "
                 "has a part of it and does not wait for the others; use stages.count = 1, or remove the key"
             )
+        self._fits_rule()
         if not isinstance(problem, Layered):
             name = name_of(problem, PROBLEMS)
             raise UserError(f"problem.name = {name!r} has no layers to cut into stages; use mlp, for example")
@@ -117,4 +118,22 @@ class StageRun(Run):
             raise UserError(
                 f"program.name = {name!r} updates its stages at their own speeds, so they cannot gossip; use local, or "
                 "remove [topology] and [algorithm]"
+            )
+
+    def _fits_rule(self) -> None:
+        """A rule of the whole model has it, and the loss that it is told is there."""
+        rule = self.optimizer
+        if rule is None or not (rule.joint or rule.hears):
+            return
+        name = name_of(rule, OPTIMIZERS)
+        if self.stages.count > 1:
+            raise UserError(
+                f"optimizer.name = {name!r} needs all layers and the loss of a batch in one place, and a stage has a "
+                "part and does not wait for the others; use stages.count = 1, or a rule of each layer such as lamb"
+            )
+        if rule.hears and not self.program.of_one_loss:
+            program = name_of(self.program, PROGRAMS)
+            raise UserError(
+                f"optimizer.name = {name!r} is told the loss that an update is for, and those of program.name = "
+                f"{program!r} are for others than the network's own; use backprop, or another rule such as adam"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -61,6 +61,8 @@ class BlockADMM(StageProgram):
     Reference: Khorram et al. 2021 (arXiv 2105.00339). Equations in our notation; beta, zeta, and the factorisation's
     place and solver are ours.
     """
+
+    of_one_loss: ClassVar[bool] = False
 
     beta: float = 1.0
     zeta: float = 0.5

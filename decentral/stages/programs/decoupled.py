@@ -38,6 +38,7 @@ class Decoupled(StageProgram):
     """
 
     lockstep: ClassVar[bool] = False  # stages make different numbers of updates
+    of_one_loss: ClassVar[bool] = False
 
     head: str = "linear"
     buffer: int = 4

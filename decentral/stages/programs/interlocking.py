@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ class Interlocking(StageProgram):
     Cost: batch x width numbers over each boundary forward, and up to window - 1 times as many backward.
     Reference: Gomez et al. 2022 (arXiv 2010.04116), whose components are our stages.
     """
+
+    of_one_loss: ClassVar[bool] = False
 
     window: int = 2
     head: str = "linear"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -37,6 +37,8 @@ class Local(StageProgram):
     Overlapping stages wait for each other's averages, so they do not pipeline across steps.
     Reference: Laskin et al. 2020 (arXiv 2012.03837).
     """
+
+    of_one_loss: ClassVar[bool] = False
 
     blocks: Literal["greedy", "chunked", "overlapping"] = "greedy"
     size: int = 2

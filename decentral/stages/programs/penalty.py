@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -54,6 +54,8 @@ class Penalty(StageProgram):
     Unstable where eta > 1 / (beta (1 + |J|^2)), J the Jacobian of a stage, in many iterations.
     Reference: Sun et al. 2020 (arXiv 2009.01462). Equations in our notation; beta, eta and the filter are ours.
     """
+
+    of_one_loss: ClassVar[bool] = False
 
     beta: float = 1.0
     eta: float = 0.25

@@ -1,0 +1,23 @@
+"""Who trains a run of rounds: in phases where its file has some."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from decentral.runs.journal import Journal, Outcome
+from decentral.runs.place import Here
+from decentral.runs.rounds.config import RoundsRun
+from decentral.runs.rounds.phases import PhasedTraining
+from decentral.runs.rounds.refusals import check
+from decentral.runs.rounds.training import Training
+
+__all__ = ["check", "execute"]
+
+
+def execute(run: RoundsRun, here: Here, journal: Journal, kept: Mapping[str, Any] | None) -> Outcome:
+    """All rounds, or those after the checkpoint ``kept``. Every rank calls it."""
+    training = (
+        Training(run, here, journal, kept) if run.phases is None else PhasedTraining(run, here, journal, kept)
+    )
+    return training.run()
