@@ -5,7 +5,8 @@ A schedule is a :class:`decentral.optimizers.schedules.Schedule`, likewise under
 to know its run first is an :class:`decentral.optimizers.of_run.OfRun` too. Nothing imports torch.
 """
 
-from typing import TYPE_CHECKING, Any
+import importlib
+from typing import Any
 
 from decentral.optimizers.decays import DECAYS
 from decentral.optimizers.rule import Rule
@@ -39,10 +40,12 @@ SCHEDULES: dict[str, type[Schedule]] = DECAYS | all_loaded(
 """By name, as ``[schedule] name = ...`` has it: those that go by the round alone, and those that go by their run."""
 globals().update({kind.__name__: kind for kind in (*OPTIMIZERS.values(), *SCHEDULES.values())})
 
-if TYPE_CHECKING:
 
-    def __getattr__(name: str) -> Any:
-        """The class of a rule or a schedule can be imported from here."""
+def __getattr__(name: str) -> Any:
+    """:func:`decentral.optimizers.rescaling_hook.rescaled`, which needs torch, when it is first asked for."""
+    if name == "rescaled":
+        return importlib.import_module("decentral.optimizers.rescaling_hook").rescaled
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "Rule", "Schedule"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "Rule", "Schedule", "rescaled"]

@@ -10,7 +10,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeGuard
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +36,9 @@ class Rule(ABC):
     step, the loss of the batch that g is of: :meth:`heard`.
     ``weight_decay``: ``[train]`` has it, and :meth:`decayed` puts it in. The rule says what it does: join the gradient,
     shrink the weights by itself, or enter a ratio of norms.
+
+    ``rescale``, ``rescale_every``: options of all rules, which are who makes the steps' to do:
+    :mod:`decentral.optimizers.rescaling`. Every step by default.
     """
 
     layers: ClassVar[bool] = False
@@ -43,6 +46,8 @@ class Rule(ABC):
     hears: ClassVar[bool] = False
 
     weight_decay: float = field(default=0.0, init=False)
+    rescale: Literal["layer", "filter"] | None = field(default=None, kw_only=True)
+    rescale_every: int | None = field(default=None, kw_only=True)
 
     @property
     def is_plain(self) -> bool:
@@ -55,6 +60,13 @@ class Rule(ABC):
             return self
         rule = copy.copy(self)
         object.__setattr__(rule, "weight_decay", weight_decay)
+        return rule
+
+    def without_rescaling(self) -> Self:
+        """This rule without the option, for who rescales by itself."""
+        rule = copy.copy(self)
+        object.__setattr__(rule, "rescale", None)
+        object.__setattr__(rule, "rescale_every", None)
         return rule
 
     @abstractmethod
@@ -86,8 +98,14 @@ class Rule(ABC):
         return state
 
     def build(self, parameters: Iterable[Any], lr: float, weight_decay: float) -> Optimizer:
-        """The rule as a torch optimizer of these parameters, or groups of them."""
+        """The rule as a torch optimizer of these parameters, or groups of them. They do not tell what to rescale."""
         from decentral.optimizers.as_torch import RuleOptimizer
+
+        if self.rescale is not None:
+            raise ValueError(
+                f"rescale = {self.rescale!r} needs the model, and an optimizer has its parameters; leave it out, and "
+                "say decentral.optimizers.rescaled(optimizer, model, batch)"
+            )
 
         return RuleOptimizer(self, parameters, lr, weight_decay)
 
@@ -98,7 +116,7 @@ class Rule(ABC):
 
 def is_asked(rule: Rule | None) -> TypeGuard[Rule]:
     """Whether there is a rule, and one that does more than add weight decay: to add it oneself costs less."""
-    return rule is not None and not rule.is_plain
+    return rule is not None and not (rule.is_plain and rule.rescale is None)
 
 
 def to_ask(rule: Rule | None, weight_decay: float) -> tuple[Rule | None, float]:

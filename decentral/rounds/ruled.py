@@ -63,6 +63,13 @@ class Ruled:
         one.losses = losses
         return one
 
+    def under(self, rule: Rule) -> Ruled:
+        """This, with another rule before the same method."""
+        one = copy.copy(self)
+        one.rule = rule
+        one.traits = replace(self.traits, whole=traits_of(self.method).whole or rule.whole)
+        return one
+
     def init(self, x: Tensor, comm: Mixer) -> Both:
         """Both as they begin."""
         return Both(self.method.init(x, comm), self.rule.init(x, _layout(x, comm)))

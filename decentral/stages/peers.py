@@ -95,6 +95,7 @@ class PeerStage(Stage):
         for p, part in zip(learning, x[0].split_with_sizes([p.numel() for p in learning]), strict=True):
             p.data.copy_(part.view_as(p))
             p.grad = None
+        self.end_update(t)
 
 
 def _no_optimizer(parameters: Any) -> NoReturn:

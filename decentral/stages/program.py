@@ -33,5 +33,10 @@ class StageProgram(ABC):
         """The name of the heads that it puts on layers, to be tried first; "" if it has none."""
         return ""
 
+    @property
+    def goes_by_steps(self) -> bool:
+        """Whether it takes what an update changes for the optimizer's step: nothing else may change weights."""
+        return False
+
     def check(self, spans: Sequence[range], layers: Sequence[nn.Module]) -> None:  # noqa: B027 - most can train all
         """Raise ValueError for a network of these layers, cut so, that it cannot train."""

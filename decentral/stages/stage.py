@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from decentral.optimizers.as_torch import RuleOptimizer
+from decentral.optimizers.rescaling import Rescaling
 from decentral.runtime.requests import Channel, Compute, NonFiniteError, Program, StageError
 from decentral.stages.heads.local_losses import cross_entropy
 from decentral.stages.layers import Network
@@ -67,6 +68,7 @@ class Stage:
         self.optimizers: list[torch.optim.Optimizer] = []
         self.learners: list[nn.Module] = []
         self.clip_norm = clip_norm
+        self.rescaling: Rescaling | None = None  # of the network's layers that are this stage's
         self.learns(self.modules)
         self._make_head = make_head
         self.losses: dict[int, Tensor] = {}
@@ -199,6 +201,12 @@ class Stage:
                 optimizer.hear(self.losses.get(t))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        self.end_update(t)
+
+    def end_update(self, t: int) -> None:
+        """Step t's update is made: weights are rescaled, if they are to be."""
+        if self.rescaling is not None and self.rescaling.is_due(t):
+            self.rescaling.act_on(self.network.modules())
 
     def begin_update(self, t: int) -> None:
         """Step t's gradients are in place: they are shown, then clipped."""

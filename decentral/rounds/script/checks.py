@@ -12,8 +12,10 @@ import topologies
 from decentral.algorithms.traits import Method, maker_of, without_optimizer
 from decentral.comm import Communicator
 from decentral.errors import UserError
+from decentral.optimizers.rescaling_hook import is_rescaled
 from decentral.rounds.script.inner_optimizer import is_plain
 from decentral.rounds.trials.momentum import groups_have_momentum, momentum_twice
+from decentral.rounds.trials.moved_models import goes_on_where_models_are
 from decentral.rounds.trials.needs import unmet
 from decentral.rounds.trials.stability import refuses
 from topologies.wording import shown
@@ -37,6 +39,11 @@ def check_arguments(optimizer: object, method: object, comm: object, model: obje
     if not isinstance(overlap, bool):
         raise UserError(f"overlap should be True or False, not {_a(overlap)}")
     assert isinstance(optimizer, Optimizer)
+    if is_rescaled(optimizer) and not goes_on_where_models_are(method):  # type: ignore[arg-type]  # check_method
+        raise UserError(
+            f"rescaling changes models between rounds, and {type(method).__name__} keeps earlier "
+            "ones, from which it would go on; use a method whose state is of gradients, such as DSGD or DmSGD"
+        )
     if not is_plain(optimizer):
         try:
             without_optimizer(method)

@@ -17,6 +17,7 @@ from decentral.comm import Communicator
 from decentral.comm.mixer import Mixer
 from decentral.comm.stand_ins import Averaged
 from decentral.errors import AgreedError, UserError
+from decentral.optimizers.rescaling_hook import hand_over
 from decentral.rounds.advance import advance
 from decentral.rounds.early import EarlyComm
 from decentral.rounds.script.buffers import averaged_buffers, share_root
@@ -96,6 +97,7 @@ class Decentralized(Optimizer):
         self._departures = comm.departures
         self._number = 0 if self._departures is None else self._departures.enlist()
         super().__init__(optimizer.param_groups, optimizer.defaults)
+        hand_over(optimizer, self)
         self._share()
         given = [p for group in self.param_groups for p in group["params"]]
         trained = [p for p in given if not is_lazy(p) and p.requires_grad and p.numel()]

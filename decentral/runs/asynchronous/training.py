@@ -29,6 +29,7 @@ from decentral.runs.gathering import Gathering
 from decentral.runs.journal import Journal, Outcome, Seen
 from decentral.runs.metrics import finite, measure, record_interval
 from decentral.runs.place import Here, place_of
+from decentral.runs.rescaling import refuse_rescaling, rescaling_of, sparing
 from decentral.runs.rows import refuse_rows
 from decentral.runtime.clock import Cost
 from decentral.runtime.drive import clock_of, drive
@@ -57,6 +58,7 @@ def check(run: AsynchronousRun, world: World) -> None:
         )
     mixing = run.topology.mixing()
     refuse_unmet(run.algorithm, mixing)
+    refuse_rescaling(run, run.optimizer, None)
     Cards(run.network.cluster, edges_of(mixing))
 
 
@@ -84,13 +86,27 @@ class Training:
         self.objective: Objective = config.problem.build(place_of(config, rows, here.device))
         self.comm = LocalComm(self.mixing)
         near = neighbourhoods(self.mixing, config.seed)
-        rule, weight_decay = to_ask(config.optimizer, train.weight_decay)
+        rescaling = rescaling_of(config.optimizer, self.objective)
+        rule, weight_decay = to_ask(
+            sparing(config.optimizer, rescaling, train.weight_decay), train.weight_decay
+        )
+        self.begun = self.objective.start()[None].clone()
+        if rescaling is not None:  # a worker may hear of another before its own first step
+            rescaling.act(self.objective.layout.views(self.begun), self.objective.buffers)
         self.workers: dict[int, Worker] = {}
         for i in hosted:
-            side = config.algorithm.side(self.objective.start()[None].clone(), near[i])
+            side = config.algorithm.side(self.begun.clone(), near[i])
             alone = self.objective.alone(i - rows.start)
             self.workers[i] = Worker(
-                side, near[i], alone, self.n, self._lr(0), weight_decay, rule, train.clip_norm or 0.0
+                side,
+                near[i],
+                alone,
+                self.n,
+                self._lr(0),
+                weight_decay,
+                rule,
+                train.clip_norm or 0.0,
+                rescaling,
             )
         every = record_interval(train, ceil(self.objective.record_cost_rounds()))
         self.controller = Controller(self.n, [*range(every, train.rounds, every), train.rounds], self._lr)
@@ -146,7 +162,7 @@ class Training:
 
     def _record_start(self) -> None:
         self._times[0] = 0.0, 0.0 if self.world.ranks == 1 else None
-        x = self.objective.start()[None]
+        x = self.begun
         buffers = {name: value[:1] for name, value in self.objective.buffers.items()}
         self._record(0, [Snapshot(x, buffers, 0, Sent(0, 0, 0), {}) for _ in range(self.n)])
 

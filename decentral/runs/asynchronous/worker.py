@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decentral.algorithms.asynchronous.side import Neighbourhood, Side
+    from decentral.optimizers.rescaling import Rescaling
     from decentral.optimizers.rule import Rule
     from decentral.problems.objective import Objective
 
@@ -31,16 +32,18 @@ class Worker:
 
     ``rule``, with its weight decay, makes the step, from the model as it is then: an average may have moved it since
     the gradient was taken. Without one the gradient is the step's, with the weight decay of the model that it is of.
-    ``clip_norm``: what gradients are cut to; 0 is without. ``t``: own steps so far.
+    ``rescaling``: of the model, after the rule's step of it; where the model is not x itself, when what is to be sent
+    has left too. ``clip_norm``: what gradients are cut to; 0 is without. ``t``: own steps so far.
     """
 
     def __init__(
         self, side: Side, near: Neighbourhood, objective: Objective, controller: int, lr: float,
         weight_decay: float = 0.0, rule: Rule | None = None, clip_norm: float = 0.0,
+        rescaling: Rescaling | None = None,
     ) -> None:  # fmt: skip
         self.side, self.near, self.objective = side, near, objective
         self.lr, self.weight_decay = lr, weight_decay
-        self.rule, self.clip_norm = rule, clip_norm
+        self.rule, self.clip_norm, self.rescaling = rule, clip_norm, rescaling
         self.rule_state: Any = None if rule is None else rule.init(side.model(), objective.layout)
         self.t = 0
         self.stopped = False
@@ -61,6 +64,8 @@ class Worker:
                 break  # the budget is spent: this gradient comes too late
             for target, said in self.side.step(self._directed(g), self.lr, self.t):
                 yield self._letter(target, said)
+            if self.side.model() is not self.side.x:
+                self._rescale()
             self.t += 1
             yield Send(self.reports, (STEP, loss))
         for target in self.near.targets:
@@ -92,9 +97,16 @@ class Worker:
             self.rule_state = self.rule.heard(self.rule_state, self.objective.losses)
         if x is self.side.x:
             self.rule_state = self.rule.step_(x, self.rule_state, g, layout, self.lr)
+            self._rescale()
             return None
         d, self.rule_state = self.rule.direction(x, self.rule_state, g, layout, self.lr)
         return d
+
+    def _rescale(self) -> None:
+        """If it is time. A model that is a multiple of x is rescaled by x, so that it has norm 1."""
+        if self.rescaling is not None and self.rescaling.is_due(self.t):
+            views = self.objective.layout.views
+            self.rescaling.act(views(self.side.x), self.objective.buffers, views(self.side.model()))
 
     def _serve(self) -> Program:
         """All that has come, the controller's words first."""

@@ -82,6 +82,11 @@ class DataflowRun(Run):
             raise UserError(
                 f"problem.name = {name!r} has no network of nodes; use one of {', '.join(NODE_MODELS)}"
             )
+        if self.optimizer.rescale is not None or self.optimizer.rescale_every is not None:
+            raise UserError(
+                "optimizer.rescale and optimizer.rescale_every are for weights before a batch norm, and networks of "
+                "nodes have none; remove the key"
+            )
         if self.optimizer.joint or self.optimizer.hears:
             raise UserError(
                 f"optimizer.name = {name_of(self.optimizer, OPTIMIZERS)!r} needs all layers and the loss of a batch in "

@@ -17,6 +17,7 @@ from decentral.runs.computing import compute_time
 from decentral.runs.journal import Outcome
 from decentral.runs.metrics import record_interval, traffic
 from decentral.runs.place import place_of
+from decentral.runs.rescaling import rescaling_of, sparing
 from decentral.runs.rounds.config import BY_PHASE, REPLICAS_ACCURACY
 from decentral.runs.rounds.training import Training
 from decentral.runs.sections.phases import Phases
@@ -81,7 +82,9 @@ class PhasedTraining(Training):
         self.objective = self.objective.redrawn(replicas.batch_size, replicas.data == "all")
         cost = ceil(self.objective.record_cost_rounds())
         self.record_rounds = record_interval(replace(train, rounds=replicas.rounds), cost)
-        rule = self.phases.rule.decayed(train.weight_decay)
+        self.rescaling = rescaling_of(self.phases.rule, self.objective)
+        spared = sparing(self.phases.rule, self.rescaling, train.weight_decay)
+        rule = (spared or self.phases.rule).decayed(train.weight_decay)
         alone: Method[Any] = Alone(rule, self.objective.layout)
         self.method, self.weight_decay, self.whole = alone, 0.0, False
         self.state = alone.init(self.x, self.comm)

@@ -21,6 +21,7 @@ from decentral.rounds.trials.needs import refuse_unmet
 from decentral.rounds.trials.stability import refuse_unstable
 from decentral.runs.computing import compute_time
 from decentral.runs.place import place_of
+from decentral.runs.rescaling import refuse_rescaling
 from decentral.runs.rounds.config import RoundsRun
 from decentral.runs.rounds.faults import refuse_faults
 from decentral.runs.rows import refuse_rows, vectors_kept
@@ -43,6 +44,9 @@ def check(run: RoundsRun, world: World) -> None:
         _check_compiled(run, world, mixing)
     if run.phases:
         _check_phases(run.phases, run)
+    refuse_rescaling(run, run.optimizer, run.algorithm)
+    if run.phases:
+        refuse_rescaling(run, run.phases.rule, None, "phases.replicas.optimizer")
     refuse_unmet(run.algorithm, mixing)
     _check_network(run, mixing)
     if not run.allow_unstable:

@@ -27,6 +27,7 @@ from decentral.runs.divergence import Losses, overflow
 from decentral.runs.journal import Journal, Outcome, Seen
 from decentral.runs.metrics import finite, measure, record_interval, traffic
 from decentral.runs.place import Here, place_of
+from decentral.runs.rescaling import rescaling_of, sparing
 from decentral.runs.rounds import checkpoint
 from decentral.runs.rounds.clock import SimulatedTime
 from decentral.runs.rounds.columns import compression_ratios, theory_bias_sq
@@ -56,7 +57,9 @@ class Training:
         )
         self._furnish_links()
         self.x = self.objective.start().expand(self.comm.h, -1).clone()
-        method, self.weight_decay = ruled(config.algorithm, config.optimizer, config.train.weight_decay)
+        self.rescaling = rescaling_of(config.optimizer, self.objective)
+        rule = sparing(config.optimizer, self.rescaling, config.train.weight_decay)
+        method, self.weight_decay = ruled(config.algorithm, rule, config.train.weight_decay)
         if isinstance(method, Ruled):
             method = method.told(lambda: self.objective.losses)
         self.state = method.init(self.x, self.comm)
@@ -181,6 +184,8 @@ class Training:
             self.weight_decay,
             whole=self.whole,
         )
+        if self.rescaling is not None and self.rescaling.is_due(self.t):
+            self.rescaling.act(self.objective.layout.views(self.x), buffers)
         absence.put_back(still, self.x, self.state, buffers)
 
     def _record(self) -> str:

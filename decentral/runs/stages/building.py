@@ -14,9 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import topologies
 from decentral.errors import UserError
+from decentral.optimizers.rescaling_hook import spare
 from decentral.problems.capabilities import is_ours
-from decentral.problems.models.draws import Generators
+from decentral.problems.models.draws import GENERATORS, Generators
 from decentral.rounds.ruled import Ruled, ruled
+from decentral.rounds.spared import Spared
+from decentral.runs.stages.rescaling import StagesRescaling
 from decentral.runs.stages.samples import Samples
 from decentral.runtime.clock import VirtualClock
 from decentral.runtime.requests import StageError
@@ -57,6 +60,11 @@ class Plan:
         )
         self.spans = self._cut()
         check_ties(self.network, self.spans)
+        self.rescaling: StagesRescaling | None = None
+        if config.optimizer is not None and config.optimizer.rescale is not None:
+            with Generators(GENERATORS, device).kept():
+                inputs = self.samples.objective.train_x
+                self.rescaling = StagesRescaling(config, self.spare, self.spans, inputs)
         try:
             config.program.check(self.spans, self.network.layers)
         except ValueError as error:
@@ -107,13 +115,31 @@ class Plan:
             "clip_norm": config.train.clip_norm or 0.0,
         }
         if config.topology is None:
-            return [Stage(k, self.spans, network, self._optimizer, **shared) for k in indices]
+            make = functools.partial(
+                self._optimizer, self.rescaling.spared(network) if self.rescaling else set()
+            )
+            return [self._rescaled(Stage(k, self.spans, network, make, **shared)) for k in indices]
         peers = Peers(mixing, *self._ruled)
         made = [PeerStage(worker, peers, k, self.spans, network, **shared) for k in indices]
         for stage in made:
+            self._rescaled(stage)
             if isinstance(stage.method, Ruled):
                 stage.method = stage.method.told(stage.updating_loss)
         return [*made]
+
+    def _rescaled(self, stage: Stage) -> Stage:
+        """The stage, with what it is to rescale; a rule before its method leaves that out of its weight decay."""
+        if self.rescaling is None:
+            return stage
+        stage.rescaling = self.rescaling.of(stage.index)
+        if (
+            isinstance(stage, PeerStage)
+            and isinstance(stage.method, Ruled)
+            and self.config.train.weight_decay
+        ):
+            names = self.rescaling.names_in(stage.index)
+            stage.method = stage.method.under(Spared(stage.method.rule, names))
+        return stage
 
     @functools.cached_property
     def _ruled(self) -> tuple[Method[Any], float]:
@@ -126,10 +152,13 @@ class Plan:
         head: nn.Module = self.make_head(name, layer)
         return head.to(self.device, next(iter(self.network.modules().parameters())).dtype)
 
-    def _optimizer(self, parameters: Any) -> torch.optim.Optimizer:
+    def _optimizer(self, spared: set[int], parameters: Any) -> torch.optim.Optimizer:
+        """``spared``: the ids of the parameters without weight decay."""
         train = self.config.train
         assert self.config.optimizer is not None
-        return self.config.optimizer.build(parameters, train.lr, train.weight_decay)
+        optimizer = self.config.optimizer.without_rescaling().build(parameters, train.lr, train.weight_decay)
+        spare(optimizer, spared)
+        return optimizer
 
     def _cut(self) -> list[range]:
         wish, depth = self.config.stages, len(self.network.layers)

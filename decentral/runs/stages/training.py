@@ -27,6 +27,7 @@ from decentral.runs.hosts import hosts
 from decentral.runs.journal import Journal, Outcome, Seen
 from decentral.runs.metrics import finite, measure, record_interval
 from decentral.runs.place import Here
+from decentral.runs.rescaling import refuse_rescaling
 from decentral.runs.rows import refuse_rows
 from decentral.runs.stages.building import Plan
 from decentral.runs.stages.config import StageRun
@@ -58,6 +59,7 @@ def check(run: StageRun, world: World) -> None:
                 f"{type(run.algorithm).__name__} looks across the columns of a model, and a stage has a part of them "
                 "and does not wait for the others; use stages.count = 1, or a method that acts alike on every column"
             )
+    refuse_rescaling(run, run.optimizer, run.algorithm)
     Plan(run, torch.device("cpu")).rehearse()
 
 
@@ -96,6 +98,8 @@ class Training:
         self._steps = {stage.number: 0 for stage in self.stages}  # done by each stage of this rank
         cut = [[span.start, span.stop] for span in self.plan.spans]
         notes = [*self.objective.notes, *_notes(config)]
+        if self.plan.rescaling is not None and self.plan.rescaling.note:
+            notes.append(self.plan.rescaling.note)
         journal.begin({"cut": cut, "hosts": self.host, "clock": clock_of(world)}, notes)
 
     def run(self) -> Outcome:

@@ -84,6 +84,11 @@ class StalePipeline(StageProgram):
                 "0.9 and 0.99 are usual"
             )
 
+    @property
+    def goes_by_steps(self) -> bool:
+        """See :class:`StageProgram`: the averages of steps, and the look-ahead."""
+        return self.correction in ("pipemare", "nesterov")
+
     def delay(self, stage: Stage) -> int:
         """tau: the updates between a batch's forward and backward pass once the pipeline is full."""
         return min(stage.count - stage.index, self.in_flight or stage.count) - 1
