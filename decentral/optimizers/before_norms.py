@@ -108,10 +108,16 @@ def _watched(model: nn.Module) -> Iterator[_Calls]:
         if isinstance(x, Tensor):
             calls.last[module] = x, x.grad_fn
 
+    def enter(norm: nn.Module, args: tuple[Any, ...]) -> Any:
+        x = args[0] if args else None
+        note(norm, x)
+        # a view, so that it is one use however often the norm looks at it
+        return (x.view_as(x), *args[1:]) if isinstance(x, Tensor) else None
+
     hooks = []
     for part in model.modules():
         if isinstance(part, _BatchNorm):
-            hooks.append(part.register_forward_pre_hook(lambda m, args: note(m, args[0] if args else None)))
+            hooks.append(part.register_forward_pre_hook(enter))
         elif type(part) in _LINEAR:
             hooks.append(part.register_forward_hook(lambda m, _, y: note(m, y)))
     try:
