@@ -24,6 +24,7 @@ SCHEDULES: dict[str, type[Schedule]] = all_loaded(
         "constant": "decentral.optimizers.schedules:Constant",
         "step": "decentral.optimizers.schedules:Step",
         "cosine": "decentral.optimizers.schedules:Cosine",
+        "inverse": "decentral.optimizers.inverse:Inverse",
     }
 )
 """By name, as ``[schedule] name = ...`` has it."""

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from decentral.comm.layout import Layout
 from decentral.errors import UserError
+from decentral.problems.losses import cross_entropy
 from decentral.problems.models.difference import difference
 from decentral.problems.models.draws import GENERATORS, Generators
 from decentral.problems.models.observed import Observed, observed
 from decentral.problems.models.worker_state import has_rows, stacked_buffers, standing_for
-from decentral.problems.oracles import BatchedOracle, LoopOracle, cross_entropy
+from decentral.problems.oracles import BatchedOracle, LoopOracle
 from topologies.wording import shown
 
 _TURNS = [(t, worker) for t in range(2) for worker in range(2)]
