@@ -10,8 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from decentral.errors import UserError
 
@@ -27,27 +26,14 @@ def logistic(features: int | Shape, classes: int) -> nn.Module:
     return mlp(features, classes, hidden=())
 
 
-class Separating(nn.Module):
-    """f = w.x of the flattened input, as the logits (0, f) of two classes; w begins at 0."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 2) of inputs (B, *shape)."""
-        f = x.flatten(1) @ self.weight
-        return torch.stack([torch.zeros_like(f), f], dim=1)
-
-
 def separating(shape: Shape, classes: int) -> nn.Module:
-    """What a support vector machine trains: linear, without biases, from 0; of two classes only one vector."""
-    features = math.prod(shape)
-    if classes == 2:
-        return Separating(features)
-    linear = nn.Linear(features, classes, bias=False)
+    """What a support vector machine trains: linear, without biases, from 0.
+
+    Of two classes only one vector w, whose f = w.x is the logits (0, f).
+    """
+    linear = nn.Linear(math.prod(shape), classes if classes > 2 else 1, bias=False)
     nn.init.zeros_(linear.weight)
-    return nn.Sequential(nn.Flatten(), linear)
+    return nn.Sequential(nn.Flatten(), linear, *([nn.ZeroPad1d((1, 0))] if classes == 2 else []))
 
 
 def mlp(features: int | Shape, classes: int, hidden: Sequence[int] = (256,)) -> nn.Module:
