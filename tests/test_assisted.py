@@ -241,6 +241,7 @@ REFUSED = {
         {"problem": {"name": "linear-svm", "data": "digits"}, "assistant": {"name": "margin"}},
         "is for two classes, and digits has 10",
     ),
+    "room": ({"train": {"batch_size": 10**15}}, "use smaller batches"),
     "oracle": ({"train": {"oracle": "loop"}}, "train.oracle has no meaning with [assistant]"),
     "stages": (
         {"stages": {"count": 2}, "program": {"name": "backprop"}},

@@ -125,6 +125,8 @@ FIELDS = {
     "dataflow.runtime": "runtime",
     "dataflow.max_active_keys": "active keys",
     "dataflow.workers": "workers",
+    "assistant.name": "assistant",
+    "assistant.synchronous": "synchronous",
 }
 
 

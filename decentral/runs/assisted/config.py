@@ -90,12 +90,3 @@ class AssistedRun(Run):
             problem.check(train.batch_size, train.weight_decay)
         except ValueError as error:
             raise UserError(str(error)) from error
-
-    def prepare(self) -> object:
-        """See :class:`Run`; what the Assistant needs of the data, too."""
-        made = super().prepare()
-        try:
-            self.assistant.check(self.problem)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        return made

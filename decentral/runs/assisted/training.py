@@ -11,6 +11,7 @@ import torch
 
 from decentral.comm.local import LocalComm
 from decentral.comm.world import World
+from decentral.errors import UserError
 from decentral.problems.assistants.scanning import Scan
 from decentral.problems.model_objective import ModelObjective
 from decentral.runs.assisted.boss import ASSISTANT, BOSS, Boss
@@ -23,6 +24,7 @@ from decentral.runs.hosts import hosts
 from decentral.runs.journal import Journal, Outcome, Seen
 from decentral.runs.metrics import finite, measure, record_interval
 from decentral.runs.place import Here, place_of
+from decentral.runs.rows import refuse_rows
 from decentral.runtime.drive import clock_of, drive
 from decentral.runtime.driver import Driver, Sent
 from decentral.runtime.requests import Program
@@ -30,9 +32,13 @@ from decentral.runtime.staleness import staleness_columns
 
 
 def check(run: AssistedRun, world: World) -> None:
-    """Refuse more ranks than programs."""
-    del run
+    """Refuse more ranks than programs, what has no room, and data that the Assistant cannot judge."""
     _hosts(world)
+    refuse_rows(run, world.ranks)
+    try:
+        run.assistant.check(run.problem)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def execute(run: AssistedRun, here: Here, journal: Journal, kept: Mapping[str, Any] | None) -> Outcome:
