@@ -62,11 +62,11 @@ class LogisticModel:
         """See :class:`Chooser`."""
         del k
         base = self.settings.base
-        return base + (1 - base) * self._hard(self.x[rows], self.y[rows])
+        return base + (1 - base) * self._hard(self.x.index_select(0, rows), self.y[rows])
 
     def learn(self, rows: Tensor, told: Tensor) -> None:
         """See :class:`Chooser`."""
-        x, y = self.x[rows], self.y[rows]
+        x, y = self.x.index_select(0, rows), self.y[rows]
         lr, decay = self.settings.lr / len(rows), self.settings.decay
         r = self._hard(x, y) - told.to(x.dtype)
         of_labels = r + decay * self.u[y]

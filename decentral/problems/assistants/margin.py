@@ -63,7 +63,7 @@ class Violated:
 
     def keep(self, rows: Tensor, k: Tensor) -> Tensor:
         """See :class:`Chooser`."""
-        violated = self.sign[rows] * (self.x[rows] @ self.w) < 1
+        violated = self.sign[rows] * (self.x.index_select(0, rows) @ self.w) < 1
         norm = self.norm[rows] * violated - self.settings.epsilon / (k + 1)
         kept: Tensor = norm.clamp(self.settings.base, 1.0)
         return kept

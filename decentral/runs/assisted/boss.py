@@ -76,7 +76,9 @@ class Boss:
         """A step on the mean loss of the samples ``rows`` (B,); what the Assistant is told of them."""
         objective, size = self.objective, len(rows)
         labels = objective.train_y[rows]
-        gradient = objective.gradient_of(self.x, objective.train_x[rows][None], labels[None], self.t)
+        gradient = objective.gradient_of(
+            self.x, objective.train_x.index_select(0, rows)[None], labels[None], self.t
+        )
         if self.clip_norm:
             gradient = clipped(gradient, self.clip_norm)
         blocks = [g for _, g in gradient]
