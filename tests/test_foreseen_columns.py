@@ -34,6 +34,7 @@ RUNS = {
         "program": {"name": "gpipe"}, "train": TRAIN,
     },
     "nodes": {**NO_WORKERS, "problem": MLP, "dataflow": {}, "train": {**TRAIN, "rounds": 1, "batch_size": 400}},
+    "assisted": {**NO_WORKERS, "problem": MLP, "assistant": {}, "train": TRAIN},
     "nodes in step": {
         **NO_WORKERS, "problem": {"name": "list-reduction", "train": 20, "validation": 10, "width": 4},
         "dataflow": {"runtime": "synchronous"}, "train": {"lr": 0.05, "rounds": 1},

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from decentral.comm.layout import Layout
+from decentral.problems.losses import Loss, cross_entropy
 from decentral.problems.models.draws import Generators
 from decentral.problems.models.tried import TRUSTED, Tried
 from decentral.problems.models.worker_state import standing_for
-from decentral.problems.oracles import cross_entropy
 from topologies.streams import stream
 
 if TYPE_CHECKING:
@@ -52,8 +52,9 @@ class Evaluation:
         shards: list[NDArray[np.int64]],
         place: Place,
         tried: Tried = TRUSTED,
+        loss: Loss = cross_entropy,
     ) -> None:
-        self.module, self.layout, self.place = module, layout, place
+        self.module, self.layout, self.place, self.loss = module, layout, place, loss
         self.stateless, self.generators = tried.stateless, Generators(tried.draws, place.device)
         order = stream(0, "eval", dataset.name).permutation(len(dataset.test_y))
         self.test_x = placed(dataset.test_x[order], place)
@@ -116,7 +117,7 @@ class Evaluation:
         """(N,) each sample's mean loss, and how many of its labels are predicted right."""
 
         def judge(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            losses = cross_entropy(logits, y, reduction="none").view(len(y), -1).mean(1)
+            losses = self.loss(logits, y, reduction="none").view(len(y), -1).mean(1)
             return losses, (logits.argmax(-1) == y).view(len(y), -1).sum(1)
 
         losses, right = zip(*self._each(judge, part, row, buffers, inputs, labels), strict=True)

@@ -75,6 +75,8 @@ COLUMNS = {
     "occupancy": Column("share of the time that workers work", "occupancy", better="high"),
     "batch_loss": Column("training loss of what was just learned from", "batch loss", better="low"),
     "batch_accuracy": Column("training accuracy of what was just learned from", "batch acc.", better="high"),
+    "scanned": Column("training samples scanned", "scanned"),
+    "assistant_steps": Column("steps of the Assistant", "Assistant's steps"),
     "updates": Column("updates of all nodes", "updates"),
     "gradient_cosine": Column("cosine of the local and the true gradient", "cosine", better="high"),
     "flops": Column("work in total", "work", "FLOP"),
@@ -136,6 +138,8 @@ FIELDS = {
     "dataflow.runtime": "runtime",
     "dataflow.max_active_keys": "active keys",
     "dataflow.workers": "workers",
+    "assistant.name": "assistant",
+    "assistant.synchronous": "synchronous",
 }
 
 

@@ -25,12 +25,12 @@ def compute_time(network: Network, problem: Any, place: Place) -> ComputeTime:
         return COMPUTE_TIMES["constant"](compute_s=network.compute.sample_s * place.batch_size)
     if not isinstance(network.compute, Flops):
         return network.compute
-    flops = _gradient_flops(problem, place)
+    flops = gradient_flops(problem, place)
     return COMPUTE_TIMES["constant"](compute_s=flops / network.compute.flops_per_s)
 
 
-def _gradient_flops(problem: Any, place: Place) -> float:
-    """As torch's counter sees them: matrix products and convolutions; or, where it sees none, 2 d.
+def gradient_flops(problem: Any, place: Place) -> float:
+    """Those of a gradient as torch's counter sees them: matrix products and convolutions; where it sees none, 2 d.
 
     So too where it cannot look: into a model that asks for gradients itself.
     """
