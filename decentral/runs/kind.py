@@ -21,6 +21,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
+    from decentral.problems.capabilities import BatchSize
     from decentral.runs.sections.train import Train
 
 Table = Mapping[str, Any]
@@ -111,6 +112,11 @@ class Run:
     def all_rounds(self) -> int:
         """Rounds that there will be at the most."""
         return self.train.rounds
+
+    @property
+    def batch_sizes(self) -> Mapping[str, BatchSize]:
+        """The dotted key of a worker's batch size -> its value; several where it changes."""
+        return {"train.batch_size": self.train.batch_size}
 
     def columns(self, ranks: int) -> Columns | None:
         """What a run on so many ranks will record, that figures may ask for; None where that is not known."""
