@@ -27,6 +27,10 @@ RUNS = {
     "phases": {
         "problem": MLP, "train": TRAIN, "phases": {"replicas": {"rounds": 2, "batch_size": 2, "lr": 0.05}},
     },
+    "phases of a text": {
+        "problem": {"name": "lstm", "width": 4, "depth": 1}, "train": TRAIN,
+        "phases": {"until_train_accuracy": 0.9, "replicas": {"rounds": 1, "batch_size": 2, "lr": 0.05}},
+    },
     "phases of a quadratic": {"phases": {"replicas": {"rounds": 2, "batch_size": 1, "lr": 0.05, "data": "own"}}},
     "asynchronous": {"algorithm": {"name": "ad-psgd"}},
     "stages": {

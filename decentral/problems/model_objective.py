@@ -79,6 +79,9 @@ class ModelObjective:
         """Batches of so many samples of each shard."""
         sizes = [len(s) for s in self.shards]
         self.batches = EpochBatches(sizes, list(self.place.rows), batch_size, self.place.seed)
+        if all(shard is self.owned for shard in self.shards):
+            self._table = torch.from_numpy(self.owned).expand(len(sizes), -1)
+            return
         self._table = torch.zeros(len(sizes), max(sizes), dtype=torch.int64)
         for row, shard in enumerate(self.shards):
             self._table[row, : len(shard)] = torch.from_numpy(shard)

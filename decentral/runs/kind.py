@@ -28,6 +28,7 @@ from decentral.optimizers.schedules import Schedule
 from decentral.problems.capabilities import Counted
 
 if TYPE_CHECKING:
+    from decentral.problems.capabilities import BatchSize
     from decentral.runs.sections.train import Train
 
 Table = Mapping[str, Any]
@@ -124,6 +125,11 @@ class Run:
     def all_rounds(self) -> int:
         """Rounds that there will be at the most."""
         return self.train.rounds
+
+    @property
+    def batch_sizes(self) -> Mapping[str, BatchSize]:
+        """The dotted key of a worker's batch size -> its value; several where it changes."""
+        return {"train.batch_size": self.train.batch_size}
 
     def facts(self) -> Facts:
         """What its schedule may ask of it; this reads the data."""

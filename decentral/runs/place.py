@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
@@ -54,5 +55,11 @@ def place_of(
 def rehearse(run: Run, device: torch.device) -> None:
     """Try a model of the user's as this run trains it; what is found is remembered. Raises UserError."""
     problem = run.problem
-    if isinstance(problem, Tryable) and not is_ours(problem):
-        problem.tried(problem.made(run.workers, run.seed), place_of(run, range(1), device))
+    if not isinstance(problem, Tryable) or is_ours(problem):
+        return
+    made, place = problem.made(run.workers, run.seed), place_of(run, range(1), device)
+    for key, size in run.batch_sizes.items():
+        try:
+            problem.tried(made, replace(place, batch_size=size))
+        except UserError as error:
+            raise UserError(str(error).replace("train.batch_size", key)) from error

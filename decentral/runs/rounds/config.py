@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -9,13 +10,13 @@ from decentral.algorithms.traits import Method, traits_of
 from decentral.optimizers.autowu import AutoWU
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
-from decentral.problems.capabilities import Linear
+from decentral.problems.capabilities import BatchSize, Linear
 from decentral.runs.kind import Columns, Key, Named, Table
 from decentral.runs.sections.compression import Compression
 from decentral.runs.sections.faults import Faults
 from decentral.runs.sections.names import ALL_METHODS, OPTIMIZERS, PROBLEMS, SCHEDULES
 from decentral.runs.sections.network import Network
-from decentral.runs.sections.phases import Phases
+from decentral.runs.sections.phases import REPLICAS, Phases
 from decentral.runs.sections.topology import Topology
 from decentral.runs.sections.train import Train
 from decentral.runs.whole_models import WholeModels
@@ -57,6 +58,12 @@ class RoundsRun(WholeModels):
     def all_rounds(self) -> int:
         """See :class:`Run`; fewer where the first phase ends early."""
         return self.train.rounds + (self.phases.rounds if self.phases else 0)
+
+    @property
+    def batch_sizes(self) -> Mapping[str, BatchSize]:
+        """See :class:`Run`."""
+        of_phases = {f"{REPLICAS}.batch_size": self.phases.replicas.batch_size} if self.phases else {}
+        return {**super().batch_sizes, **of_phases}
 
     def columns(self, ranks: int) -> Columns | None:
         """See :class:`Run`; a spectral gap, or a theory of the steady state, may yet turn out not to be there."""
