@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from decentral.optimizers.rule import Rule
-from decentral.optimizers.spans import norms, scaled_
+from decentral.optimizers.spans import added_, norms
 from topologies.settings import finite_settings, plain_settings
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class NovoGrad(Rule):
         del lr
         squares = norms(g, layout).square_()
         v = state.v.mul_(self.beta2).add_(squares, alpha=1 - self.beta2) if state.steps else squares
-        scaled = self._joined(scaled_(g.clone(), v.sqrt().add_(self.eps).reciprocal_(), layout), x)
-        m = state.m.mul_(self.beta1).add_(scaled, alpha=1 - self.beta1 if self.averaging else 1.0)
+        share = 1 - self.beta1 if self.averaging else 1.0
+        m = added_(state.m.mul_(self.beta1), g, v.sqrt().add_(self.eps).reciprocal_().mul_(share), layout)
+        if self.weight_decay:
+            m.add_(x, alpha=share * self.weight_decay)
         return m, LayerMoments(m, v, state.steps + 1)

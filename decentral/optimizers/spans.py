@@ -36,6 +36,37 @@ def scaled_(x: Tensor, factors: Tensor, layout: Layout) -> Tensor:
     return x
 
 
-def acted_on(layout: Layout, exclude: Exclude, like: Tensor) -> Tensor:
-    """Of each span 1 where a rule of layers acts on it, else 0, (L,): "vectors" leaves out what has one dimension."""
-    return like.new_tensor([exclude == "none" or len(span.shape) > 1 for span in layout.spans])
+def added_(x: Tensor, y: Tensor, factors: Tensor, layout: Layout) -> Tensor:
+    """x + factors y, (h, d), in place: each span of y times that of ``factors`` (h, L), in one pass."""
+    import torch
+
+    parts = (one.split_with_sizes(layout.sizes, 1) for one in (x, y))
+    torch._foreach_addcmul_(*parts, factors.unsqueeze(2).unbind(1))
+    return x
+
+
+def decayed_(x: Tensor, y: Tensor, decay: float, layout: Layout, exclude: Exclude) -> Tensor:
+    """x + decay y, (h, d), in place, on the spans that ``exclude`` leaves."""
+    import torch
+
+    if not any(acts := acted_on(layout, exclude)):
+        return x
+    if all(acts):
+        return x.add_(y, alpha=decay)
+    parts = ([part for part, does in zip(one.split_with_sizes(layout.sizes, 1), acts, strict=True) if does]
+             for one in (x, y))  # fmt: skip
+    torch._foreach_add_(*parts, alpha=decay)
+    return x
+
+
+def acted_on(layout: Layout, exclude: Exclude) -> list[bool]:
+    """Whether a rule of layers acts on a span, of each: "vectors" leaves out what has one dimension."""
+    return layout.matrices if exclude == "vectors" else [True] * len(layout.sizes)
+
+
+def where_acted(factors: Tensor, layout: Layout, exclude: Exclude, norms: tuple[Tensor, Tensor]) -> Tensor:
+    """``factors`` (h, L), and 1 on spans that ``exclude`` names, or one of whose two norms (h, L) is 0."""
+    is_used = (norms[0] > 0) & (norms[1] > 0)
+    if exclude == "vectors":
+        is_used &= is_used.new_tensor(layout.matrices)
+    return factors.where(is_used, 1.0)
