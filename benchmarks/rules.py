@@ -51,10 +51,10 @@ def _stepping(build: Callable[..., torch.optim.Optimizer], **settings: Any) -> C
 
 
 def _runs(method: str) -> list[Line]:
-    works = {name: _rounds(method, name) for name in ("sgd", *RULES)}
+    works = {name: _rounds(method, name) for name in ("sgd", *RULES, "adamw")}
     times = interleaved(works, repeats=25)
     what = f"64 workers, a round of {method} behind {{}}: ours / behind sgd with momentum 0.9"
-    return [at_most(what.format(name), times[name], times["sgd"], 1.25) for name in RULES]
+    return [at_most(what.format(name), times[name], times["sgd"], 1.25) for name in (*RULES, "adamw")]
 
 
 def _rounds(method: str, rule: str) -> Callable[[], Any]:

@@ -59,7 +59,7 @@ class NovoGrad(Rule):
     ) -> tuple[Tensor, LayerMoments]:
         """See :class:`Rule`."""
         del lr
-        squares = norms(g, layout).square_()
+        squares = norms(g, layout).square()
         v = state.v.mul_(self.beta2).add_(squares, alpha=1 - self.beta2) if state.steps else squares
         share = 1 - self.beta1 if self.averaging else 1.0
         m = added_(state.m.mul_(self.beta1), g, v.sqrt().add_(self.eps).reciprocal_().mul_(share), layout)

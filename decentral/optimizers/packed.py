@@ -64,7 +64,8 @@ class Packed:
         self._begin(rule, x, kept)
         self.state = rule.step_(x, self.state, g, self.layout, lr)
         self._hand_out(kept)
-        torch._foreach_copy_(self.parameters, list(_unflatten_dense_tensors(x[0], self.parameters)))
+        parts: tuple[Tensor, ...] = _unflatten_dense_tensors(x[0], self.parameters)  # type: ignore[no-untyped-call]
+        torch._foreach_copy_(list[Tensor](self.parameters), parts)
 
     def tell(self, rule: Steps, kept: Kept, losses: Tensor) -> None:
         """The loss of the batch, before the step."""
@@ -79,7 +80,8 @@ class Packed:
         return all(of_one.get(name) is value for of_one, views in of_each for name, value in views.items())
 
     def _row(self, tensors: Sequence[Tensor]) -> Tensor:
-        return _flatten_dense_tensors(tensors)[None]
+        row: Tensor = _flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
+        return row[None]
 
     def _begin(self, rule: Steps, x: Tensor, kept: Kept) -> None:
         """The state before the first step, or that which is kept."""

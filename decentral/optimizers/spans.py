@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ def norms(x: Tensor, layout: Layout) -> Tensor:
     """
     import torch
 
+    if len(x) > 1 and not x.stride(0):  # a mean, the same row for all
+        return norms(x[:1], layout).expand(len(x), -1)
     if x.device.type != "cpu":
         parts = x.split_with_sizes(layout.sizes, 1)
         return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in parts], 1)
@@ -40,8 +43,8 @@ def added_(x: Tensor, y: Tensor, factors: Tensor, layout: Layout) -> Tensor:
     """x + factors y, (h, d), in place: each span of y times that of ``factors`` (h, L), in one pass."""
     import torch
 
-    parts = (one.split_with_sizes(layout.sizes, 1) for one in (x, y))
-    torch._foreach_addcmul_(*parts, factors.unsqueeze(2).unbind(1))
+    mine, theirs = (one.split_with_sizes(layout.sizes, 1) for one in (x, y))
+    torch._foreach_addcmul_(mine, theirs, factors.unsqueeze(2).unbind(1))
     return x
 
 
@@ -53,9 +56,8 @@ def decayed_(x: Tensor, y: Tensor, decay: float, layout: Layout, exclude: Exclud
         return x
     if all(acts):
         return x.add_(y, alpha=decay)
-    parts = ([part for part, does in zip(one.split_with_sizes(layout.sizes, 1), acts, strict=True) if does]
-             for one in (x, y))  # fmt: skip
-    torch._foreach_add_(*parts, alpha=decay)
+    mine, theirs = (list(compress(one.split_with_sizes(layout.sizes, 1), acts)) for one in (x, y))
+    torch._foreach_add_(mine, theirs, alpha=decay)
     return x
 
 
