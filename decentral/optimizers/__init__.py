@@ -20,6 +20,7 @@ OPTIMIZERS: dict[str, type[Rule]] = all_loaded(
         "lamb": "decentral.optimizers.lamb:LAMB",
         "lambc": "decentral.optimizers.lamb:LAMBC",
         "novograd": "decentral.optimizers.novograd:NovoGrad",
+        "muon": "decentral.optimizers.muon:Muon",
     }
 )
 """By name, as ``[optimizer] name = ...`` has it."""

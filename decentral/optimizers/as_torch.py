@@ -108,4 +108,5 @@ class RuleOptimizer(Optimizer):
             "_kind": self._kind,
             "_layouts": {},
             "_packed": {},
+            "_loss": None,
         }

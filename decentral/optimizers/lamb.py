@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decentral.optimizers.adam import Moments
-from decentral.optimizers.rule import Rule
+from decentral.optimizers.adam import Moments, check_moments
+from decentral.optimizers.rule import Rule, check_choices
 from decentral.optimizers.spans import Exclude, added_, decayed_, norms, scaled_, where_acted
 from topologies.settings import finite_settings, plain_settings
 
@@ -39,11 +39,8 @@ class LAMB(Rule):
 
     def __post_init__(self) -> None:
         plain_settings(self)
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be in [0, 1)")
-        if self.eps <= 0:
-            raise ValueError(f"eps = {self.eps} must be positive; 1e-6 is usual")
+        check_choices(self, exclude=Exclude)
+        check_moments(self.beta1, self.beta2, self.eps, usual=1e-6)
         finite_settings(self)
 
     def init(self, x: Tensor, layout: Layout) -> Moments:

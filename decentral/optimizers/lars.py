@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from decentral.optimizers.rule import Rule
+from decentral.optimizers.rule import Rule, check_choices
 from decentral.optimizers.sgd import Velocity
 from decentral.optimizers.spans import Exclude, acted_on, added_, norms, where_acted
 from topologies.settings import finite_settings, plain_settings
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decentral.comm.layout import Layout
+
+
+Where = Literal["scaled", "plain"]
+Mode = Literal["clip", "scale"]
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,12 @@ class LARS(Rule):
 
     momentum: float = 0.9
     trust: float = 0.001
-    velocity: Literal["scaled", "plain"] = "scaled"
+    velocity: Where = "scaled"
     exclude: Exclude = "vectors"
 
     def __post_init__(self) -> None:
         plain_settings(self)
+        check_choices(self, velocity=Where, exclude=Exclude)
         check_layer_rates(self.momentum, self.trust)
         finite_settings(self)
 
@@ -87,11 +92,12 @@ class LARC(Rule):
 
     momentum: float = 0.9
     trust: float = 0.002
-    mode: Literal["clip", "scale"] = "clip"
+    mode: Mode = "clip"
     exclude: Exclude = "vectors"
 
     def __post_init__(self) -> None:
         plain_settings(self)
+        check_choices(self, mode=Mode, exclude=Exclude)
         check_layer_rates(self.momentum, self.trust)
         finite_settings(self)
 

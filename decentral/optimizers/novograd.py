@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from decentral.optimizers.adam import check_moments
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.spans import added_, norms
 from topologies.settings import finite_settings, plain_settings
@@ -43,11 +44,7 @@ class NovoGrad(Rule):
 
     def __post_init__(self) -> None:
         plain_settings(self)
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be in [0, 1)")
-        if self.eps <= 0:
-            raise ValueError(f"eps = {self.eps} must be positive; 1e-8 is usual")
+        check_moments(self.beta1, self.beta2, self.eps)
         finite_settings(self)
 
     def init(self, x: Tensor, layout: Layout) -> LayerMoments:

@@ -50,7 +50,8 @@ class Packed:
     """
 
     def __init__(self, parameters: Sequence[Parameter], joint: bool) -> None:
-        self.parameters, self.joint = list(parameters), joint
+        self.parameters: list[Tensor] = [*parameters]
+        self.joint = joint
         self.layout = Layout.of((str(k), p) for k, p in enumerate(parameters))
         self.holders = self.parameters[:1] if joint else self.parameters
         self.state: Any = None
@@ -65,7 +66,7 @@ class Packed:
         self.state = rule.step_(x, self.state, g, self.layout, lr)
         self._hand_out(kept)
         parts: tuple[Tensor, ...] = _unflatten_dense_tensors(x[0], self.parameters)  # type: ignore[no-untyped-call]
-        torch._foreach_copy_(list[Tensor](self.parameters), parts)
+        torch._foreach_copy_(self.parameters, parts)
 
     def tell(self, rule: Steps, kept: Kept, losses: Tensor) -> None:
         """The loss of the batch, before the step."""
@@ -117,6 +118,6 @@ class Packed:
         return list(value.split(1, dim=1))
 
 
-def _grad(p: Parameter) -> Tensor:
+def _grad(p: Tensor) -> Tensor:
     assert p.grad is not None
     return p.grad
