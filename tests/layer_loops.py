@@ -1,4 +1,4 @@
-"""The papers' update rules for layers, each a loop over parameters as it is printed, as a torch optimizer."""
+"""What rules of layers are to be, as torch optimizers: their papers' equations parameter by parameter, and torch's."""
 
 import math
 
@@ -74,3 +74,37 @@ class ByLoops(torch.optim.Optimizer):
                 if p.grad is not None:
                     rest = self.state[p], group["lr"], group["weight_decay"]
                     p.copy_(loop(self.rule, p.detach().clone(), p.grad.clone(), *rest))
+
+
+class ByTorch:
+    """Torch's Muon for what has two dimensions or more, as a matrix, and its AdamW for the rest."""
+
+    def __init__(self, rule, parameters, lr, decay=0.0):
+        self.parameters = list(parameters)
+        self.matrices = {
+            p: torch.nn.Parameter(p.detach().flatten(1).clone()) for p in self.parameters if p.dim() > 1
+        }
+        muon = torch.optim.Muon(
+            self.matrices.values(), lr, decay, rule.momentum, rule.nesterov, rule.ns_coefficients, rule.eps,
+            rule.ns_steps, rule.adjust_lr_fn,
+        )  # fmt: skip
+        vectors = [p for p in self.parameters if p.dim() == 1]
+        betas = rule.beta1, rule.beta2
+        self.both = [muon]
+        if vectors:
+            self.both.append(torch.optim.AdamW(vectors, lr, betas, rule.vectors_eps, decay, foreach=False))
+
+    def zero_grad(self):
+        for p in self.parameters:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self, lr=None):
+        for p, matrix in self.matrices.items():
+            matrix.grad = None if p.grad is None else p.grad.flatten(1)
+        for one in self.both:
+            if lr is not None:
+                one.param_groups[0]["lr"] = lr
+            one.step()
+        for p, matrix in self.matrices.items():
+            p.copy_(matrix.view_as(p))
