@@ -10,9 +10,13 @@ import pytest
 import test_programs_local
 import test_stages_gossip
 import torch
+from command import decentral, metrics, write
 from dataflow_networks import Chain, distance, play
 from layer_loops import ByLoops
+from ranks import decentral as launch
 from test_methods import gradients
+from test_mpi_parity import compare
+from test_resume import die, dying  # noqa: F401
 from test_rules import DECAY, RING, in_rounds, start
 from test_stages_gossip import flat
 from torch import nn
@@ -259,6 +263,64 @@ def test_nodes_make_the_steps_of_the_loop(rule):
     theirs = play(case, 3, updates=lambda _, p: Updates(ByLoops(rule, p, 0.01, DECAY)))
     assert distance(ours.modules, theirs.modules) < 1e-10
     assert distance(ours.modules, case.modules()) > 1e-5
+
+
+# ---------------------------------------------------------------------------------------------- from the command line
+
+RUNS = """
+seeds = [3]
+[problem]
+name = "mlp"
+hidden = [8]
+[topology]
+name = "ring"
+workers = 4
+[train]
+lr = 0.02
+rounds = 9
+batch_size = 8
+dtype = "float64"
+record_every = 3
+checkpoint_every = 4
+weight_decay = 0.01
+[sweep.optimizer]
+name = ["lambc", "lars", "novograd", "muon"]
+[[sweep.algorithm]]
+name = "dsgd"
+[[sweep.algorithm]]
+name = "decentlam"
+[[sweep.algorithm]]
+name = "pmsgd"
+momentum = 0.0
+"""
+
+
+@pytest.mark.mpi
+@pytest.mark.usefixtures("home")
+def test_runs_that_were_killed_go_on_with_the_same_bits_on_two_ranks(tmp_path, dying):  # noqa: F811
+    (tmp_path / "x.toml").write_text(RUNS)
+    assert decentral("run", tmp_path / "x.toml", "--out", tmp_path / "whole").code == 0
+    die(dying, 2, tmp_path / "x.toml", "--out", tmp_path / "out")
+    done = launch("run", tmp_path / "x.toml", "--out", tmp_path / "out", "--resume", ranks=2, drawn=False)
+    assert done.returncode == 0, done.stderr
+    whole, other = (metrics(tmp_path / out) for out in ("whole", "out"))
+    assert len(whole) == 12
+    compare(whole, other, tolerance=0)
+    ends = {run: rows[-1]["train_loss"] for run, rows in whole.items()}
+    assert len({*ends.values()}) == 12
+
+
+@pytest.mark.usefixtures("home")
+def test_a_run_of_vectors_only_says_that_the_rule_acts_on_nothing(tmp_path):
+    for exclude in ("vectors", "none"):
+        file = write(
+            tmp_path / "x.toml",
+            optimizer={"name": "lars", "exclude": exclude},
+            train={"lr": 0.01, "rounds": 2},
+        )
+        assert decentral("run", file, "--out", tmp_path / exclude).code == 0
+        (told,) = (tmp_path / exclude / "runs").glob("*/environment.json")
+        assert ("LARS acts on nothing here" in told.read_text()) is (exclude == "vectors")
 
 
 # --------------------------------------------------------------------------------------------------- as torch optimizer

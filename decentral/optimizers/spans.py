@@ -66,6 +66,16 @@ def acted_on(layout: Layout, exclude: Exclude) -> list[bool]:
     return layout.matrices if exclude == "vectors" else [True] * len(layout.sizes)
 
 
+def nothing_acted_on(rule: object, layout: Layout) -> str:
+    """What to say of a rule of layers that finds vectors only, and leaves those to plain steps; else ""."""
+    if getattr(rule, "exclude", "none") == "none" or any(layout.matrices):
+        return ""
+    return (
+        f"{type(rule).__name__} acts on nothing here: all parameters are vectors, which exclude = 'vectors' leaves to "
+        "plain steps; set exclude = 'none' for its rates"
+    )
+
+
 def where_acted(factors: Tensor, layout: Layout, exclude: Exclude, norms: tuple[Tensor, Tensor]) -> Tensor:
     """``factors`` (h, L), and 1 on spans that ``exclude`` names, or one of whose two norms (h, L) is 0."""
     is_used = (norms[0] > 0) & (norms[1] > 0)
