@@ -91,6 +91,8 @@ class Boss:
         if not self.batch_loss <= self._limit:  # catches NaN too
             self.trouble = blown_up(self.t, BOSS, self.batch_loss)
         lr = self.lr((self.scanned - size) // size if self.by_scanned else self.t)
+        if self.rule.hears:
+            self.state = self.rule.heard(self.state, objective.losses)
         self.state = self.rule.step_(self.x, self.state, g, objective.layout, lr)
         mean = self.mean.after(float(losses.sum()), size)
         return self.assistant.tell(Batch(losses, self._logits.argmax(-1) == labels, mean, self.x))
