@@ -54,9 +54,9 @@ class Decentralized(Optimizer):
         g = (x - x') / lr                       (where lr = 0: g = x - x')
 
     so DSGD(variant "atc") mixes x', and a method with momentum adds its own to the optimizer's. A method that averages
-    gradients (PmSGD) does so before such an optimizer's step, in p.grad. An update rule that is told losses (NLCG) needs
-    ``step(closure)``. Where a method does
-    no more with g than x - lr g, first or last in its round, ``optimizer`` itself steps there, in place.
+    gradients (PmSGD) does so before such an optimizer's step, in p.grad. Where a method does no more with g than
+    x - lr g, first or last in its round, ``optimizer`` itself steps there, in place. An update rule that is told losses
+    (NLCG) needs ``step(closure)``.
     lr is the largest of the groups' learning rates; a group with another, lr_k, has its gradient times lr_k / lr. A
     learning rate that changes acts as the method says; it should change by the same factor in all groups.
 
