@@ -74,7 +74,12 @@ class OfModule:
         from decentral.problems.model_objective import ModelObjective
 
         made = self.made(place.workers, place.seed)
-        return ModelObjective(*made, place, self.tried(made, place))
+        tried = self.tried(made, place)
+        if place.adversarial is None:
+            return ModelObjective(*made, place, tried)
+        from decentral.problems.adversarial_objective import AdversarialObjective
+
+        return AdversarialObjective(*made, place, tried)
 
     def tried(self, made: Made, place: Place) -> Tried:
         """See :class:`decentral.problems.capabilities.Tryable`."""

@@ -48,6 +48,7 @@ def place_of(
         weight_decay=train.weight_decay,
         oracle=oracle,
         eval_samples=train.eval_samples,
+        adversarial=getattr(run, "adversarial", None),
     )
 
 

@@ -8,8 +8,10 @@ from typing import Annotated, Any, ClassVar
 from decentral.algorithms.traits import Method, traits_of
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
+from decentral.problems.adversarial import Adversarial
 from decentral.problems.capabilities import Linear
 from decentral.runs.kind import Columns, Key, Named, Table
+from decentral.runs.sections.adversarial import refuse_adversarial
 from decentral.runs.sections.compression import Compression
 from decentral.runs.sections.faults import Faults
 from decentral.runs.sections.names import ALL_METHODS, OPTIMIZERS, PROBLEMS, SCHEDULES
@@ -29,7 +31,7 @@ RATIOS = (
 class RoundsRun(WholeModels):
     """n workers in step: a round is a gradient of each, and a step of the method. What no other kind is meant by.
 
-    ``optimizer``: None where the method is given the gradient itself.
+    ``optimizer``: None where the method is given the gradient itself. ``adversarial``: None where samples are alone.
     """
 
     there: ClassVar[str] = "no [stages]"
@@ -45,6 +47,7 @@ class RoundsRun(WholeModels):
     train: Train
     schedule: Annotated[Schedule, Named(SCHEDULES, "constant")]
     optimizer: Annotated[Rule | None, Named(OPTIMIZERS, "sgd")]
+    adversarial: Adversarial | None
 
     def columns(self, ranks: int) -> Columns | None:
         """See :class:`Run`; a spectral gap, or a theory of the steady state, may yet turn out not to be there."""
@@ -57,9 +60,17 @@ class RoundsRun(WholeModels):
         if self.faults is not None:
             found += ["lost_messages", "late_messages", "mean_drift_sq"]
             found += ["mass"] if traits_of(self.algorithm).pushes else []
+        if self.adversarial is not None:
+            found.append("adversarial_accuracy")
         if isinstance(self.problem, Linear):
             final.append("theory_bias_sq")
         return Columns(tuple(found), tuple(final))
+
+    def fits(self) -> None:
+        """See :class:`Run`."""
+        super().fits()
+        if self.adversarial is not None:
+            refuse_adversarial(self, self.adversarial)
 
     @classmethod
     def is_meant(cls, table: Table) -> bool:

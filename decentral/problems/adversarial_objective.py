@@ -1,0 +1,73 @@
+"""A model that learns from samples and from adversarial examples of them, and is judged on both."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from decentral.problems.adversarial_oracle import AdversarialOracle, Attacker
+from decentral.problems.attack import Attack
+from decentral.problems.evaluation import average, chunks
+from decentral.problems.model_objective import ModelObjective
+from decentral.problems.models.tried import TRUSTED, Tried
+
+if TYPE_CHECKING:
+    from decentral.comm import Communicator
+    from decentral.problems.data.dataset import Dataset
+    from decentral.problems.objective import Place
+
+
+class AdversarialObjective(ModelObjective):
+    """See :class:`decentral.problems.adversarial.Adversarial`, which ``place`` has; always by the loop."""
+
+    def __init__(
+        self, module: nn.Module, dataset: Dataset, shards: list[NDArray[np.int64]], place: Place,
+        tried: Tried = TRUSTED,
+    ) -> None:  # fmt: skip
+        super().__init__(module, dataset, shards, replace(place, oracle="loop"), tried)
+        assert place.adversarial is not None
+        module, self.main = self.evaluation.module, self.buffers
+        self.attack = Attack(module, self.layout, place.adversarial, dataset.scale, self._start)
+        self._oracle = self._adversarial = AdversarialOracle(
+            module, self.layout, self.main, place.rows, place.seed, tried.draws, place.adversarial, self.attack,
+            self._start,
+        )  # fmt: skip
+        self.buffers = {**self.main, **self._adversarial.kept}
+
+    def attacked_by(self, attacker: Attacker) -> None:
+        """From here on ``attacker`` makes the examples."""
+        self._adversarial.attacker = attacker
+
+    def examples(self, x: Tensor, t: int) -> list[Tensor]:
+        """Of each hosted worker, adversarial examples of its batch of round t against its row of x (h, d)."""
+        inputs, labels = self._full or self._batch(t)
+        return self._adversarial.attacked(x, inputs, labels, t)
+
+    def evaluate(self, mean: Tensor, x: Tensor, comm: Communicator, last: bool) -> dict[str, float]:
+        """As on samples alone; and adversarial_accuracy, of the averaged model, on examples made against itself."""
+        values = self.evaluation.measure(mean, x, self.main, comm, last)
+        averaged = average(self.main, comm)
+        right = self._right(mean[0], averaged, last) if comm.rank == 0 else float("nan")
+        return values | {"adversarial_accuracy": right}
+
+    def _right(self, model: Tensor, buffers: dict[str, Tensor], last: bool) -> float:
+        """The share of test data, moved against the model (d,) as it is judged, that it still gets right."""
+        of, seen = self.evaluation, slice(None) if last else self.evaluation.some
+        of.module.eval()
+        with of.generators.kept():
+            of.generators.seed(self.place.seed, "evaluation", "attack")
+            parts = [
+                self._moved_right(model, buffers, x, y) for x, y in chunks(of.test_x[seen], of.test_y[seen])
+            ]
+        of.module.train()
+        return sum(parts) / len(of.test_y[seen])
+
+    def _moved_right(self, model: Tensor, buffers: dict[str, Tensor], x: Tensor, y: Tensor) -> int:
+        examples = self.attack.examples(model, buffers, x, y)
+        with torch.no_grad():
+            return self.evaluation.count_right("adversarial", model, buffers, examples, y)

@@ -1,0 +1,51 @@
+"""Adversarial examples: one signed step of the inputs against a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from decentral.comm.layout import Layout
+from decentral.problems.models.worker_state import standing_for
+from decentral.problems.oracles import cross_entropy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from decentral.problems.adversarial import Adversarial
+    from decentral.problems.data.dataset import Scale
+
+
+class Attack:
+    """Makes x_adv = clip(x + min(step, eps) sign(grad_x L(theta; x, y))), see :class:`Adversarial`.
+
+    ``scale``: what pixels from 0 to 1, in which eps and step are counted, are as inputs; None: eps and step are the
+    inputs' own, and nothing is clipped. ``like``: a tensor where and in the numbers that inputs are.
+    """
+
+    def __init__(
+        self, module: nn.Module, layout: Layout, settings: Adversarial, scale: Scale | None, like: Tensor
+    ) -> None:
+        self.module, self.layout = module, layout
+        std = np.float64(1) if scale is None else np.array(scale.std).reshape(-1, 1, 1)
+        self.step = torch.as_tensor(settings.moves_by / std).to(like)
+        # in the numbers of the data set, so that black and white are where its own are
+        self.range = (
+            None if scale is None else [torch.from_numpy(scale.of(end)).to(like) for end in (0.0, 1.0)]
+        )
+
+    def examples(
+        self, model: Tensor, buffers: Mapping[str, Tensor], inputs: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Examples like ``inputs`` (B, ...) against a model (d,), in the mode that the module is in.
+
+        The module and its buffers, and ``buffers``, are as they were afterwards.
+        """
+        x = inputs.detach().clone().requires_grad_()
+        with torch.enable_grad(), standing_for(self.module, self.layout.views(model.clone()), buffers):
+            (slope,) = torch.autograd.grad(cross_entropy(self.module(x), labels), x)
+        moved = inputs + self.step * slope.sign()
+        return moved if self.range is None else torch.clamp(moved, *self.range)
