@@ -29,7 +29,6 @@ from decentral.problems.models.initialise import initialise
 from decentral.problems.models.tried import Tried
 from decentral.problems.models.worker_state import stacked_buffers
 from decentral.problems.objective import Place
-from decentral.runs.experiment import expand
 from decentral.runs.sections.adversarial import worker_ranks
 
 LR, ROUNDS, N = 0.2, 5, 2
@@ -125,6 +124,17 @@ def test_models_and_both_sets_of_statistics_are_those_of_plain_torch(settings, b
             torch.testing.assert_close(rows[worker], value, rtol=0, atol=1e-10)
     means = [found.buffers[f"{which}1.running_mean"] for which in ("", "auxiliary: ")]
     assert (means[0] - means[1]).abs().max() > 1e-3  # two sets indeed
+
+
+def test_a_worker_alone_goes_on_as_it_does_among_others():
+    found = objective()
+    x = trained(found, 2)
+    one = found.alone(1)
+    for t in (2, 3):
+        g = gradient(found, x, t)
+        assert torch.equal(gradient(one, x[1:].clone(), t), g[1:])
+        x = x - LR * g
+    assert all(torch.equal(rows[0], found.buffers[name][1]) for name, rows in one.buffers.items())
 
 
 def test_examples_are_those_of_the_models_of_the_round_before_and_no_other():
@@ -306,7 +316,9 @@ def numbers(rows):
 
 
 def test_attackers_change_a_run_s_clock_and_nothing_else(home):
-    write(Path("x.toml"), **SMALL, sweep={"adversarial": {"stale": [0, 1], "attackers": [False, True]}})
+    grid = {"adversarial": {"stale": [0, 1], "attackers": [False, True]}}
+    figure = {"name": "examples", "y": "adversarial_accuracy"}  # refused if the column were not foreseen
+    write(Path("x.toml"), **SMALL, sweep=grid, figure=[figure])
     assert decentral("run", "x.toml", "--out", "out").code == 0
     found = by_settings(Path("out"))
     for stale in (0, 1):
@@ -392,6 +404,17 @@ def test_a_signal_ends_pairs_with_a_checkpoint_that_one_process_goes_on_from(hom
 # ---------------------------------------------------------------------------------------------------- what is refused
 
 
+class Deaf(nn.Module):
+    """Looks at its inputs without a gradient."""
+
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.layer = nn.Linear(shape[1] * shape[2], classes)
+
+    def forward(self, x):
+        return self.layer(x.detach().flatten(1))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -400,6 +423,12 @@ def test_a_signal_ends_pairs_with_a_checkpoint_that_one_process_goes_on_from(hom
             "problem.name = 'quadratic' are not, or there are none",
         ),
         ({"problem": {"name": "transformer"}}, "problem.name = 'transformer' are not"),
+        ({"problem": {"name": "module", "factory": "test_adversarial:Deaf"}}, "lets none through to them"),
+        (
+            {"problem": {"name": "logistic-regression", "optimum": True}}
+            | {"train": {**SMALL["train"], "weight_decay": 0.1}},
+            "problem.optimum = true is of samples alone",
+        ),
         ({"adversarial": {"eps": -0.1}}, "adversarial.eps = -0.1 must be finite and not negative"),
         ({"adversarial": {"eps": 0.1, "weight": -1.0}}, "adversarial.weight = -1.0 must be finite"),
         ({"adversarial": {"eps": 0.1, "step": float("inf")}}, "adversarial.step = inf must be finite"),
@@ -434,11 +463,10 @@ def test_what_cannot_be_is_refused_in_one_line(home, changes, words):
     ("ranks", "hosting"), [(1, 1), (2, 1), (4, 2), (8, 4), (3, None), (6, None), (16, None)]
 )
 def test_half_of_the_ranks_host_workers(ranks, hosting):
-    config = expand({"name": "x", **SMALL, "topology": {"name": "ring", "workers": 4}}).runs[0].config
-    assert worker_ranks(config, ranks) == ranks
-    config = replace(config, adversarial=replace(config.adversarial, attackers=True))
+    assert worker_ranks(None, 4, ranks) == worker_ranks(SETTINGS, 4, ranks) == ranks
+    settings = replace(SETTINGS, attackers=True)
     if hosting is not None:
-        assert worker_ranks(config, ranks) == hosting
+        assert worker_ranks(settings, 4, ranks) == hosting
         return
     with pytest.raises(UserError, match=f"{ranks} ranks do not go with 4 workers; launch 2 or 4 or 8 ranks"):
-        worker_ranks(config, ranks)
+        worker_ranks(settings, 4, ranks)

@@ -31,13 +31,28 @@ class AdversarialObjective(ModelObjective):
     ) -> None:  # fmt: skip
         super().__init__(module, dataset, shards, replace(place, oracle="loop"), tried)
         assert place.adversarial is not None
-        module, self.main = self.evaluation.module, self.buffers
-        self.attack = Attack(module, self.layout, place.adversarial, dataset.scale, self._start)
+        self.settings, self.main = place.adversarial, self.buffers
+        self.attack = Attack(self.evaluation.module, self.layout, self.settings, dataset.scale, self._start)
+        self._furnish()
+
+    def _furnish(self) -> None:
+        """The oracle, with rows of its own beside the main buffers."""
+        place = self.place
         self._oracle = self._adversarial = AdversarialOracle(
-            module, self.layout, self.main, place.rows, place.seed, tried.draws, place.adversarial, self.attack,
-            self._start,
+            self.evaluation.module, self.layout, self.main, place.rows, place.seed, self.draws, self.settings,
+            self.attack, self._start,
         )  # fmt: skip
         self.buffers = {**self.main, **self._adversarial.kept}
+
+    def alone(self, row: int) -> AdversarialObjective:
+        """See :class:`decentral.problems.objective.Objective`."""
+        one = super().alone(row)
+        assert isinstance(one, AdversarialObjective)
+        one.main = {name: one.buffers[name] for name in self.main}
+        one._furnish()
+        for name, rows in one._adversarial.kept.items():
+            rows.copy_(self.buffers[name][row : row + 1])
+        return one
 
     def attacked_by(self, attacker: Attacker) -> None:
         """From here on ``attacker`` makes the examples."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from decentral.comm.layout import Layout
+from decentral.errors import UserError
 from decentral.problems.models.worker_state import standing_for
 from decentral.problems.oracles import cross_entropy
 
@@ -42,10 +43,16 @@ class Attack:
     ) -> Tensor:
         """Examples like ``inputs`` (B, ...) against a model (d,), in the mode that the module is in.
 
-        The module and its buffers, and ``buffers``, are as they were afterwards.
+        The module and its buffers, and ``buffers``, are as they were afterwards. Raises UserError where autograd sees
+        no way from the loss to the inputs.
         """
         x = inputs.detach().clone().requires_grad_()
         with torch.enable_grad(), standing_for(self.module, self.layout.views(model.clone()), buffers):
-            (slope,) = torch.autograd.grad(cross_entropy(self.module(x), labels), x)
+            (slope,) = torch.autograd.grad(cross_entropy(self.module(x), labels), x, allow_unused=True)
+        if slope is None:
+            raise UserError(
+                "[adversarial] moves inputs along their gradient, and the model lets none through to them; mend it, or "
+                "remove the section"
+            )
         moved = inputs + self.step * slope.sign()
         return moved if self.range is None else torch.clamp(moved, *self.range)

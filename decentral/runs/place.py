@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
@@ -55,5 +55,10 @@ def place_of(
 def rehearse(run: Run, device: torch.device) -> None:
     """Try a model of the user's as this run trains it; what is found is remembered. Raises UserError."""
     problem = run.problem
-    if isinstance(problem, Tryable) and not is_ours(problem):
-        problem.tried(problem.made(run.workers, run.seed), place_of(run, range(1), device))
+    if not isinstance(problem, Tryable) or is_ours(problem):
+        return
+    place = place_of(run, range(1), device)
+    problem.tried(problem.made(run.workers, run.seed), place)
+    if place.adversarial is not None:
+        objective: Any = problem.build(place)
+        objective.examples(objective.start()[None], 0)

@@ -80,7 +80,9 @@ def _attack_share(problem: Any, place: Place) -> float:
     evaluation, x = objective.evaluation, objective.start()
     inputs, labels = (part[:1] for part in evaluation.some_test)
     buffers = {name: rows[0] for name, rows in objective.buffers.items()}
+    evaluation.module.eval()  # as many FLOPs; in training batch norm wants more than one sample
     forward = flops_of(lambda: evaluation.count_right("", x, buffers, inputs, labels), 0.0)
+    evaluation.module.train()
     samples = len(objective.shards[0]) if place.batch_size == "full" else place.batch_size
     gradient = flops_of(lambda: list(objective.gradient(x[None].clone(), 0)), 0.0)
     return 2 * forward * samples / gradient if gradient else 1.0

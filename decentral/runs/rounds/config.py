@@ -70,7 +70,7 @@ class RoundsRun(WholeModels):
         """See :class:`Run`."""
         super().fits()
         if self.adversarial is not None:
-            refuse_adversarial(self, self.adversarial)
+            refuse_adversarial(self.adversarial, self.problem, self.train, self.faults)
 
     @classmethod
     def is_meant(cls, table: Table) -> bool:

@@ -48,7 +48,8 @@ class Pairs:
     @classmethod
     def of(cls, run: RoundsRun, here: Here) -> Pairs | None:
         """None where every rank hosts workers."""
-        return cls(run, here) if worker_ranks(run, here.world.ranks) < here.world.ranks else None
+        ranks = here.world.ranks
+        return cls(run, here) if worker_ranks(run.adversarial, run.workers, ranks) < ranks else None
 
     def order(self, what: int, t: int = 0, watched: bool = False) -> None:
         """Tell the attacker what to do next."""

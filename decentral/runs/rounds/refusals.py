@@ -28,7 +28,7 @@ from decentral.runs.sections.network import PerSample
 
 def check(run: RoundsRun, world: World) -> None:
     """Raise UserError for it."""
-    ranks = worker_ranks(run, world.ranks)
+    ranks = worker_ranks(run.adversarial, run.workers, world.ranks)
     workers_a_rank(run.workers, ranks)
     refuse_rows(run, ranks, vectors_kept(run.algorithm) + (run.adversarial is not None))
     mixing, train = run.topology.mixing(), run.train
