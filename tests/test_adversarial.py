@@ -404,6 +404,19 @@ def test_a_signal_ends_pairs_with_a_checkpoint_that_one_process_goes_on_from(hom
 # ---------------------------------------------------------------------------------------------------- what is refused
 
 
+class Remembering(nn.Module):
+    """Its passes depend on the one before, by a buffer."""
+
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.layer = nn.Linear(shape[1] * shape[2], classes)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen += 1
+        return self.layer(x.flatten(1)) * self.seen
+
+
 class Deaf(nn.Module):
     """Looks at its inputs without a gradient."""
 
@@ -424,6 +437,13 @@ class Deaf(nn.Module):
         ),
         ({"problem": {"name": "transformer"}}, "problem.name = 'transformer' are not"),
         ({"problem": {"name": "module", "factory": "test_adversarial:Deaf"}}, "lets none through to them"),
+        (
+            {
+                "problem": {"name": "module", "factory": "test_adversarial:Remembering"},
+                "adversarial": {"eps": 0.1, "attackers": True},
+            },
+            "which have not the model's buffer 'seen'; set it to false",
+        ),
         (
             {"problem": {"name": "logistic-regression", "optimum": True}}
             | {"train": {**SMALL["train"], "weight_decay": 0.1}},

@@ -9,12 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
+from decentral.errors import UserError
 from decentral.problems.adversarial_oracle import AdversarialOracle, Attacker
 from decentral.problems.attack import Attack
 from decentral.problems.evaluation import average, chunks
 from decentral.problems.model_objective import ModelObjective
 from decentral.problems.models.tried import TRUSTED, Tried
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     from decentral.comm import Communicator
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
 
 
 class AdversarialObjective(ModelObjective):
-    """See :class:`decentral.problems.adversarial.Adversarial`, which ``place`` has; always by the loop."""
+    """See :class:`decentral.problems.adversarial.Adversarial`, which ``place`` has; always by the loop.
+
+    Raises UserError where attackers would need buffers that they have not.
+    """
 
     def __init__(
         self, module: nn.Module, dataset: Dataset, shards: list[NDArray[np.int64]], place: Place,
@@ -32,6 +38,8 @@ class AdversarialObjective(ModelObjective):
         super().__init__(module, dataset, shards, replace(place, oracle="loop"), tried)
         assert place.adversarial is not None
         self.settings, self.main = place.adversarial, self.buffers
+        if self.settings.attackers:
+            _refuse_states(self.evaluation.module)
         self.attack = Attack(self.evaluation.module, self.layout, self.settings, dataset.scale, self._start)
         self._furnish()
 
@@ -86,3 +94,14 @@ class AdversarialObjective(ModelObjective):
         examples = self.attack.examples(model, buffers, x, y)
         with torch.no_grad():
             return self.evaluation.count_right("adversarial", model, buffers, examples, y)
+
+
+def _refuse_states(module: nn.Module) -> None:
+    """An attacker is sent parameters alone. What torch's normalisation keeps is not used in training; more may be."""
+    for owner, part in module.named_modules():
+        named = list(dict(part.named_buffers(recurse=False)))
+        if named and not (isinstance(part, _NormBase) and type(part).__module__.startswith("torch.nn.")):
+            raise UserError(
+                f"adversarial.attackers = true makes examples on other ranks, which have not the model's buffer "
+                f"{shown('.'.join([*filter(None, [owner]), named[0]]))}; set it to false"
+            )

@@ -78,9 +78,8 @@ class AdversarialOracle(LoopOracle):
         if (attacker := self.attacker) is None:
             made = self.attacked(x if stale is None else stale, inputs, labels, t)
         else:
-            if (
-                not attacker.under_way
-            ):  # always without ``stale``; with it in the first round, or after a checkpoint
+            # always so without ``stale``; with it in the first round, or the first after a checkpoint
+            if not attacker.under_way:
                 attacker.ask(x if stale is None else stale, inputs, t)
             made = attacker.take(inputs)
             if stale is not None:
