@@ -90,7 +90,12 @@ class OfModule:
         from decentral.problems.model_objective import ModelObjective
 
         made = self.made(place.workers, place.seed)
-        return ModelObjective(*made, place, self.tried(made, place), self.loss())
+        tried, loss = self.tried(made, place), self.loss()
+        if place.adversarial is None:
+            return ModelObjective(*made, place, tried, loss)
+        from decentral.problems.adversarial_objective import AdversarialObjective
+
+        return AdversarialObjective(*made, place, tried, loss)
 
     def tried(self, made: Made, place: Place) -> Tried:
         """See :class:`decentral.problems.capabilities.Tryable`."""

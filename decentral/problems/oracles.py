@@ -125,12 +125,19 @@ class LoopOracle:
 
     def _one(self, row: int, x: Tensor, inputs: Tensor, labels: Tensor, t: int) -> Tensor:
         self._bind(row, x)
-        self.buffers.lend(row)
+        return self._pass(self.buffers, "model", row, inputs, labels, t)
+
+    def _pass(
+        self, buffers: BufferRows, drawn: str, row: int, inputs: Tensor, labels: Tensor, t: int,
+        weight: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The loss of the model as it is bound, with these buffers; its gradient, times ``weight``, joins the row's."""
+        buffers.lend(row)
         if self.generators.names:
-            self.generators.seed(self.seed, "model", self.workers[row], t)
+            self.generators.seed(self.seed, drawn, self.workers[row], t)
         loss = self.loss(self.module(inputs), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.buffers.take_back()
+        loss.backward(weight)  # type: ignore[no-untyped-call]
+        buffers.take_back()
         return loss.detach()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
@@ -49,6 +49,7 @@ def place_of(
         weight_decay=train.weight_decay,
         oracle=oracle,
         eval_samples=train.eval_samples,
+        adversarial=getattr(run, "adversarial", None),
     )
 
 
@@ -63,3 +64,6 @@ def rehearse(run: Run, device: torch.device) -> None:
             problem.tried(made, replace(place, batch_size=size))
         except UserError as error:
             raise UserError(str(error).replace("train.batch_size", key)) from error
+    if place.adversarial is not None:
+        objective: Any = problem.build(place)
+        objective.examples(objective.start()[None], 0)

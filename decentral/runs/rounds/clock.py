@@ -16,6 +16,7 @@ from decentral.comm import Communicator
 from decentral.comm.ledger import Traffic
 from decentral.network import Clocks, Gossip, Phase, Together, all_gather_s, all_reduce_s
 from decentral.network.compute import ComputeTime
+from decentral.runs.rounds.attack_times import AttackedTime
 from decentral.runs.sections.network import Network
 from decentral.runtime.trace import Span, Trace
 
@@ -70,12 +71,14 @@ class SimulatedTime:
     def trace(self) -> Trace:
         """What the first workers did in the rounds that are traced."""
         trace = Trace("simulated", lane="worker")
+        compute = self.clocks.compute if self.clocks is not None else None
         for t, kind, begin_s, end_s in self.spans:
-            for worker, (a, b) in enumerate(
-                zip(begin_s[:LANES].tolist(), end_s[:LANES].tolist(), strict=True)
-            ):
-                if b > a:
-                    trace.spans.append(Span(worker, kind, a, b, t))
+            lanes = list(zip(begin_s[:LANES].tolist(), end_s[:LANES].tolist(), strict=True))
+            spans = [Span(worker, kind, a, b, t) for worker, (a, b) in enumerate(lanes) if b > a]
+            if kind == "compute" and isinstance(compute, AttackedTime):
+                spans = [one for span in spans for one in compute.spans(span, len(lanes))]
+                trace.lane = "rank" if compute.settings.attackers else "worker"
+            trace.spans += spans
         trace.spans.sort(key=lambda span: span.end_s)
         trace.makespan_s = max((span.end_s for span in trace.spans), default=0.0)
         return trace

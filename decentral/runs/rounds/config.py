@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from decentral.algorithms.traits import Method, traits_of
+from decentral.errors import UserError
 from decentral.optimizers.autowu import AutoWU
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
+from decentral.problems.adversarial import Adversarial
 from decentral.problems.capabilities import BatchSize, Linear
 from decentral.runs.kind import Columns, Key, Named, Table
+from decentral.runs.sections.adversarial import refuse_adversarial
 from decentral.runs.sections.compression import Compression
 from decentral.runs.sections.faults import Faults
 from decentral.runs.sections.names import ALL_METHODS, OPTIMIZERS, PROBLEMS, SCHEDULES
@@ -35,7 +38,7 @@ REPLICAS_ACCURACY = "test_accuracy_replicas"
 class RoundsRun(WholeModels):
     """n workers in step: a round is a gradient of each, and a step of the method. What no other kind is meant by.
 
-    ``optimizer``: None where the method is given the gradient itself.
+    ``optimizer``: None where the method is given the gradient itself. ``adversarial``: None where samples are alone.
     """
 
     there: ClassVar[str] = "no [stages]"
@@ -53,6 +56,7 @@ class RoundsRun(WholeModels):
     schedule: Annotated[Schedule, Named(SCHEDULES, "constant")]
     optimizer: Annotated[Rule | None, Named(OPTIMIZERS, "sgd")]
     phases: Phases | None
+    adversarial: Adversarial | None
 
     @property
     def all_rounds(self) -> int:
@@ -77,6 +81,8 @@ class RoundsRun(WholeModels):
         if self.faults is not None:
             found += ["lost_messages", "late_messages", "mean_drift_sq"]
             found += ["mass"] if traits_of(self.algorithm).pushes else []
+        if self.adversarial is not None:
+            found.append("adversarial_accuracy")
         if self.phases is not None:
             found.append("phase")
             final += BY_PHASE
@@ -84,6 +90,16 @@ class RoundsRun(WholeModels):
         if isinstance(self.problem, Linear) and self.phases is None:
             final.append("theory_bias_sq")
         return Columns(tuple(found), tuple(final))
+
+    def fits(self) -> None:
+        """See :class:`Run`."""
+        super().fits()
+        if self.adversarial is not None:
+            refuse_adversarial(self.adversarial, self.problem, self.train, self.faults)
+            if self.phases is not None:
+                raise UserError(
+                    "[phases] cannot go with [adversarial], whose examples are of the first phase's models; remove one"
+                )
 
     @classmethod
     def is_meant(cls, table: Table) -> bool:

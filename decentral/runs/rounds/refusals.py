@@ -24,14 +24,16 @@ from decentral.runs.place import place_of
 from decentral.runs.rounds.config import RoundsRun
 from decentral.runs.rounds.faults import refuse_faults
 from decentral.runs.rows import refuse_rows, vectors_kept
+from decentral.runs.sections.adversarial import worker_ranks
 from decentral.runs.sections.network import PerSample
 from decentral.runs.sections.phases import Phases
 
 
 def check(run: RoundsRun, world: World) -> None:
     """Raise UserError for it."""
-    workers_a_rank(run.workers, world.ranks)
-    refuse_rows(run, world.ranks, vectors_kept(run.algorithm))
+    ranks = worker_ranks(run.adversarial, run.workers, world.ranks)
+    workers_a_rank(run.workers, ranks)
+    refuse_rows(run, ranks, vectors_kept(run.algorithm) + (run.adversarial is not None))
     mixing, train = run.topology.mixing(), run.train
     refuse_misfit(run.algorithm, getattr(torch, train.dtype))
     refuse_second_rule(run.algorithm, run.optimizer)

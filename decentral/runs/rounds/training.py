@@ -14,6 +14,7 @@ from decentral.comm.links import Links
 from decentral.optimizers.clipping import clipped
 from decentral.optimizers.rule import is_asked
 from decentral.optimizers.spans import nothing_acted_on
+from decentral.problems.adversarial_objective import AdversarialObjective
 from decentral.problems.objective import Objective
 from decentral.rounds import absence
 from decentral.rounds.advance import advance
@@ -29,23 +30,29 @@ from decentral.runs.journal import Journal, Outcome, Seen
 from decentral.runs.metrics import finite, measure, record_interval, traffic
 from decentral.runs.place import Here, place_of
 from decentral.runs.rounds import checkpoint
+from decentral.runs.rounds.attack_times import with_attacks
 from decentral.runs.rounds.clock import SimulatedTime
 from decentral.runs.rounds.columns import compression_ratios, theory_bias_sq
 from decentral.runs.rounds.config import RoundsRun
 from decentral.runs.rounds.faults import fault_counts, fault_notes, links_with
+from decentral.runs.rounds.pairs import Pairs
 from decentral.runs.rounds.rate import Rate
 from decentral.runs.rounds.timeline import Stopwatch, gathered_rounds, middle
+from decentral.runtime.trace import Trace
 
 
 class Training:
     """The state of one run: models x (h, d), the method's state, the round, the time spent in rounds.
 
-    ``end``: the round before which the rounds end that are trained like this one.
+    ``end``: the round before which the rounds end that are trained like this one. ``pairs``: where each rank of workers
+    has another beside it.
     """
 
     def __init__(
-        self, config: RoundsRun, here: Here, journal: Journal, kept: Mapping[str, Any] | None = None
-    ) -> None:
+        self, config: RoundsRun, here: Here, journal: Journal, kept: Mapping[str, Any] | None = None,
+        pairs: Pairs | None = None,
+    ) -> None:  # fmt: skip
+        self.pairs, self.measured = pairs, here.world.ranks > 1 or pairs is not None
         self.config, self.world, self.journal = config, here.world, journal
         self.comm = self.world.communicator(self.world.from_root(config.topology.mixing))
         oracle = config.train.oracle
@@ -55,6 +62,8 @@ class Training:
         self.objective: Objective = config.problem.build(
             place_of(config, self.comm.rows, here.device, oracle)
         )
+        if pairs is not None and isinstance(self.objective, AdversarialObjective):
+            self.objective.attacked_by(pairs.beside.join(self.comm))
         self._furnish_links()
         self.x = self.objective.start().expand(self.comm.h, -1).clone()
         method, self.weight_decay = ruled(config.algorithm, config.optimizer, config.train.weight_decay)
@@ -81,7 +90,7 @@ class Training:
         self.losses = Losses(self.comm, self.x.device, self.t, limit)
         self.watch = Stopwatch(self.world.rank, self.x.device)
         # in one process the timeline is the simulated one
-        self.watched = middle(config.train.rounds, self.t) if self.world.ranks > 1 else range(0)
+        self.watched = middle(config.train.rounds, self.t) if self.measured else range(0)
         journal.begin({"oracle": self.objective.oracle}, notes, kept["row"] if kept else None)
 
     @property
@@ -105,9 +114,12 @@ class Training:
         compute = self.world.from_root(lambda: compute_time(config.network, config.problem, place))
         if config.faults is not None:
             compute = config.faults.slowed(compute)
+        if config.adversarial is not None:
+            base = compute
+            compute = self.world.from_root(lambda: with_attacks(base, config.problem, place))
         early = sum(early_messages(config.algorithm)) if config.network.overlap else 0
         # over MPI the timeline is the measured one
-        drawn = config.network.said and self.world.ranks == 1
+        drawn = config.network.said and not self.measured
         traced = middle(config.train.rounds, 0) if drawn else range(0)
         return SimulatedTime(config.network, compute, self.comm, config.seed, early, traced)
 
@@ -142,7 +154,7 @@ class Training:
             self.wall_s += time.perf_counter() - began
             if trouble or (record and (trouble := self._record())):
                 return journal.ended("diverged", trouble)
-            if watched and (trace := gathered_rounds(self.watch, self.world, self.comm.h)) is not None:
+            if watched and (trace := self._timeline()) is not None:
                 journal.leave("trace.json", trace.chrome())
             if keep or (any(self.losses.asked) and self.unfinished):
                 self._keep()
@@ -150,6 +162,11 @@ class Training:
             journal.moved(self.t)
             began = time.perf_counter()
         return self._end()
+
+    def _timeline(self) -> Trace | None:
+        if self.pairs is not None:
+            return self.pairs.gathered(self.watch)
+        return gathered_rounds(self.watch, self.world, "worker" if self.comm.h == 1 else "rank")
 
     def _round(self) -> None:
         """One round, and what is noted of it."""
