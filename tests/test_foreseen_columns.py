@@ -23,6 +23,8 @@ RUNS = {
     "compression by layers": {
         "problem": MLP, "algorithm": {"name": "pmsgd"}, "compression": {"name": "adacomp"}, "train": TRAIN,
     },
+    "noise scale": {"problem": {"name": "quadratic", "noise": 0.1}, "noise_scale": {}},
+    "growing batches": {"problem": MLP, "train": TRAIN, "noise_scale": {"most_batch": 8, "grow_every": 1}},
     "asynchronous": {"algorithm": {"name": "ad-psgd"}},
     "stages": {
         **NO_WORKERS, "problem": {"name": "mlp", "hidden": [4, 4]}, "stages": {"count": 2},

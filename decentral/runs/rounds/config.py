@@ -14,6 +14,7 @@ from decentral.runs.sections.compression import Compression
 from decentral.runs.sections.faults import Faults
 from decentral.runs.sections.names import ALL_METHODS, OPTIMIZERS, PROBLEMS, SCHEDULES
 from decentral.runs.sections.network import Network
+from decentral.runs.sections.noise_scale import NoiseScale
 from decentral.runs.sections.topology import Topology
 from decentral.runs.sections.train import Train
 from decentral.runs.whole_models import WholeModels
@@ -45,6 +46,7 @@ class RoundsRun(WholeModels):
     train: Train
     schedule: Annotated[Schedule, Named(SCHEDULES, "constant")]
     optimizer: Annotated[Rule | None, Named(OPTIMIZERS, "sgd")]
+    noise_scale: NoiseScale | None
 
     def columns(self, ranks: int) -> Columns | None:
         """See :class:`Run`; a spectral gap, or a theory of the steady state, may yet turn out not to be there."""
@@ -57,6 +59,9 @@ class RoundsRun(WholeModels):
         if self.faults is not None:
             found += ["lost_messages", "late_messages", "mean_drift_sq"]
             found += ["mass"] if traits_of(self.algorithm).pushes else []
+        if self.noise_scale is not None:
+            found += ["gradient_noise_scale", "gradient_noise", "gradient_sq"]
+            found += ["batch_size"] if self.noise_scale.most_batch else []
         if isinstance(self.problem, Linear):
             final.append("theory_bias_sq")
         return Columns(tuple(found), tuple(final))

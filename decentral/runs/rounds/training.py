@@ -32,6 +32,7 @@ from decentral.runs.rounds.clock import SimulatedTime
 from decentral.runs.rounds.columns import compression_ratios, theory_bias_sq
 from decentral.runs.rounds.config import RoundsRun
 from decentral.runs.rounds.faults import fault_counts, fault_notes, links_with
+from decentral.runs.rounds.noise_scale import RunningNoise
 from decentral.runs.rounds.refusals import check
 from decentral.runs.rounds.timeline import Stopwatch, gathered_rounds, middle
 
@@ -65,6 +66,7 @@ class Training:
         self.comm.faults = links_with(config.faults, config.algorithm, self.comm, self.x, config.seed)
         self.whole = looks_across(method)
         self.method = CompiledMethod(method, self.comm) if config.train.compile else method
+        self.noise = RunningNoise(config.noise_scale, config) if config.noise_scale else None
         self.simulated = self._clocks()
         self.t, self.wall_s, limit = 0, 0.0, float("inf")
         self.record_rounds = record_interval(config.train, ceil(self.objective.record_cost_rounds()))
@@ -79,6 +81,8 @@ class Training:
                 )
             self.state = checkpoint.restore(kept, self.comm, self.objective, self.x, self.state)
             self.simulated.restore(kept["clocks"], self.t)
+            if self.noise is not None:
+                self.noise.restore(kept["noise"], self.objective)
         self.losses = Losses(self.comm, self.x.device, self.t, limit)
         self.watch = Stopwatch(self.world.rank, self.x.device)
         # in one process the timeline is the simulated one
@@ -97,6 +101,8 @@ class Training:
         compute = self.world.from_root(lambda: compute_time(config.network, config.problem, place))
         if config.faults is not None:
             compute = config.faults.slowed(compute)
+        if self.noise is not None:
+            compute = self.noise.timed(compute)
         early = sum(early_messages(config.algorithm)) if config.network.overlap else 0
         # over MPI the timeline is the measured one
         drawn = config.network.said and self.world.ranks == 1
@@ -156,9 +162,13 @@ class Training:
     def _advance(self, lr: float, watch: Stopwatch | None = None) -> None:
         away, buffers = self.comm.faults.away(self.t) if self.comm.faults else [], self.objective.buffers
         still = absence.stand(away, self.x, self.state, buffers)
+        if self.noise is not None:
+            self.noise.before(self.t, self.objective)
         gradient = self.objective.gradient(self.x, self.t)
         if watch is not None:
             gradient = watch.computing(gradient)
+        if self.noise is not None:
+            gradient = self.noise.seen(gradient, self.comm, self.t, self.objective)
         if self.config.train.clip_norm:
             gradient = clipped(gradient, self.config.train.clip_norm)
         self.x, self.state = advance(
@@ -185,6 +195,7 @@ class Training:
         more = compression_ratios(self.comm) | (
             fault_counts(self.comm, of_method) if self.config.faults else {}
         )
+        more |= self.noise.columns() if self.noise is not None else {}
         self.journal.record(
             Seen(self.t, samples, epoch, self.wall_s, simulated_s, *moved), {**values, **more}
         )
@@ -198,6 +209,7 @@ class Training:
                 self.world, self.comm, self.objective, self.x, self.state,
                 t=self.t, wall_s=self.wall_s, loss_limit=self.losses.limit, row=self.journal.row,
                 clocks=self.simulated.state(),
+                **({} if self.noise is None else {"noise": self.noise.state()}),
             )
         )  # fmt: skip
 
