@@ -181,7 +181,7 @@ def test_a_run_s_batch_is_what_its_noise_scale_says(home):
         assert float(row["simulated_s"]) == pytest.approx(seconds, rel=1e-12)
         scale = float(row["gradient_noise_scale"])
         if t % 3 == 0 and math.isfinite(scale):
-            batch = max(batch, min(9, int(scale / 4)))
+            batch = max(batch, min(9, int(math.sqrt(2 * 4 * scale) / 4)))
         samples, seconds = samples + 4 * batch, seconds + batch * a_sample_s
     assert batch > 2
 

@@ -63,23 +63,25 @@ def of_neighbours(gradient: Blocks, comm: Communicator, batch: float) -> Estimat
 
     Neighbours' gradients travel for it, which is not billed. Every rank calls it.
     """
-    receivers = comm.edges_in[:, 1] - comm.rows.start
-    products, apart = _sums(gradient, len(receivers)), _sums(gradient, len(receivers))
+    senders, receivers = comm.edges_in[:, 0], comm.edges_in[:, 1] - comm.rows.start
+    products, squares = _sums(gradient, len(receivers)), _sums(gradient, comm.h)
+    at = torch.from_numpy(receivers).to(products.device)
     width = _COLUMNS * max(1, _CARRIED // (_COLUMNS * comm.n))  # of all ranks alike
     for _, g in gradient:
         for start in range(0, g.shape[1], width):
             own = g[:, start : start + width]
             theirs = comm.observe_neighbours(own)
             for part in column_blocks(slice(0, own.shape[1]), _COLUMNS):
-                a, b = own[:, part].double()[receivers.tolist()], theirs[:, part].double()
-                products += (a * b).sum(1)
-                apart += (a - b).square_().sum(1)
-    of_edges = [np.ones(len(receivers)), *(value.cpu().numpy() for value in (products, apart))]
-    sums = [np.bincount(receivers, value, comm.h) for value in of_edges]
-    edges, product, square = comm.observe(np.stack(sums, axis=1)).sum(axis=0)
+                mine = own[:, part].double()
+                products += theirs[:, part].double().mul_(mine[at]).sum(1)
+                squares += mine.square().sum(1)
+    product, of_all = products.cpu().numpy(), comm.observe(squares.cpu().numpy())
+    apart = of_all[comm.edges_in[:, 1]] + of_all[senders] - 2 * product
+    sums = [np.bincount(receivers, value, comm.h) for value in (np.ones_like(product), product, apart)]
+    edges, inner, square = comm.observe(np.stack(sums, axis=1)).sum(axis=0)
     if not edges:
         return None
-    return Estimates(batch / 2 * float(square / edges), float(product / edges))
+    return Estimates(batch / 2 * float(square / edges), float(inner / edges))
 
 
 def _sums(gradient: Blocks, rows: int) -> Tensor:

@@ -21,12 +21,12 @@ from decentral.runs.sections.noise_scale import NoiseScale
 class GrowingBatch:
     """A worker's batch, which all n have alike: before every ``grow_every``-th round
 
-        b <- max(b, min(most_batch, floor(scale / n)))
+        b <- max(b, min(most_batch, floor(sqrt(n b_0 scale) / n)))
 
-    so that the n b samples of a round follow the noise scale, an estimate of the batch at which a goal takes twice the
-    least rounds and twice the least samples (arXiv:1812.06162; its adaptive batch is the square root of a multiple of
-    the noise scale instead). ``grown``: [round, samples] of each change, the first of round 0. ``of_batch``: whether
-    the clock's seconds of a gradient are those of a batch.
+    so that the n b samples of a round follow the noise scale: sqrt(r scale), the adaptive batch of arXiv:1812.06162,
+    with those of the first round for r. The root matters: at one learning rate the noise scale grows like the batch, so
+    that a batch in proportion to it would run away to its bound. ``grown``: [round, samples] of each change, the first
+    of round 0. ``of_batch``: whether the clock's seconds of a gradient are those of a batch.
     """
 
     def __init__(self, first: int, most: int, every: int, workers: int, of_batch: bool) -> None:
@@ -46,7 +46,7 @@ class GrowingBatch:
         """Before round t: let the objective's batches grow if they are too small for the noise scale."""
         if t % self.every or not math.isfinite(scale):
             return
-        size = min(self.most, int(scale / self.workers))
+        size = min(self.most, int(math.sqrt(self.size(0) * scale / self.workers)))
         if size > self.size():
             self._grow(t, size, objective)
 

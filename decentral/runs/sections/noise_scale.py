@@ -22,8 +22,9 @@ class NoiseScale:
 
     ``every``: rounds from one measurement to the next; one takes a pass or two over the gradients. ``decay``: of the
     exponential averages of S and |G|^2, a measurement. The noise scale is their ratio.
-    ``most_batch``: a worker's batch grows, up to so many samples, where n of them are fewer than the noise scale; that
-    is looked at every ``grow_every`` rounds. It never shrinks, and the learning rate is the schedule's.
+    ``most_batch``: a worker's batch grows, up to so many samples, where n of them are fewer than the geometric mean of
+    the noise scale and the first round's samples; that is looked at every ``grow_every`` rounds. It never shrinks, and
+    the learning rate is the schedule's.
     """
 
     every: int = 1
