@@ -99,10 +99,7 @@ def test_the_figure_says_the_constants_and_what_is_left_out(tmp_path):
     experiment = read_experiment(sweep(tmp_path / "e", seeds=(3, 5)))
     ax = render(experiment, parse_figure(FIGURE)).axes[0]
     (text,) = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert (
-        text
-        == "critical batch 333 (333 to 333)\nleast round 120, least samples 40,000\ngoal not reached: 8,192"
-    )
+    assert text == "critical batch 333 (333 to 333)\nS_min = 120, E_min = 40,000\ngoal not reached: 8,192"
     points, curve = ax.get_lines()
     np.testing.assert_allclose(points.get_xydata(), np.stack(exact(SIZES), axis=1), rtol=1e-9)
     s, e = curve.get_xydata().T

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from decentral.report.columns import column_words, group_label
+from decentral.report.columns import group_label
 from decentral.report.figure_spec import FigureSpec
 from decentral.report.goals import Batch, tuned_batches
 from decentral.report.hyperbola import Hyperbola, fit
@@ -35,14 +36,16 @@ class CriticalBatch:
 
     def draw(self, ax: Any, runs: Sequence[Run], scene: Scene) -> None:
         """See :class:`decentral.report.scene.Kind`; both axes are logarithmic."""
-        spec = scene.spec
-        ax.set_xscale("log")
-        ax.set_yscale("log")
+        for axis, scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
+            scale("log")
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(_written))
+            axis.set_minor_formatter(NullFormatter())
         for group, members in grouped(runs, scene.names).items():
-            batches = tuned_batches(members, spec, (*scene.names, spec.panel))
+            batches = tuned_batches(members, scene.spec, (*scene.names, scene.spec.panel))
             look = scene.styles[group].look
             name = plain(group_label(scene.names, group)) if scene.names else ""
-            _draw_group(ax, batches, look, name, spec)
+            _draw_group(ax, batches, look, name)
         if ax.get_legend_handles_labels()[0]:
             ax.legend(loc="upper right", fontsize=7.5, handlelength=1.6)
 
@@ -52,13 +55,13 @@ class CriticalBatch:
         return look
 
 
-def _draw_group(ax: Any, batches: Sequence[Batch], look: dict[str, Any], name: str, spec: FigureSpec) -> None:
+def _draw_group(ax: Any, batches: Sequence[Batch], look: dict[str, Any], name: str) -> None:
     points = np.array([cost for batch in batches for cost in batch.costs]).reshape(-1, 2)
     found = fit(*points.T) if len(points) else None
     for batch in (b for b in batches if b.costs):
         x, y = np.exp(np.log(batch.costs).mean(axis=0))
         ax.annotate(f"{batch.size:,.0f}", (x, y), (5, 4), textcoords="offset points", fontsize=7.5)
-    label = "\n".join([*([name] if name else []), _words(found, spec), *_left_out(batches)])
+    label = "\n".join([*([name] if name else []), _words(found), *_left_out(batches)])
     ax.plot(*points.T, **look | {"linestyle": "none"}, label=label if found is None else None)
     if found is not None:
         sizes = points[:, 1] / points[:, 0]
@@ -67,18 +70,23 @@ def _draw_group(ax: Any, batches: Sequence[Batch], look: dict[str, Any], name: s
         ax.plot(s, b * s, **look | {"marker": ""}, label=label)
 
 
-def _words(found: Hyperbola | None, spec: FigureSpec) -> str:
+def _words(found: Hyperbola | None) -> str:
     if found is None:
         return "no hyperbola: three batches on both sides of the bend are needed"
     b, factor = found.b_crit, found.factor
     interval = f" ({_digits(b / factor)} to {_digits(b * factor)})" if np.isfinite(factor) else ""
-    x, y = column_words(spec.x).short, column_words(spec.y).short
-    return f"critical batch {_digits(b)}{interval}\nleast {x} {_digits(found.s_min)}, least {y} {_digits(found.e_min)}"
+    least = f"S_min = {_digits(found.s_min)}, E_min = {_digits(found.e_min)}"
+    return f"critical batch {_digits(b)}{interval}\n{least}"
 
 
 def _digits(value: float) -> str:
     """Three of them, as 40,000."""
-    return f"{float(f'{value:.3g}'):,.10g}"
+    return _written(float(f"{value:.3g}"))
+
+
+def _written(value: float, place: object = None) -> str:
+    del place
+    return f"{value:,.10g}"
 
 
 def _left_out(batches: Sequence[Batch]) -> list[str]:
