@@ -32,6 +32,8 @@ RUNS = {
         "phases": {"until_train_accuracy": 0.9, "replicas": {"rounds": 1, "batch_size": 2, "lr": 0.05}},
     },
     "phases of a quadratic": {"phases": {"replicas": {"rounds": 2, "batch_size": 1, "lr": 0.05, "data": "own"}}},
+    "noise scale": {"problem": {"name": "quadratic", "noise": 0.1}, "noise_scale": {}},
+    "growing batches": {"problem": MLP, "train": TRAIN, "noise_scale": {"most_batch": 8, "grow_every": 1}},
     "asynchronous": {"algorithm": {"name": "ad-psgd"}},
     "stages": {
         **NO_WORKERS, "problem": {"name": "mlp", "hidden": [4, 4]}, "stages": {"count": 2},

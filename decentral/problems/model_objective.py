@@ -107,6 +107,11 @@ class ModelObjective:
         inputs = self.train_x.index_select(0, chosen.reshape(-1))
         return inputs.view(h, batch, *inputs.shape[1:]), self.train_y[chosen]
 
+    def grow(self, batch_size: int, t: int) -> None:
+        """From round t on batches of this size."""
+        assert self.batches is not None
+        self.batches.grow(batch_size, t)
+
     def evaluate(self, mean: Tensor, x: Tensor, comm: Communicator, last: bool) -> dict[str, float]:
         """Losses and accuracies of the averaged model, accuracies of the workers' models."""
         return self.evaluation.measure(mean, x, self.buffers, comm, last)
@@ -162,8 +167,9 @@ class ModelObjective:
 
     def samples(self, rounds: int) -> int:
         """Seen by all workers."""
-        batch = self.place.batch_size
-        return rounds * (self.epoch_samples if batch == "full" else batch * self.place.workers)
+        if self.batches is None:
+            return rounds * self.epoch_samples
+        return self.batches.drawn(rounds) * self.place.workers
 
     def epoch(self, rounds: int) -> float:
         """Passes over the whole training set."""

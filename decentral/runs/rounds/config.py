@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 from decentral.algorithms.traits import Method, traits_of
 from decentral.errors import UserError
 from decentral.optimizers.autowu import AutoWU
+from decentral.optimizers.of_run import OfRun
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.adversarial import Adversarial
@@ -19,6 +20,7 @@ from decentral.runs.sections.compression import Compression
 from decentral.runs.sections.faults import Faults
 from decentral.runs.sections.names import ALL_METHODS, OPTIMIZERS, PROBLEMS, SCHEDULES
 from decentral.runs.sections.network import Network
+from decentral.runs.sections.noise_scale import NoiseScale
 from decentral.runs.sections.phases import REPLICAS, Phases
 from decentral.runs.sections.topology import Topology
 from decentral.runs.sections.train import Train
@@ -57,6 +59,7 @@ class RoundsRun(WholeModels):
     optimizer: Annotated[Rule | None, Named(OPTIMIZERS, "sgd")]
     phases: Phases | None
     adversarial: Adversarial | None
+    noise_scale: NoiseScale | None
 
     @property
     def all_rounds(self) -> int:
@@ -81,6 +84,9 @@ class RoundsRun(WholeModels):
         if self.faults is not None:
             found += ["lost_messages", "late_messages", "mean_drift_sq"]
             found += ["mass"] if traits_of(self.algorithm).pushes else []
+        if self.noise_scale is not None:
+            found += ["gradient_noise_scale", "gradient_noise", "gradient_sq"]
+            found += ["batch_size"] if self.noise_scale.most_batch else []
         if self.adversarial is not None:
             found.append("adversarial_accuracy")
         if self.phases is not None:
@@ -96,10 +102,19 @@ class RoundsRun(WholeModels):
         super().fits()
         if self.adversarial is not None:
             refuse_adversarial(self.adversarial, self.problem, self.train, self.faults)
-            if self.phases is not None:
-                raise UserError(
-                    "[phases] cannot go with [adversarial], whose examples are of the first phase's models; remove one"
-                )
+        grows = self.noise_scale is not None and self.noise_scale.most_batch is not None
+        for one, other, why in (
+            (self.phases, self.adversarial, "[phases] draws batches that [adversarial] has no examples of"),
+            (self.phases, self.noise_scale, "[phases] changes the batches that [noise_scale] measures"),
+            (grows, self.adversarial, "noise_scale.most_batch changes the batches that [adversarial] moves"),
+            (
+                grows,
+                isinstance(self.schedule, OfRun),
+                "noise_scale.most_batch changes what [schedule] goes by",
+            ),
+        ):
+            if one and other:
+                raise UserError(f"{why}; remove one of the two")
 
     @classmethod
     def is_meant(cls, table: Table) -> bool:

@@ -23,7 +23,7 @@ from decentral.runs.computing import compute_time
 from decentral.runs.place import place_of
 from decentral.runs.rounds.config import RoundsRun
 from decentral.runs.rounds.faults import refuse_faults
-from decentral.runs.rows import refuse_rows, vectors_kept
+from decentral.runs.rows import refuse_batch, refuse_rows, vectors_kept
 from decentral.runs.sections.adversarial import worker_ranks
 from decentral.runs.sections.network import PerSample
 from decentral.runs.sections.phases import Phases
@@ -41,6 +41,8 @@ def check(run: RoundsRun, world: World) -> None:
         refuse_faults(
             run.algorithm, mixing, run.faults, compressed=run.compression is not None, compiled=train.compile
         )
+    if run.noise_scale and run.noise_scale.most_batch:
+        refuse_batch(run, world.ranks, run.noise_scale.most_batch, "noise_scale.most_batch")
     if train.compile:
         _check_compiled(run, world, mixing)
     if run.phases:

@@ -35,6 +35,7 @@ from decentral.runs.rounds.clock import SimulatedTime
 from decentral.runs.rounds.columns import compression_ratios, theory_bias_sq
 from decentral.runs.rounds.config import RoundsRun
 from decentral.runs.rounds.faults import fault_counts, fault_notes, links_with
+from decentral.runs.rounds.noise_scale import RunningNoise
 from decentral.runs.rounds.pairs import Pairs
 from decentral.runs.rounds.rate import Rate
 from decentral.runs.rounds.timeline import Stopwatch, gathered_rounds, middle
@@ -73,6 +74,7 @@ class Training:
         self.comm.faults = links_with(config.faults, config.algorithm, self.comm, self.x, config.seed)
         self.whole = looks_across(method)
         self.method = CompiledMethod(method, self.comm) if config.train.compile else method
+        self.noise = RunningNoise(config.noise_scale, config) if config.noise_scale else None
         self.simulated = self._clocks()
         self.t, self.end, self.wall_s, limit = 0, config.train.rounds, 0.0, float("inf")
         self.rate = Rate(config, self.world, journal, kept.get("schedule") if kept else None)
@@ -101,6 +103,8 @@ class Training:
     def _take_up(self, kept: Mapping[str, Any]) -> None:
         self.state = checkpoint.restore(kept, self.comm, self.objective, self.x, self.state)
         self.simulated.restore(kept["clocks"], self.t)
+        if self.noise is not None:
+            self.noise.restore(kept["noise"], self.objective)
 
     def _furnish_links(self) -> None:
         config, comm = self.config, self.comm
@@ -117,6 +121,8 @@ class Training:
         if config.adversarial is not None:
             base = compute
             compute = self.world.from_root(lambda: with_attacks(base, config.problem, place))
+        if self.noise is not None:
+            compute = self.noise.timed(compute)
         early = sum(early_messages(config.algorithm)) if config.network.overlap else 0
         # over MPI the timeline is the measured one
         drawn = config.network.said and not self.measured
@@ -183,9 +189,13 @@ class Training:
     def _advance(self, lr: float, watch: Stopwatch | None = None) -> None:
         away, buffers = self.comm.faults.away(self.t) if self.comm.faults else [], self.objective.buffers
         still = absence.stand(away, self.x, self.state, buffers)
+        if self.noise is not None:
+            self.noise.before(self.t, self.objective)
         gradient = self.objective.gradient(self.x, self.t)
         if watch is not None:
             gradient = watch.computing(gradient)
+        if self.noise is not None:
+            gradient = self.noise.seen(gradient, self.comm, self.t, self.objective)
         if self.config.train.clip_norm:
             gradient = clipped(gradient, self.config.train.clip_norm)
         self.x, self.state = advance(
@@ -220,7 +230,8 @@ class Training:
         """Columns of a record besides those of all runs. Every rank calls it."""
         of_method = self.state.method if isinstance(self.method, Ruled) else self.state
         faults = fault_counts(self.comm, of_method) if self.config.faults else {}
-        return {**self.rate.columns(self.t), **compression_ratios(self.comm), **faults}
+        noise = self.noise.columns() if self.noise is not None else {}
+        return {**self.rate.columns(self.t), **compression_ratios(self.comm), **faults, **noise}
 
     def _keep(self) -> None:
         """A checkpoint."""
@@ -235,7 +246,7 @@ class Training:
 
     def _marks(self) -> dict[str, Any]:
         """What a checkpoint holds besides."""
-        return {"schedule": self.rate.state()}
+        return {"schedule": self.rate.state(), "noise": None if self.noise is None else self.noise.state()}
 
     def _method_notes(self) -> list[str]:
         method, rule = self.config.algorithm, self.config.optimizer
