@@ -3,6 +3,8 @@
 import copy
 import io
 import pickle
+from dataclasses import dataclass
+from typing import ClassVar
 
 import asynchronous_workers
 import numpy as np
@@ -452,6 +454,26 @@ def test_a_closure_is_called_with_gradients(rule):
 
     losses = [step.step(closure).item() for _ in range(20)]
     assert losses[-1] < losses[0]
+
+
+@dataclass(frozen=True)
+class Joint(LARC):
+    """Looks at all layers as one vector."""
+
+    joint: ClassVar[bool] = True
+
+
+def test_a_rule_of_one_vector_refuses_another_vector():
+    module = network()
+    step = Joint(exclude="none").build(module.parameters(), 0.1, 0.0)
+    for t in range(2):
+        fill(module, t)
+        step.step()
+    (kept,) = step.state_dict()["state"].values()
+    assert kept["m"].shape == (1, D)
+    fill(module, 2, absent=(0,))
+    with pytest.raises(ValueError, match="that have a gradient in every step"):
+        step.step()
 
 
 # ---------------------------------------------------------------------------------------------------------------- facts
