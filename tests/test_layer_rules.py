@@ -3,6 +3,8 @@
 import copy
 import io
 import pickle
+from dataclasses import dataclass
+from typing import ClassVar
 
 import asynchronous_workers
 import numpy as np
@@ -24,10 +26,12 @@ from torch import nn
 import topologies
 from decentral.algorithms import DSGD, DecentLaM, DmSGD, PmSGD
 from decentral.algorithms.asynchronous import ADPSGD, AsyncPushSum
+from decentral.algorithms.state import tensors_of
 from decentral.comm import LocalComm
 from decentral.comm.layout import Layout, Span
 from decentral.dataflow.updates import Updates
 from decentral.optimizers import LAMB, LAMBC, LARC, LARS, Adam, NovoGrad
+from decentral.rounds.advance import advance
 from decentral.rounds.ruled import Ruled
 from decentral.stages.programs.backprop import BackProp
 
@@ -169,6 +173,29 @@ def test_all_reduce_averages_and_then_comes_the_rule(rule):
     mean = G.mean(1, keepdim=True).expand(G.shape)
     expected = by_loops(rule, DECAY, mean, STEADY, lambda x, *_: x)
     torch.testing.assert_close(rounds(PmSGD(0.0), rule, DECAY), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("method", [DSGD(), DecentLaM(), PmSGD(0.0)], ids=said)
+@pytest.mark.parametrize("rule", FEW, ids=said)
+def test_gradients_in_blocks_and_workers_by_turns_have_the_same_bits_and_bytes(rule, method, monkeypatch):
+    def told(blocks, threads=1):
+        comm, x, both = LocalComm(RING), X.clone(), Ruled(method, rule.decayed(DECAY))
+        comm.layout = LAYOUT
+        state = both.init(x, comm)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        for t, (lr, g) in enumerate(zip(STEADY, G, strict=True)):
+            x, state = advance(both, x, state, [(part, g[:, part].clone()) for part in blocks], comm, t, lr)
+        return [x, *tensors_of(state)], comm.ledger.bytes_sent.tolist(), int(comm.ledger.messages)
+
+    whole = told([slice(0, D)])
+    blocks = [slice(0, 5), slice(5, 40), slice(40, D)]
+    others = [told(blocks)]
+    for rows in (1, 3):
+        monkeypatch.setattr("decentral.rounds.by_rows.block_height", lambda h, d, rows=rows: rows)
+        others += [told(blocks), told([slice(0, D)]), told(blocks, threads=2)]
+    for other in others:
+        assert all(map(torch.equal, other[0], whole[0]))
+        assert other[1:] == whole[1:]
 
 
 @pytest.mark.parametrize("rule", FEW, ids=said)
@@ -427,6 +454,26 @@ def test_a_closure_is_called_with_gradients(rule):
 
     losses = [step.step(closure).item() for _ in range(20)]
     assert losses[-1] < losses[0]
+
+
+@dataclass(frozen=True)
+class Joint(LARC):
+    """Looks at all layers as one vector."""
+
+    joint: ClassVar[bool] = True
+
+
+def test_a_rule_of_one_vector_refuses_another_vector():
+    module = network()
+    step = Joint(exclude="none").build(module.parameters(), 0.1, 0.0)
+    for t in range(2):
+        fill(module, t)
+        step.step()
+    (kept,) = step.state_dict()["state"].values()
+    assert kept["m"].shape == (1, D)
+    fill(module, 2, absent=(0,))
+    with pytest.raises(ValueError, match="that have a gradient in every step"):
+        step.step()
 
 
 # ---------------------------------------------------------------------------------------------------------------- facts

@@ -93,10 +93,9 @@ class Packed:
         if not of_each[0] or not state:
             return
         whole = dict(of_each[0])
-        if not self.joint:
-            for name, begun in state._asdict().items():
-                if not isinstance(begun, int | float):
-                    whole[name] = torch.cat([of_one[name].reshape(1, -1) for of_one in of_each], dim=1)
+        for name, begun in state._asdict().items():
+            if not self.joint and not isinstance(begun, int | float):
+                whole[name] = torch.cat([of_one[name].reshape(1, -1) for of_one in of_each], dim=1)
         self.state = type(state)(**whole)
 
     def _hand_out(self, kept: Kept) -> None:
