@@ -23,6 +23,7 @@ OPTIMIZERS: dict[str, type[Rule]] = all_loaded(
         "rsg": "decentral.optimizers.rsg:RSG",
         "arsg": "decentral.optimizers.rsg:ARSG",
         "nlcg": "decentral.optimizers.nlcg:NLCG",
+        "muon": "decentral.optimizers.muon:Muon",
     }
 )
 """By name, as ``[optimizer] name = ...`` has it."""

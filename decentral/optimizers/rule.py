@@ -10,7 +10,9 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard, get_args
+
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,6 +96,14 @@ class Rule(ABC):
     def _joined(self, g: Tensor, x: Tensor) -> Tensor:
         """g with the weight decay in it."""
         return g.add(x, alpha=self.weight_decay) if self.weight_decay else g
+
+
+def check_choices(settings: Any, **kinds: Any) -> None:
+    """Refuse, for ``__post_init__``, a field whose value is none of its Literal's."""
+    for name, kind in kinds.items():
+        value, choices = getattr(settings, name), get_args(kind)
+        if value not in choices:
+            raise ValueError(f"{name} = {shown(value)} must be one of {', '.join(choices)}; choose one")
 
 
 def is_asked(rule: Rule | None) -> TypeGuard[Rule]:

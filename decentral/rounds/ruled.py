@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
 from decentral.algorithms.traits import Method, traits_of
 from decentral.comm.layout import Layout
 from decentral.comm.stand_ins import Averaged
 from decentral.errors import UserError
 from decentral.optimizers.rule import is_asked, to_ask
 from decentral.rounds.advance import advance
-from decentral.rounds.by_rows import RowStep
+from decentral.rounds.by_rows import InBlocks, RowStep
 from decentral.rounds.trials.gradient_step import averages_gradients, outer_step
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class Ruled:
     """
 
     losses: Callable[[], Tensor] | None = None
+    joins_rows = True  # a gradient in blocks of columns is put together here, some rows at a time
 
     def __init__(self, method: Method[Any], rule: Rule) -> None:
         self.method, self.rule = method, rule
@@ -66,12 +69,14 @@ class Ruled:
         """Both as they begin."""
         return Both(self.method.init(x, comm), self.rule.init(x, _layout(x, comm)))
 
-    def step(self, x: Tensor, state: Both, g: Tensor, comm: Mixer, lr: float) -> tuple[Tensor, Both]:
+    def step(
+        self, x: Tensor, state: Both, g: Tensor | InBlocks, comm: Mixer, lr: float
+    ) -> tuple[Tensor, Both]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         of_rule = self._heard(state.rule, comm) if self.rule.hears else state.rule
         rest = comm
         if self.averages:
-            g, rest = comm.mean(g).expand(x.shape), Averaged(comm)
+            g, rest = _mean(g, comm).expand(x.shape), Averaged(comm)
         step = RowStep(self.rule, _layout(x, comm), lr, in_place=self.steps_first)
         d, of_rule = step(x, of_rule, g)
         if not self.rule.whole or traits_of(self.method).whole or comm.whole or len(x) == 1:
@@ -105,6 +110,13 @@ def refuse_second_rule(method: Method[Any], rule: Rule | None) -> None:
             f"{type(method).__name__} has an {own} of its own, and [optimizer] would be another before it; remove the "
             "section"
         )
+
+
+def _mean(g: Tensor | InBlocks, comm: Mixer) -> Tensor:
+    """The mean of all workers' gradients; of each block by itself where no messages are, which is the same mean."""
+    if not isinstance(g, InBlocks) or comm.ranks > 1 or comm.whole:
+        return comm.mean(g[:])
+    return torch.cat([comm.at(comm.t, not k).mean(block) for k, block in enumerate(g.blocks)], dim=1)
 
 
 def _layout(x: Tensor, comm: Mixer) -> Layout:

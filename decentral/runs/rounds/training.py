@@ -13,6 +13,7 @@ import topologies
 from decentral.comm.links import Links
 from decentral.optimizers.clipping import clipped
 from decentral.optimizers.rule import is_asked
+from decentral.optimizers.spans import nothing_acted_on
 from decentral.problems.objective import Objective
 from decentral.rounds import absence
 from decentral.rounds.advance import advance
@@ -70,7 +71,7 @@ class Training:
         self.simulated = self._clocks()
         self.t, self.wall_s, limit = 0, 0.0, float("inf")
         self.record_rounds = record_interval(config.train, ceil(self.objective.record_cost_rounds()))
-        notes = [*self.objective.notes, *_notes(self.comm.schedule), *_method_notes(config, self.whole)]
+        notes = [*self.objective.notes, *_notes(self.comm.schedule), *self._method_notes()]
         if config.faults:
             notes += fault_notes(config.algorithm, self.comm.schedule, config.faults)
         if kept:  # go on from a checkpoint
@@ -203,6 +204,15 @@ class Training:
             )
         )  # fmt: skip
 
+    def _method_notes(self) -> list[str]:
+        method, rule = self.config.algorithm, self.config.optimizer
+        notes = [cut_note(method, rule)] if self.whole else []
+        if is_asked(rule):
+            if rule_has_momentum(rule):
+                notes.append(momentum_twice(method, type(rule).__name__))
+            notes.append(nothing_acted_on(rule, self.objective.layout))
+        return [note for note in notes if note]
+
     def _end(self) -> Outcome:
         schedule = self.comm.schedule
         if self.simulated.spans:
@@ -217,10 +227,3 @@ def _notes(mixing: topologies.Schedule) -> list[str]:
     if all(map(topologies.is_column_stochastic, matrices)):
         return []
     return ["the columns of the mixing matrix do not sum to one: gossip weighs some workers more than others"]
-
-
-def _method_notes(run: RoundsRun, whole: bool) -> list[str]:
-    notes = [cut_note(run.algorithm, run.optimizer)] if whole else []
-    if is_asked(run.optimizer) and rule_has_momentum(run.optimizer):
-        notes.append(momentum_twice(run.algorithm, type(run.optimizer).__name__))
-    return [note for note in notes if note]
