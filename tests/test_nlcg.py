@@ -228,8 +228,8 @@ def test_a_built_optimizer_says_what_it_needs():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"update": "hestenes"}, "update = 'hestenes' must be 'fletcher-reeves' or 'polak-ribiere'"),
-        ({"monitor": "none"}, "monitor = 'none' must be 'step' or 'online'"),
+        ({"update": "hestenes"}, "update = 'hestenes' must be one of fletcher-reeves, polak-ribiere"),
+        ({"monitor": "none"}, "monitor = 'none' must be one of step, online"),
         ({"period": 0}, "period = 0 must be at least 1"),
         ({"threshold": 0.0}, "threshold = 0.0 must be positive"),
         ({"threshold": float("inf")}, "threshold = inf must be a finite number"),
