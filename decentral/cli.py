@@ -239,7 +239,7 @@ def plot(folders: tuple[Path, ...], out: Path, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 def doctor(as_json: bool) -> None:
     """What this machine offers: MPI, torch, devices, threads, data; and what to do about what is missing."""
-    from decentral.commands.doctor import report
+    from decentral.commands.doctor.command import report
 
     sys.exit(report(as_json))
 

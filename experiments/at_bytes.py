@@ -16,7 +16,9 @@ from rich.table import Table
 
 from decentral.report.columns import value_label
 from decentral.report.figure_spec import telling_fields
-from decentral.report.results import MISSING, grouped, read_experiment, spread
+from decentral.report.reading import read_experiment
+from decentral.report.results import MISSING, grouped
+from decentral.report.statistics import spread
 from decentral.report.summary import measured
 
 SENT = "bytes_sent_mean"

@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from decentral.report.results import grouped, read_experiment
+from decentral.report.reading import read_experiment
+from decentral.report.results import grouped
 
 SHOWN = ("round", "flops", "critical_flops", "simulated_s", "wall_s")
 

@@ -17,7 +17,8 @@ from rich.table import Table
 
 from decentral.report.columns import value_label
 from decentral.report.figure_spec import telling_fields
-from decentral.report.results import MISSING, grouped, read_experiment
+from decentral.report.reading import read_experiment
+from decentral.report.results import MISSING, grouped
 
 STAYS = 3
 

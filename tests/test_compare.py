@@ -11,7 +11,8 @@ from rich.console import Console
 from synthetic_experiment import TITLES, Made, build, small
 
 from decentral.errors import UserError
-from decentral.report.results import Spread, read_experiment
+from decentral.report.reading import read_experiment
+from decentral.report.statistics import Spread
 from decentral.report.summary import compare, measured, metrics_of, summarise, summary_table
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from command import but_wall_time, decentral, read_csv, write
 
-from decentral.report.results import read_experiment
+from decentral.report.reading import read_experiment
 from decentral.runs import sealed
 from decentral.runs.folder import RunFolder
 

@@ -9,7 +9,7 @@ import pytest
 import tomli_w
 from command import decentral, experiment
 
-from decentral.commands import doctor
+from decentral.commands.doctor.data_sets import find_data
 from decentral.errors import UserError
 from decentral.problems.data import load, load_deductions, load_text, load_trees, partial
 from decentral.problems.data.file_formats import read_idx, read_libsvm
@@ -63,7 +63,7 @@ def test_a_part_of_a_set_is_told_in_a_run_and_in_the_lists(tmp_path, monkeypatch
     monkeypatch.setenv("DECENTRAL_DATA", str(tmp_path))
     put_cifar(tmp_path / "cifar10")
     said = "cifar10 is not whole here: 3 of 50,000 and 2 of 10,000 examples"
-    assert said in doctor._data().text
+    assert said in find_data().text
     assert said in " ".join(decentral("list", "data").out.split())
     (tmp_path / "g.csv").write_text("source,target\n0,1\n1,2\n2,0\n")
     table = experiment(

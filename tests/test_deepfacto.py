@@ -14,7 +14,7 @@ from torch import nn
 from decentral.report.html import write_report
 from decentral.report.parts import parts, read_parts
 from decentral.report.plots import draw_experiment
-from decentral.report.results import read_experiment
+from decentral.report.reading import read_experiment
 from decentral.runtime import VirtualClock
 from decentral.stages.cut import cut_evenly
 from decentral.stages.factorisation import NonNegativeFactorisation

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from decentral.commands import doctor
-from decentral.commands.doctor import Finding
+from decentral.commands.doctor import asking, command, devices, machine, mpi
+from decentral.commands.doctor.asking import Answer
+from decentral.commands.doctor.data_sets import find_data
+from decentral.commands.doctor.finding import Finding, State
+from decentral.commands.doctor.printing import print_table
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +24,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(key)
 
 
-def answer(code: int | None, out: str = "", complaint: str = "") -> doctor._Answer:
-    return doctor._Answer(code, out, complaint)
+def answer(code: int | None, out: str = "", complaint: str = "") -> Answer:
+    return Answer(code, out, complaint)
 
 
 LIBRARY = answer(0, "mpi4py 4.1.2\nOpen MPI 5.0.11\n")
@@ -30,7 +33,7 @@ LIBRARY = answer(0, "mpi4py 4.1.2\nOpen MPI 5.0.11\n")
 
 @pytest.mark.mpi
 def test_examine_looks_at_every_topic_and_says_what_to_do() -> None:
-    findings = {finding.topic: finding for finding in doctor.examine()}
+    findings = {finding.topic: finding for finding in command.examine()}
     assert {"MPI library", "MPI launcher", "torch", "GPUs", "threads", "data", "Slurm"} <= findings.keys()
     assert findings["torch"].state == "ok"
     for finding in findings.values():
@@ -39,22 +42,22 @@ def test_examine_looks_at_every_topic_and_says_what_to_do() -> None:
 
 
 def test_two_ranks_that_are_alone_are_broken() -> None:
-    lonely = doctor._mpi_launcher(["/opt/mpirun"], answer(0, "<1>\n<1>\n"), LIBRARY)
+    lonely = mpi.find_launcher(["/opt/mpirun"], answer(0, "<1>\n<1>\n"), LIBRARY)
     assert lonely.state == "broken"
     assert "each alone" in lonely.text
-    assert doctor._mpi_launcher(["/opt/mpirun"], answer(0, "<2>\n<2>\n"), LIBRARY).state == "ok"
-    hung = doctor._mpi_launcher(["/opt/mpirun"], answer(None, "", "no answer in 12 s"), LIBRARY)
+    assert mpi.find_launcher(["/opt/mpirun"], answer(0, "<2>\n<2>\n"), LIBRARY).state == "ok"
+    hung = mpi.find_launcher(["/opt/mpirun"], answer(None, "", "no answer in 12 s"), LIBRARY)
     assert (hung.state, "no answer" in hung.text) == ("broken", True)
-    assert doctor._mpi_launcher([], None, LIBRARY).state == "missing"
+    assert mpi.find_launcher([], None, LIBRARY).state == "missing"
 
 
 def test_an_absent_mpi_is_missing_and_one_that_does_not_load_is_broken() -> None:
-    assert doctor._mpi_library(LIBRARY) == Finding("MPI library", "ok", "Open MPI 5.0.11, mpi4py 4.1.2")
-    absent = doctor._mpi_library(answer(1, "", "ModuleNotFoundError: No module named 'mpi4py'"))
+    assert mpi.find_library(LIBRARY) == Finding("MPI library", "ok", "Open MPI 5.0.11, mpi4py 4.1.2")
+    absent = mpi.find_library(answer(1, "", "ModuleNotFoundError: No module named 'mpi4py'"))
     assert (absent.state, "pip install" in absent.remedy) == ("missing", True)
-    unloadable = doctor._mpi_library(answer(1, "mpi4py 4.1.2\n", "RuntimeError: cannot load MPI library"))
+    unloadable = mpi.find_library(answer(1, "mpi4py 4.1.2\n", "RuntimeError: cannot load MPI library"))
     assert (unloadable.state, "cannot load" in unloadable.text) == ("broken", True)
-    assert doctor._mpi_library(answer(-11, "", "exit code -11")).state == "broken"
+    assert mpi.find_library(answer(-11, "", "exit code -11")).state == "broken"
 
 
 @pytest.mark.parametrize(
@@ -71,63 +74,63 @@ def test_cuda_over_mpi_is_judged_by_a_tensor_that_arrives(
 ) -> None:
     if vouched:
         monkeypatch.setenv("DECENTRAL_CUDA_AWARE", "1")
-    seen = doctor._TorchSeen("2.13.0", "12.8", ["a GPU (80 GiB)"])
+    seen = devices.TorchSeen("2.13.0", "12.8", ["a GPU (80 GiB)"])
     tried = answer(0, "<direct>\n<direct>\n") if works else answer(-11, "", "exit code -11")
-    finding = doctor._cuda_over_mpi(seen, tried)
+    finding = devices.find_cuda_over_mpi(seen, tried)
     assert finding.state == state
     assert word in finding.remedy
 
 
 def test_data_sets_below_the_root_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert doctor._data().state == "note"
+    assert find_data().state == "note"
     monkeypatch.setenv("DECENTRAL_DATA", str(tmp_path / "absent"))
-    assert doctor._data().state == "broken"
+    assert find_data().state == "broken"
     monkeypatch.setenv("DECENTRAL_DATA", str(tmp_path))
-    assert doctor._data().state == "missing"
+    assert find_data().state == "missing"
     (tmp_path / "mnist").mkdir()
     (tmp_path / "mnist/train-images-idx3-ubyte.gz").touch()
     (tmp_path / "w8a").touch()
-    finding = doctor._data()
+    finding = find_data()
     assert finding.state == "ok"
     assert "digits, mnist, w8a in" in finding.text
     assert "not cifar10, a9a" in finding.text
 
 
 def test_threads_are_judged_for_one_process_and_for_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_allowed_cores", lambda: 4)
-    assert doctor._threads().state == "ok"
+    monkeypatch.setattr(machine, "_allowed_cores", lambda: 4)
+    assert machine.find_threads().state == "ok"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert "idle" in doctor._threads().text
+    assert "idle" in machine.find_threads().text
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
-    assert doctor._threads().state == "ok"
+    assert machine.find_threads().state == "ok"
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert "mpi_launch.sh" in doctor._threads().remedy
+    assert "mpi_launch.sh" in machine.find_threads().remedy
 
 
 def test_a_program_that_hangs_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_SECONDS", 0.2)
+    monkeypatch.setattr(asking, "_SECONDS", 0.2)
     started = time.monotonic()
-    assert doctor._ask([shutil.which("sh") or "sh", "-c", "trap '' TERM; sleep 30; true"]).code is None
+    assert asking.ask([shutil.which("sh") or "sh", "-c", "trap '' TERM; sleep 30; true"]).code is None
     assert time.monotonic() - started < 10
 
 
 def test_a_program_that_is_absent_or_fails_leaves_its_complaint() -> None:
-    assert "no-such-program" in doctor._ask(["no-such-program"]).complaint
-    failed = doctor._ask(["sh", "-c", "echo the reason >&2; echo ------ >&2; exit 3"])
+    assert "no-such-program" in asking.ask(["no-such-program"]).complaint
+    failed = asking.ask(["sh", "-c", "echo the reason >&2; echo ------ >&2; exit 3"])
     assert (failed.code, failed.complaint) == (3, "the reason")
 
 
 @pytest.mark.parametrize(("state", "status"), [("ok", 0), ("note", 0), ("missing", 0), ("broken", 1)])
 def test_only_what_is_broken_gives_status_1(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: doctor.State, status: int
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: State, status: int
 ) -> None:
     finding = Finding("a topic", state, "a [text]", "a remedy")
-    monkeypatch.setattr(doctor, "examine", lambda: [finding])
-    assert doctor.report(json=False) == status
+    monkeypatch.setattr(command, "examine", lambda: [finding])
+    assert command.report(json=False) == status
     printed = capsys.readouterr().out
     assert f"{state:8}a topic: a [text]" in printed
     assert "-> a remedy" in printed
-    assert doctor.report(json=True) == status
+    assert command.report(json=True) == status
     assert json.loads(capsys.readouterr().out) == [
         {"topic": "a topic", "state": state, "text": "a [text]", "remedy": "a remedy"}
     ]
@@ -137,7 +140,7 @@ def test_the_table_fits_80_columns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    doctor._print_table([Finding("MPI library", "broken", "a [text] " * 20, "/a/long/path" * 12)])
+    print_table([Finding("MPI library", "broken", "a [text] " * 20, "/a/long/path" * 12)])
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
     assert "[text]" in printed
@@ -147,5 +150,5 @@ def test_ranks_above_0_print_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
-    assert doctor.report(json=False) == 0
+    assert command.report(json=False) == 0
     assert capsys.readouterr().out == ""

@@ -21,7 +21,8 @@ from decentral.report.html import write_report
 from decentral.report.kinds import KINDS
 from decentral.report.line_styles import styles_of
 from decentral.report.plots import draw, draw_experiment, render
-from decentral.report.results import Run, read_experiment
+from decentral.report.reading import read_experiment
+from decentral.report.results import Run
 from decentral.report.scene import Marks, Scene
 
 PNG, SVG, PDF = b"\x89PNG", b"<?xml", b"%PDF"

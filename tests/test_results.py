@@ -11,16 +11,10 @@ from synthetic_experiment import Made, build, small
 
 from decentral.errors import UserError
 from decentral.report.columns import value_label
-from decentral.report.results import (
-    band,
-    final_values,
-    grouped,
-    mean_curve,
-    merge,
-    parse_value,
-    read_experiment,
-    spread,
-)
+from decentral.report.csv_files import parse_value
+from decentral.report.reading import read_experiment
+from decentral.report.results import grouped, merge
+from decentral.report.statistics import band, final_values, mean_curve, spread
 
 
 def test_a_folder_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from ranks import run_ranks
 from synthetic_experiment import small
 
 from decentral.report.page_style import RC
-from decentral.report.results import read_experiment
+from decentral.report.reading import read_experiment
 from decentral.report.timeline import STEPS, timeline
 from decentral.runs.experiment import expand
 from decentral.runs.folder import RunFolder

@@ -1,8 +1,15 @@
 """Messages are one line under 300 characters that any terminal shows, whatever a user brings."""
 
+import re
+
+import numpy as np
 import pytest
 
+import topologies
+from decentral.algorithms import DSGD, DmSGD, RelaySGD
 from decentral.errors import UserError, nearest
+from topologies.activation import matcha
+from topologies.random_schedules import periodic_averaging
 from topologies.wording import LONGEST_LINE, LONGEST_VALUE, one_line, shown
 
 
@@ -50,3 +57,25 @@ def test_many_names_are_not_all_listed():
     assert said.endswith("more")
     assert len(said) < LONGEST_LINE
     assert int(said.split()[-2]) + said.count("name-") == len(names)
+
+
+LONG = "x" * 10_000
+
+
+@pytest.mark.parametrize(
+    ("refused", "remedy"),
+    [
+        (lambda: DSGD(variant=LONG), "'atc' or 'awc'"),
+        (lambda: DmSGD(variant=LONG), "doubly-averaged"),
+        (lambda: RelaySGD(form=LONG), "'model' or 'gradient'"),
+        (lambda: matcha(4, graph=LONG), "use one of ring"),
+        (lambda: matcha(4, budget=LONG), "use 0.5, say"),
+        (lambda: periodic_averaging(np.eye(2), every=-(10**5000)), "use every = 1 or more"),
+        (lambda: topologies.mixing_matrix(topologies.ring(4), LONG), "use one of metropolis"),
+        (lambda: topologies.one_peer_exponential(LONG), "use 1 or more"),
+    ],
+)
+def test_a_refusal_holds_80_characters_of_a_value_and_its_remedy(refused, remedy):
+    with pytest.raises(ValueError, match=re.escape(remedy)) as caught:
+        refused()
+    assert max(map(len, re.findall("x+", str(caught.value)))) < LONGEST_VALUE

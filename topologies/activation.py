@@ -22,6 +22,7 @@ from topologies.named_graphs import TOPOLOGIES
 from topologies.schedules import Schedule
 from topologies.streams import stream
 from topologies.weights import mixing_matrix
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -50,7 +51,7 @@ def matcha(n: int, graph: str = "ring", budget: float = 0.5, seed: int = 0) -> S
     """
     require_workers("matcha", n)
     if graph not in TOPOLOGIES:
-        raise ValueError(f"matcha has no graph {graph!r}; use one of {', '.join(TOPOLOGIES)}")
+        raise ValueError(f"matcha has no graph {shown(graph)}; use one of {', '.join(TOPOLOGIES)}")
     return matcha_of(TOPOLOGIES[graph](n), budget, seed)
 
 
@@ -154,7 +155,7 @@ def _activated(
 
 def _check_budget(budget: float) -> None:
     if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget <= 1:
-        raise ValueError(f"budget = {budget!r} must be above 0 and at most 1; use 0.5, say")
+        raise ValueError(f"budget = {shown(budget)} must be above 0 and at most 1; use 0.5, say")
 
 
 # the semidefinite program, on the space of disagreements, where no eigenvalue belongs to the mean

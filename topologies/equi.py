@@ -16,6 +16,7 @@ from topologies.finite_time import circulant, half_from
 from topologies.graphs import require_workers
 from topologies.schedules import Schedule, constant
 from topologies.streams import stream
+from topologies.wording import shown
 
 
 def equi_static(n: int, degree: int = 4, directed: bool = True, seed: int = 0) -> Schedule:
@@ -30,7 +31,7 @@ def equi_static(n: int, degree: int = 4, directed: bool = True, seed: int = 0) -
     step = 1 if directed else 2
     if isinstance(degree, bool) or not isinstance(degree, int) or degree < 1 or degree % step:
         kind = "a positive degree" if directed else "a positive even degree where it is undirected"
-        raise ValueError(f"equi-static needs {kind} (degree = {degree!r}); use degree = 4, say")
+        raise ValueError(f"equi-static needs {kind} (degree = {shown(degree)}); use degree = 4, say")
     if n == 1:
         return constant(np.eye(1))
     require_workers("equi-static", n, edges=n * degree / 10)  # of a sparse matrix, not of a graph

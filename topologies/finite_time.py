@@ -7,12 +7,15 @@ from scipy import sparse
 
 from topologies.graphs import require_workers
 from topologies.schedules import Schedule, cyclic
+from topologies.wording import shown
 
 
 def require_peers(name: str, k: int) -> None:
     """Refuse a number of peers that is not a positive integer."""
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"{name} needs an integer number of peers, 1 or more (k = {k!r}); use k = 1, say")
+        raise ValueError(
+            f"{name} needs an integer number of peers, 1 or more (k = {shown(k)}); use k = 1, say"
+        )
 
 
 def circulant(n: int, offsets: np.ndarray) -> sparse.csr_array:

@@ -15,6 +15,7 @@ from topologies.finite_time import half_from
 from topologies.graphs import require_workers
 from topologies.schedules import LARGEST_PRODUCT, Schedule
 from topologies.streams import stream
+from topologies.wording import shown
 
 
 def random_matching(n: int, seed: int = 0) -> Schedule:
@@ -49,7 +50,9 @@ def periodic_averaging(mixing: Any, every: int) -> Schedule:
     vectors a worker, as a ring all-reduce 2 (n-1)/n. Reference: Chen et al. 2021 (Gossip-PGA).
     """
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise ValueError(f"an exact average every {every!r} rounds is not possible; use every = 1 or more")
+        raise ValueError(
+            f"an exact average every {shown(every)} rounds is not possible; use every = 1 or more"
+        )
     if not isinstance(mixing, Schedule):
         w = as_csr(mixing)
         check_mixing_matrix(w, connected=False)

@@ -22,6 +22,7 @@ from topologies.checks import (
 )
 from topologies.deferred import Deferred
 from topologies.spectra import circulant_row
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -90,7 +91,7 @@ def one_peer_exponential(n: int) -> Schedule:
     Reference: Assran et al. 2019 (arXiv 1811.10792); Ying et al. 2021 (arXiv 2110.13363).
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"one-peer-exponential needs at least one worker (n = {n!r}); use 1 or more")
+        raise ValueError(f"one-peer-exponential needs at least one worker (n = {shown(n)}); use 1 or more")
     i = np.arange(n)
     identity = sparse.eye_array(n, format="csr")
     turns = [

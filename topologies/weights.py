@@ -17,6 +17,7 @@ from topologies.deferred import Deferred
 from topologies.lanczos import extremes
 from topologies.places import later
 from topologies.support import is_mutual, received, support
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -43,7 +44,9 @@ def mixing_matrix(graph: nx.Graph, weights: Any = "metropolis") -> sparse.csr_ar
     elif isinstance(weights, (str, os.PathLike)):
         if not os.path.splitext(weights)[1]:
             names = ", ".join(WEIGHTS)
-            raise ValueError(f"unknown weights {str(weights)!r}; use one of {names}, or the path of a matrix")
+            raise ValueError(
+                f"unknown weights {shown(str(weights))}; use one of {names}, or the path of a matrix"
+            )
         matrix = read_matrix(weights)
         source = f"{weights}: "
     else:

@@ -10,6 +10,7 @@ from decentral.algorithms.momentum import Momentum, accumulate, check_momentum
 from decentral.algorithms.rest import Rest
 from decentral.algorithms.traits import Traits
 from topologies.settings import plain_settings
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +48,7 @@ class DmSGD:
         plain_settings(self)
         check_momentum(self.momentum)
         if self.variant not in VARIANTS:
-            raise ValueError(f"variant = {self.variant!r} must be one of {', '.join(VARIANTS)}")
+            raise ValueError(f"variant = {shown(self.variant)} must be one of {', '.join(VARIANTS)}")
 
     def rest(self) -> Rest | None:
         """Where DSGD does with lr / (1 - beta), in three of the forms."""

@@ -10,6 +10,7 @@ from decentral.algorithms.descent import descend
 from decentral.algorithms.rest import Rest
 from decentral.algorithms.traits import Traits
 from topologies.settings import plain_settings
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +39,7 @@ class DSGD:
     def __post_init__(self) -> None:
         plain_settings(self)
         if self.variant not in ("atc", "awc"):
-            raise ValueError(f"variant = {self.variant!r} must be 'atc' or 'awc'")
+            raise ValueError(f"variant = {shown(self.variant)} must be 'atc' or 'awc'")
 
     def rest(self) -> Rest:
         """Apart, with the learning rate lr."""

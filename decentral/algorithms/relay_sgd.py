@@ -10,6 +10,7 @@ from decentral.algorithms.descent import descend
 from decentral.algorithms.rest import Rest
 from decentral.algorithms.traits import Traits
 from topologies.settings import plain_settings
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +59,7 @@ class RelaySGD:
     def __post_init__(self) -> None:
         plain_settings(self)
         if self.form not in ("model", "gradient"):
-            raise ValueError(f"form = {self.form!r} must be 'model' or 'gradient'")
+            raise ValueError(f"form = {shown(self.form)} must be 'model' or 'gradient'")
 
     def rest(self) -> Rest | None:
         """At the minimiser in form "model"; in the other workers stay apart."""

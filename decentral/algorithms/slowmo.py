@@ -13,6 +13,7 @@ from decentral.algorithms.momentum import check_momentum
 from decentral.algorithms.named import ALGORITHMS
 from decentral.algorithms.traits import Traits, maker_of, traits_of
 from topologies.settings import finite_settings, plain_settings
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -57,7 +58,7 @@ class SlowMo:
         plain_settings(self)
         choices = [name for name in ALGORITHMS if name != "slowmo"]
         if self.base not in choices:
-            raise ValueError(f"base = {self.base!r} must be one of {', '.join(choices)}")
+            raise ValueError(f"base = {shown(self.base)} must be one of {', '.join(choices)}")
         check_every(self.every)
         check_momentum(self.momentum)
         check_momentum(self.slow_momentum)
@@ -75,7 +76,7 @@ class SlowMo:
         """The mixing matrices that the base method makes of a connected graph, if it does."""
         make = maker_of(self.method)
         if make is None:
-            raise ValueError(f"base = {self.base!r} makes no mixing matrices of its own")
+            raise ValueError(f"base = {shown(self.base)} makes no mixing matrices of its own")
         return make(graph)
 
     @cached_property

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from torch.nn.functional import embedding_bag
 
-import topologies
 from decentral.comm.admission import refuse_mixing, refuse_models
 from decentral.comm.ledger import Ledger
 from decentral.comm.mixer import Mixer
 from decentral.comm.plan import MixingPlan, plan_for, workers_a_rank
+from decentral.comm.row_sum import sum_rows
+from decentral.comm.schedule import Mixing, as_schedule
 from decentral.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,13 +26,9 @@ if TYPE_CHECKING:
     from decentral.comm.links import Links, Sent
     from decentral.comm.mixer import Pending
 
-Mixing: TypeAlias = topologies.Schedule | sparse.csr_array | NDArray[np.float64]
-"""A mixing matrix (n, n), scipy's or numpy's, row i receives; or a Schedule of such."""
-
 _UNTOLD = (
     "the round matters here, and this communicator was not told it; hand the method comm.at(t), t = 0, 1, ..."
 )
-_FEW_ROWS = 16  # up to which adding one after the other costs no more
 
 
 class Watch(Protocol):
@@ -301,27 +296,3 @@ class Communicator(Mixer):
 
     @abstractmethod
     def _mean(self, x: Tensor) -> Tensor: ...
-
-
-def as_schedule(mixing: Mixing, check: bool = True) -> topologies.Schedule:
-    """A Schedule as it is; any scipy or numpy matrix as the schedule that never changes, checked unless waived."""
-    if isinstance(mixing, topologies.Schedule):
-        return mixing
-    w = sparse.csr_array(mixing, dtype=np.float64)
-    if not check:
-        return topologies.Schedule(n=w.shape[0], period=1, rule=lambda _: w)
-    topologies.check_mixing_matrix(w, sums="either")
-    return topologies.constant(w)
-
-
-def sum_rows(x: Tensor) -> Tensor:
-    """Sum of the rows of x (n, b), ascending, one after the other: (1, b)."""
-    if x.dtype is torch.float32 and x.device.type == "cpu" and len(x) > _FEW_ROWS:
-        # the same sums in the same order, without a call a row
-        rows, ends = torch.arange(len(x)), torch.tensor([0, len(x)])
-        return embedding_bag(rows, x, ends, mode="sum", include_last_offset=True)
-    first, *others = x.unbind(0)
-    total = first.clone()
-    for row in others:
-        total.add_(row)
-    return total.unsqueeze(0)

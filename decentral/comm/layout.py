@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from topologies.wording import shown
+
 Kind = Literal["convolution", "dense", "recurrent", "other"]
 
 _KINDS: tuple[tuple[Kind, tuple[type[nn.Module], ...]], ...] = (
@@ -50,7 +52,7 @@ class Layout:
     def __post_init__(self) -> None:
         if not self.spans or self.spans[0].start != 0:
             raise ValueError(
-                f"spans = {self.spans!r} must begin at column 0; give at least one parameter that is trained"
+                f"spans = {shown(self.spans)} must begin at column 0; give at least one parameter that is trained"
             )
         for one, following in itertools.pairwise(self.spans):
             if one.stop != following.start:
@@ -64,7 +66,7 @@ class Layout:
                 )
             if span.kind not in get_args(Kind):
                 raise ValueError(
-                    f"kind = {span.kind!r} must be one of {', '.join(get_args(Kind))}; choose one"
+                    f"kind = {shown(span.kind)} must be one of {', '.join(get_args(Kind))}; choose one"
                 )
 
     @property

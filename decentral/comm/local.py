@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decentral.comm.communicator import Communicator, Mixing, sum_rows
+from decentral.comm.communicator import Communicator
 from decentral.comm.plan import MixingPlan
+from decentral.comm.row_sum import sum_rows
+from decentral.comm.schedule import Mixing
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from decentral.comm.communicator import Communicator, Mixing, sum_rows
+from decentral.comm.communicator import Communicator
 from decentral.comm.departures import TAGS, departures_of
 from decentral.comm.launch import check_launch, cuda_aware, yield_when_oversubscribed
 from decentral.comm.layout import Layout
@@ -27,6 +27,8 @@ from decentral.comm.local import LocalComm
 from decentral.comm.meeting import fingerprint
 from decentral.comm.plan import MixingPlan
 from decentral.comm.routes import Routes
+from decentral.comm.row_sum import sum_rows
+from decentral.comm.schedule import Mixing
 from decentral.comm.starting import starting
 from decentral.errors import AgreedError
 

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from decentral.comm.communicator import Mixing
 from decentral.comm.launch import check_launch, local_rank
 from decentral.comm.meeting import meet
 from decentral.comm.mpi import HALO, MADE, MPI, POSTED, MPIComm, as_array, as_buffer
+from decentral.comm.schedule import Mixing
 from decentral.comm.watch import Watch
 from topologies.wording import one_line
 

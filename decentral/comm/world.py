@@ -15,7 +15,8 @@ from topologies.wording import one_line
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decentral.comm.communicator import Communicator, Mixing
+    from decentral.comm.communicator import Communicator
+    from decentral.comm.schedule import Mixing
 
 T = TypeVar("T")
 

@@ -20,6 +20,7 @@ import networkx as nx
 from decentral.disk import write_whole
 from decentral.errors import UserError
 from decentral.report.line_styles import COLORS
+from topologies.wording import shown
 
 STEERING = ("Phi", "Cond", "StateUpdate", "Bcast", "Concat", "Split", "Replicate", "Group", "Ungroup", "Row")
 ENDS = ("Input", "Loss")
@@ -55,7 +56,7 @@ def draw(
 
     path = Path(path)
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UserError(f"cannot draw to {str(path)!r}; use a name that ends in .png, .svg or .pdf")
+        raise UserError(f"cannot draw to {shown(str(path))}; use a name that ends in .png, .svg or .pdf")
     columns, ways, loops = lay_out(graph, kinds)
     widths = {name: LETTER_IN * max(len(name), len(kinds[name])) + 0.2 for name in graph}
     at, width = _positions(columns, widths)

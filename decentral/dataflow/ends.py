@@ -15,6 +15,7 @@ from decentral.dataflow.nodes import Node
 from decentral.dataflow.payloads import joined, pieces, rows_of
 from decentral.dataflow.queues import Queued, taken
 from decentral.runtime.requests import NonFiniteError
+from topologies.wording import shown
 
 Emission = tuple[int, State, Any]
 """(output, state, payload)."""
@@ -118,7 +119,7 @@ class Loss(Queued):
         if not math.isfinite(loss):
             keys = ", ".join(str(state[0]) for state in states[:3])
             raise NonFiniteError(
-                f"node {self.name!r}: the loss of instance {keys} is not finite; lower train.lr"
+                f"node {shown(self.name)}: the loss of instance {keys} is not finite; lower train.lr"
             )
         # what autograd does for cross_entropy, to the bit
         dlog_p = torch.zeros_like(log_p).scatter_(1, y[:, None], -each[:, None])

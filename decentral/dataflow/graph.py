@@ -10,6 +10,7 @@ import networkx as nx
 from decentral.dataflow.edges import Edge
 from decentral.dataflow.nodes import Node, Phi
 from decentral.errors import UserError
+from topologies.wording import shown
 
 N = TypeVar("N", bound=Node)
 
@@ -43,7 +44,7 @@ class Network:
     def add(self, name: str, node: N, *sources: Node | tuple[Node, int]) -> N:
         """Put a node in, with its first inputs connected to these sources, in order; the node."""
         if name in self.nodes:
-            raise UserError(f"the network already has a node {name!r}; choose another name")
+            raise UserError(f"the network already has a node {shown(name)}; choose another name")
         node.name = name
         node.ins = [_OPEN] * node.inputs
         node.outs = [_OPEN] * node.outputs
@@ -60,10 +61,12 @@ class Network:
             (target, target.ins, port, "input"),
         ):
             if not 0 <= number < len(ports):
-                raise UserError(f"node {node.name!r} has {len(ports)} {word}s; there is no {word} {number}")
+                raise UserError(
+                    f"node {shown(node.name)} has {len(ports)} {word}s; there is no {word} {number}"
+                )
             if ports[number] is not _OPEN:
                 raise UserError(
-                    f"{word} {number} of node {node.name!r} is already connected; use a Bcast or a Phi"
+                    f"{word} {number} of node {shown(node.name)} is already connected; use a Bcast or a Phi"
                 )
         edge = Edge(origin, out, target, port)
         origin.outs[out] = target.ins[port] = edge
@@ -74,7 +77,9 @@ class Network:
         for node in self.nodes.values():
             for ports, word in ((node.ins, "input"), (node.outs, "output")):
                 if _OPEN in ports:
-                    raise UserError(f"{word} {ports.index(_OPEN)} of node {node.name!r} is open; connect it")
+                    raise UserError(
+                        f"{word} {ports.index(_OPEN)} of node {shown(node.name)} is open; connect it"
+                    )
         graph = self.graph()
         graph.remove_nodes_from([name for name, node in self.nodes.items() if isinstance(node, Phi)])
         inputs = [name for name, node in self.nodes.items() if not node.inputs]

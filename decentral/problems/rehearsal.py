@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from decentral.errors import UserError
+from decentral.problems import trial
 from decentral.problems.capabilities import is_ours
 from decentral.problems.evaluation import placed
 from decentral.problems.models.conversion import check_trainable, converted
 from decentral.problems.models.draws import GENERATORS, Generators
 from decentral.problems.models.tried import TRUSTED, Tried
-from decentral.problems.trial import Trial
+from decentral.problems.plain_passes import PlainPasses
 from topologies.wording import shown
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def rehearsed(problem: Layered, made: Made, place: Place) -> Tried:
     if is_ours(problem):
         return TRUSTED
     module = made.module
-    what = f"model {problem.factory!r}" if hasattr(problem, "factory") else "the model"
+    what = f"model {shown(problem.factory)}" if hasattr(problem, "factory") else "the model"
     # the classes: a file of the user's that is imported anew has others of the same names
     classes = tuple(type(part) for part in module.modules())
     key = (
@@ -58,35 +59,35 @@ def _tried(problem: Layered, made: Made, place: Place, what: str) -> Tried:
         # not a copy, which would be without hooks of parameters
         return converted(problem.made(place.workers, place.seed).module, place.device, place.dtype)
 
-    def begun(made: Made) -> Trial:
-        return Trial(what, make, _batches(made, place), made.dataset.classes)
+    def begun(made: Made) -> PlainPasses:
+        return PlainPasses(what, make, _batches(made, place), made.dataset.classes)
 
     @functools.cache  # made anew when it is asked for, if it is: what is remembered should hold no models
     def unbatchable() -> str:
         if looped:
             return looped
         with Generators(GENERATORS, place.device).kept():
-            return begun(problem.made(place.workers, place.seed)).unbatchable()
+            return trial.unbatchable(begun(problem.made(place.workers, place.seed)))
 
     with Generators(GENERATORS, place.device).kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run will say the same
         try:
-            trial = begun(made)
-            trial.check_loop()
-            looped = trial.looped
+            plain = begun(made)
+            trial.check_loop(plain)
+            looped = trial.looped(plain)
         except UserError:
             raise
         except Exception as error:
             raise UserError(f"{what} cannot be tried ({type(error).__name__}: {error}); mend it") from error
     # torch's are seeded in any case, which costs little: a model may draw only now and then
-    return Tried(trial.draws | {"torch"}, unbatchable, stateless=False, notes=_notes(trial, made, place))
+    return Tried(plain.draws | {"torch"}, unbatchable, stateless=False, notes=_notes(plain, made, place))
 
 
-def _notes(trial: Trial, made: Made, place: Place) -> tuple[str, ...]:
+def _notes(plain: PlainPasses, made: Made, place: Place) -> tuple[str, ...]:
     notes = []
-    if trial.counting:
+    if plain.counting:
         notes.append(
-            f"the model changes its attribute {shown(trial.counting)} in each pass, and the workers of a process share "
+            f"the model changes its attribute {shown(plain.counting)} in each pass, and the workers of a process share "
             "it; what should be each worker's own is a buffer"
         )
     if place.dtype != torch.float64 and any(p.dtype == torch.float64 for p in made.module.parameters()):

@@ -10,8 +10,9 @@ import numpy as np
 from decentral.report.columns import group_label
 from decentral.report.figure_spec import FigureSpec
 from decentral.report.line_styles import LOST
-from decentral.report.results import Array, Run, grouped, mean_curve
+from decentral.report.results import Array, Run, grouped
 from decentral.report.scene import Marks, Scene, shown
+from decentral.report.statistics import mean_curve
 
 
 class Curves:

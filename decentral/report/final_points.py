@@ -11,8 +11,9 @@ from decentral.report.columns import value_label
 from decentral.report.figure_spec import FigureSpec
 from decentral.report.line_styles import LOST
 from decentral.report.page_style import plain
-from decentral.report.results import Array, Run, Value, band, final_values, grouped
+from decentral.report.results import Array, Run, Value, grouped
 from decentral.report.scene import Marks, Scene, shown
+from decentral.report.statistics import band, final_values
 
 
 class FinalPoints:

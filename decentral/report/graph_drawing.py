@@ -16,6 +16,7 @@ from decentral.errors import UserError
 from decentral.report.graph_layout import positions
 from topologies import Schedule
 from topologies.lanczos import DENSE
+from topologies.wording import shown
 
 DRAWN = 400
 """Workers above which the graph is left out of the figure."""
@@ -30,7 +31,7 @@ def draw(graph: nx.Graph, mixing: sparse.csr_array | Schedule, path: str | os.Pa
 
     path = Path(path)
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UserError(f"cannot draw to {str(path)!r}; use a name that ends in .png, .svg or .pdf")
+        raise UserError(f"cannot draw to {shown(str(path))}; use a name that ends in .png, .svg or .pdf")
     figure = Figure(figsize=(9.6, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)

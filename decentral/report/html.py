@@ -17,8 +17,10 @@ from decentral.report.figure_tables import figures_of
 from decentral.report.kinds import KINDS
 from decentral.report.page_style import DPI
 from decentral.report.plots import draw_experiment
-from decentral.report.results import Experiment, Run, Spread, read_experiment
+from decentral.report.reading import read_experiment
+from decentral.report.results import Experiment, Run
 from decentral.report.scales import scales_of
+from decentral.report.statistics import Spread
 from decentral.report.stored import AGAIN, read_text
 from decentral.report.summary import (
     cell_texts,

@@ -9,8 +9,9 @@ from matplotlib.lines import Line2D
 
 from decentral.report.columns import group_label
 from decentral.report.page_style import plain
-from decentral.report.results import Run, Value, final_values, grouped
+from decentral.report.results import Run, Value, grouped
 from decentral.report.scene import Kind, Scene
+from decentral.report.statistics import final_values
 
 
 def draw_legend(figure: Any, scene: Scene, kind: Kind) -> None:

@@ -23,7 +23,8 @@ from decentral.report.kinds import KINDS
 from decentral.report.legend import draw_legend
 from decentral.report.line_styles import styles_of
 from decentral.report.page_style import DPI, RC, plain
-from decentral.report.results import Experiment, grouped, merge, read_experiment
+from decentral.report.reading import read_experiment
+from decentral.report.results import Experiment, grouped, merge
 from decentral.report.scales import scales_of
 from decentral.report.scene import Kind, Scene
 

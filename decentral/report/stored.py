@@ -76,7 +76,25 @@ def read_json(path: Path, remedy: str) -> Any:
     return _reading(path, remedy, lambda: json.loads(path.read_text(encoding="utf-8")))
 
 
-def read_status(home: Path, remedy: str) -> dict[str, Any] | None:
+def status_of(home: Path) -> dict[str, Any]:
+    """How the run in the folder ``home`` ended. Raises UserError if that or a file that it left is damaged."""
+    status = _read_status(home, remedy_of(home)) or {}
+    _check_files(home, status, remedy_of(home))
+    return status
+
+
+@contextmanager
+def understood(path: Path, remedy: str) -> Iterator[None]:
+    """Inside, what was read from ``path`` is used: where that has another form than it should, UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}", remedy) from error
+
+
+def _read_status(home: Path, remedy: str) -> dict[str, Any] | None:
     """How the run in the folder ``home`` ended, checked against its digest; None if it has not ended."""
     path = home / STATUS
     if not path.exists():
@@ -92,23 +110,12 @@ def read_status(home: Path, remedy: str) -> dict[str, Any] | None:
     return status
 
 
-def check_files(home: Path, status: Mapping[str, Any], remedy: str) -> None:
+def _check_files(home: Path, status: Mapping[str, Any], remedy: str) -> None:
     """Raise UserError where a file that the run has left is not as its status tells; one that is gone may be."""
     for name, digest in status.get("files", {}).items():
         path = home / name
         if path.exists() and _digest(path, remedy) != digest:
             raise _damaged(path, "it is not as it was written", remedy)
-
-
-@contextmanager
-def understood(path: Path, remedy: str) -> Iterator[None]:
-    """Inside, what was read from ``path`` is used: where that has another form than it should, UserError."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}", remedy) from error
 
 
 def _digest(path: Path, remedy: str) -> str:

@@ -16,17 +16,9 @@ from rich.text import Text
 from decentral.errors import UserError
 from decentral.report.columns import SCALED, column_words, field_label, scaled_unit, value_label
 from decentral.report.figure_spec import telling_fields
-from decentral.report.results import (
-    MISSING,
-    Experiment,
-    Run,
-    Spread,
-    final_values,
-    grouped,
-    merge,
-    read_experiment,
-    spread,
-)
+from decentral.report.reading import read_experiment
+from decentral.report.results import MISSING, Experiment, Run, grouped, merge
+from decentral.report.statistics import Spread, final_values, spread
 
 PRIORITY = (
     "test_accuracy",

@@ -8,6 +8,7 @@ import topologies
 from decentral.algorithms.traits import Described, maker_of, traits_of
 from decentral.errors import UserError
 from topologies import named
+from topologies.wording import shown
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -19,13 +20,13 @@ def rule_for(method: Described | None, name: str, weights: object) -> str | None
     Raises UserError that begins with the key ``weights`` if one is asked for there, or if it is no text.
     """
     if weights is not None and name in topologies.SCHEDULES:
-        raise UserError(f"weights = {weights!r}: {name} has weights of its own; remove the key")
+        raise UserError(f"weights = {shown(weights)}: {name} has weights of its own; remove the key")
     if weights is not None and maker_of(method):
         raise UserError(
-            f"weights = {weights!r}: {type(method).__name__} makes its own weights; remove the key"
+            f"weights = {shown(weights)}: {type(method).__name__} makes its own weights; remove the key"
         )
     if not isinstance(weights, str | None):
-        raise UserError(f"weights = {weights!r} should be a rule's name or a matrix file's path")
+        raise UserError(f"weights = {shown(weights)} should be a rule's name or a matrix file's path")
     if weights is not None or name in topologies.SCHEDULES:
         return weights
     own = traits_of(method).weights

@@ -16,6 +16,7 @@ from typing import NamedTuple, NoReturn, TypeVar
 from decentral.comm.world import World, find_world
 from decentral.errors import AgreedError, UserError
 from decentral.runs.ending import ending_of
+from topologies.wording import shown
 
 T = TypeVar("T")
 
@@ -85,7 +86,9 @@ def _trouble(error: BaseException) -> Trouble:
     if (foreseen := ending_of(error)) is not None:
         return Trouble(*foreseen)
     if isinstance(error, SystemExit):
-        return Trouble(f"the code that it runs called sys.exit({error.code or 0!r}); let it return", _ERROR)
+        return Trouble(
+            f"the code that it runs called sys.exit({shown(error.code or 0)}); let it return", _ERROR
+        )
     of_mpi = type(error).__module__ == "mpi4py.MPI"
     trace = "" if of_mpi else "".join(traceback.format_exception(error, limit=-_FRAMES))
     return Trouble(f"{type(error).__name__}: {error}".removesuffix(": "), _ERROR, trace)

@@ -24,8 +24,7 @@ import tomli_w
 
 from decentral.disk import PART, naming, write_whole
 from decentral.errors import UserError
-from decentral.report.results import status_of
-from decentral.report.stored import digest_of, sealed_table
+from decentral.report.stored import digest_of, sealed_table, status_of
 from topologies.wording import shown
 
 if TYPE_CHECKING:

@@ -193,7 +193,7 @@ def _show(folder: Path) -> None:
     from decentral.algorithms.titles import titles
     from decentral.report.html import write_report
     from decentral.report.plots import draw_experiment
-    from decentral.report.results import read_experiment
+    from decentral.report.reading import read_experiment
     from decentral.report.summary import summary_table
 
     console = Console(width=min(Console().width, 100))

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from greenlet import getcurrent, greenlet
 
-from decentral.comm.communicator import Communicator, Mixing, as_schedule, sum_rows
+from decentral.comm.communicator import Communicator
+from decentral.comm.row_sum import sum_rows
+from decentral.comm.schedule import Mixing, as_schedule
 from decentral.runtime.requests import Channel, Compute, Program, Recv, Request, Send
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from decentral.algorithms.traits import Method
-from decentral.comm.communicator import Mixing
 from decentral.comm.layout import Layout
+from decentral.comm.schedule import Mixing
 from decentral.runtime.requests import Program, StageNumber
 from decentral.stages.layers import Network
 from decentral.stages.peer_comm import PeerComm, interruptible

@@ -21,6 +21,7 @@ from decentral.problems.data import load_deductions
 from decentral.problems.data.babi import Deduction, Deductions
 from decentral.problems.instances import BasicDeduction
 from decentral.problems.models.initialise import initialise
+from topologies.wording import shown
 
 # by type, then by type against the edges
 EDGE_MAPS = ("is_a", "has_fear", "is_a_back", "has_fear_back")
@@ -138,7 +139,9 @@ class Graph:
             self.adjacency[kind, target, source] += 1
         if [] in self.leaving:
             name = question.nodes[self.leaving.index([])]
-            raise UserError(f"node {name!r} of a question's graph has no edge; connect it, or leave it out")
+            raise UserError(
+                f"node {shown(name)} of a question's graph has no edge; connect it, or leave it out"
+            )
 
 
 class GRU(nn.Module):

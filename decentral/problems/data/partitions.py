@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from decentral.errors import UserError, nearest
+from topologies.wording import shown
 
 Array = np.ndarray[Any, Any]
 
@@ -32,7 +33,7 @@ def partition(
     """
     labels = np.asarray(labels)
     if kind not in PARTITIONS:
-        raise UserError(f"unknown partition {kind!r}; {nearest(kind, PARTITIONS)}")
+        raise UserError(f"unknown partition {shown(kind)}; {nearest(kind, PARTITIONS)}")
     if not 1 <= workers <= len(labels):
         raise UserError(
             f"partition over {workers} workers needs from 1 to {len(labels)} of them: each must own one of "

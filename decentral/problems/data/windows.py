@@ -12,6 +12,7 @@ from decentral.problems.data.dataset import Dataset
 from decentral.problems.data.partitions import partition
 from decentral.problems.data.text import Text, text_windows
 from topologies.streams import stream
+from topologies.wording import shown
 
 Parts = list[NDArray[np.int64]]
 
@@ -37,11 +38,11 @@ def deal_windows(windows: Dataset, workers: int, kind: str, seed: int) -> Parts:
     """
     count, context = windows.train_x.shape
     if kind not in WINDOW_PARTITIONS:
-        raise UserError(f"unknown partition {kind!r}; {nearest(kind, WINDOW_PARTITIONS)}")
+        raise UserError(f"unknown partition {shown(kind)}; {nearest(kind, WINDOW_PARTITIONS)}")
     if not 1 <= workers <= count:
         raise UserError(
-            f"the text {windows.name!r} has {count} windows of {context} characters, too few for {workers} workers; "
-            "use fewer workers or a shorter problem.context"
+            f"the text {shown(windows.name)} has {count} windows of {context} characters, too few for "
+            f"{workers} workers; use fewer workers or a shorter problem.context"
         )
     return WINDOW_PARTITIONS[kind](count, workers, seed)
 

@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from decentral.errors import UserError, nearest
 from decentral.problems.data.dataset import Dataset
 from decentral.problems.models.draws import GENERATORS, Generators
+from topologies.wording import LONGEST_VALUE, cut, shown
 
 
 def from_factory(path: str, dataset: Dataset) -> nn.Module:
@@ -29,7 +30,7 @@ def from_factory(path: str, dataset: Dataset) -> nn.Module:
     type or output.
     """
     factory = _import_factory(path)
-    call = f"model {path!r}: factory({dataset.shape}, {dataset.classes})"
+    call = f"model {shown(path)}: factory({dataset.shape}, {dataset.classes})"
     try:
         model = factory(dataset.shape, dataset.classes)
     except Exception as error:
@@ -49,30 +50,30 @@ def source_of(path: str) -> bytes:
 def _import_factory(path: str) -> Callable[[tuple[int, ...], int], object]:
     name, colon, attribute = path.partition(":")
     if not (name and colon and attribute):
-        raise UserError(f"model {path!r} must be written 'module:factory', as in 'my_models:network'")
+        raise UserError(f"model {shown(path)} must be written 'module:factory', as in 'my_models:network'")
     if "" not in sys.path and (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(name)
     except Exception as error:
         raise UserError(
-            f"model {path!r}: importing {name} from {Path.cwd()} raised {_said(error)}"
+            f"model {shown(path)}: importing {cut(name, LONGEST_VALUE)} from {Path.cwd()} raised {_said(error)}"
         ) from error
     factory = getattr(module, attribute, None)
     if factory is None:
         known = [key for key, value in vars(module).items() if callable(value)]
         raise UserError(
-            f"model {path!r}: {module.__file__} has no {attribute!r}; {nearest(attribute, known)}"
+            f"model {shown(path)}: {module.__file__} has no {shown(attribute)}; {nearest(attribute, known)}"
         )
     if not callable(factory):
-        raise UserError(f"model {path!r}: {attribute} is a {type(factory).__name__}, not a function")
+        raise UserError(f"model {shown(path)}: {attribute} is a {type(factory).__name__}, not a function")
     return cast(Callable[[tuple[int, ...], int], object], factory)
 
 
 def _try_batch(model: nn.Module, dataset: Dataset, path: str) -> None:
     """Raise `UserError` unless ``model`` maps a few training examples to floating (B, classes)."""
     batch = dataset.train_x[:3].clone()  # it may be written to
-    tried = f"model {path!r}: a batch of shape {tuple(batch.shape)}"
+    tried = f"model {shown(path)}: a batch of shape {tuple(batch.shape)}"
     if batch.is_floating_point():  # a model in double precision is converted later
         batch = batch.to(next((p.dtype for p in model.parameters() if p.is_floating_point()), batch.dtype))
     one = _copy(model)

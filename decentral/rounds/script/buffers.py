@@ -15,7 +15,7 @@ from torch import Tensor
 
 from decentral.comm import Communicator
 from decentral.errors import AgreedError
-from decentral.rounds.script.join import tell
+from decentral.rounds.script.telling import tell
 
 _COMPRESSED = {
     torch.sparse_csr: (Tensor.crow_indices, Tensor.col_indices),

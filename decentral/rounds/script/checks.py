@@ -18,8 +18,6 @@ from decentral.rounds.trials.needs import unmet
 from decentral.rounds.trials.stability import refuses
 from topologies.wording import shown
 
-_STATE = {"inner", "method", "tensors", "numbers", "rounds", "ledger", "rank", "workers", "model_crc32"}
-
 
 def check_arguments(optimizer: object, method: object, comm: object, model: object, overlap: object) -> None:
     """Raise UserError for what is of the wrong kind, which it is on every rank."""
@@ -103,27 +101,6 @@ def doubled_momentum(optimizer: Optimizer, method: Method[Any]) -> str:
     if not groups_have_momentum(optimizer.param_groups):
         return ""
     return momentum_twice(method, type(optimizer).__name__)
-
-
-def check_load(kept: Any, comm: Communicator, optimizer: Optimizer, method: str, checksum: int) -> None:
-    """Raise UserError if this is no state of this rank's optimizer and of the model it now has."""
-    if not isinstance(kept, dict) or not kept.keys() >= _STATE:
-        raise UserError("this is no state_dict() of a Decentralized optimizer; load what that gave")
-    for what, here in (("workers", comm.n), ("rank", comm.rank), ("method", method)):
-        if kept[what] != here:
-            raise UserError(
-                f"the state is of {what} {shown(kept[what])}, but here it is {here}; give each rank its own"
-            )
-    if kept["model_crc32"] != checksum:
-        raise UserError(
-            "the model is not the one that this state was saved with; make Decentralized first, then call "
-            "model.load_state_dict and optimizer.load_state_dict, with files of the same round and rank"
-        )
-    groups, defaults = kept["inner"]["param_groups"], set(optimizer.defaults)
-    if len(groups) != len(optimizer.param_groups) or any(defaults - group.keys() for group in groups):
-        raise UserError(
-            f"the state is of another optimizer than this {type(optimizer).__name__} and its groups; make the same"
-        )
 
 
 def _a(value: object) -> str:

@@ -19,17 +19,17 @@ import topologies
 from decentral.algorithms.traits import Method, maker_of, traits_of
 from decentral.comm.launch import use_threads
 from decentral.comm.meeting import fingerprint
+from decentral.comm.schedule import as_schedule
 from decentral.comm.world import World, find_world
 from decentral.errors import AgreedError, UserError, nearest
 from decentral.rounds.mixing import mixing_for, rule_for
+from decentral.rounds.script.telling import refuse_together, say
 from decentral.tables import from_table
 from topologies import named
 from topologies.wording import shown
 
 if TYPE_CHECKING:
     from decentral.comm import Communicator
-
-_SAID = 1_000  # characters of a mistake that ranks tell each other
 
 
 def join(
@@ -79,27 +79,6 @@ def join(
     return comm
 
 
-def refuse_together(mistakes: list[str]) -> None:
-    """Raise AgreedError on every rank for the first of all ranks' mistakes, if there is one ("" is none)."""
-    found = [mistake for mistake in mistakes if mistake]
-    if found:
-        raise AgreedError(found[0])
-
-
-def tell(comm: Communicator, text: str) -> list[str]:
-    """The texts of all workers, cut to 1,000 bytes, on every rank."""
-    row = np.zeros((comm.h, _SAID), dtype=np.uint8)
-    said = text.encode()[:_SAID]
-    row[0, : len(said)] = list(said)
-    return [bytes(other).rstrip(b"\0").decode(errors="ignore") for other in comm.observe(row)]
-
-
-def say(rank: int, text: str) -> None:
-    """A line on standard error, of rank 0 for all."""
-    if rank == 0:
-        print(f"decentral: {' '.join(text.split())}", file=sys.stderr, flush=True)
-
-
 def _schedule(
     mixing: Any, weights: str | None, method: Method[Any] | None, parameters: dict[str, Any], ranks: int
 ) -> topologies.Schedule:
@@ -138,8 +117,6 @@ def _schedule(
             f"{_kind(mixing)}"
         )
     _check_size(mixing.shape[0], "matrix", ranks)
-    from decentral.comm.communicator import as_schedule
-
     return _user_values(lambda: as_schedule(mixing))
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from decentral.comm import Communicator
-from decentral.rounds.script.join import say
 from decentral.rounds.script.parameter_row import ParameterRow
+from decentral.rounds.script.telling import say
 
 _FEW = 1 << 14  # entries that may be summed in every step
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -13,29 +12,22 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from decentral.algorithms.state import numbers_of, tensors_of, with_numbers
 from decentral.algorithms.traits import Method, traits_of
 from decentral.comm import Communicator
-from decentral.comm.mixer import Pending
 from decentral.errors import AgreedError, UserError
 from decentral.rounds.advance import advance
 from decentral.rounds.early import EarlyComm
 from decentral.rounds.script.buffers import averaged_buffers, share_root
-from decentral.rounds.script.checks import (
-    check_arguments,
-    check_load,
-    check_mixing,
-    divergence,
-    doubled_momentum,
-)
+from decentral.rounds.script.checks import check_arguments, divergence, doubled_momentum
+from decentral.rounds.script.checks_together import check_together, tell_apart
 from decentral.rounds.script.inner_optimizer import InnerOptimizer
-from decentral.rounds.script.join import refuse_together, say, tell
-from decentral.rounds.script.model_checks import check_model, model_text
 from decentral.rounds.script.not_finite import NotFinite
 from decentral.rounds.script.parameter_row import ParameterRow
+from decentral.rounds.script.saving import check_load, checksum, restored, saved
+from decentral.rounds.script.sent_early import SentEarly
+from decentral.rounds.script.telling import agree, say, tell
 from decentral.rounds.script.unchanged import Unchanged
 from decentral.rounds.trials.columns import cut_note, looks_across
-from decentral.rounds.trials.contract import refuse_misfit
 from decentral.rounds.trials.gradient_step import outer_step
 from decentral.rounds.trials.messages import sends_model_first
 from topologies.wording import shown
@@ -92,7 +84,7 @@ class Decentralized(Optimizer):
         overlap: bool = True,
     ) -> None:
         if isinstance(comm, Communicator):
-            _agree(comm, lambda: check_arguments(optimizer, method, comm, model, overlap))
+            agree(comm, lambda: check_arguments(optimizer, method, comm, model, overlap))
         else:
             check_arguments(optimizer, method, comm, model, overlap)
         self.inner, self.method, self.comm, self.model, self.overlap = optimizer, method, comm, model, overlap
@@ -103,17 +95,10 @@ class Decentralized(Optimizer):
         self._share()
         given = [p for group in self.param_groups for p in group["params"]]
         trained = [p for p in given if not is_lazy(p) and p.requires_grad and p.numel()]
-        _agree(comm, lambda: check_model(given, trained, model))
-        self._check_alike()
-        _agree(comm, lambda: refuse_misfit(method, trained[0].dtype))
-        _agree(comm, lambda: check_mixing(method, comm.schedule))
+        check_together(optimizer, method, comm, model, given, trained)
         share_root(comm, [*given, *(() if model is None else (*model.parameters(), *model.buffers()))])
         across = looks_across(method)
-        for note in (divergence(method, comm.schedule), cut_note(method) if across else ""):
-            if note:
-                say(comm.rank, note)
-        if comm.rank == 0 and (twice := doubled_momentum(optimizer, method)):
-            warnings.warn(twice, stacklevel=2)
+        self._warn(across)
         whole = across or traits_of(method).whole or comm.links is not None
         place = outer_step(method)
         self.row = ParameterRow(trained, whole, gathers=place is None)
@@ -127,27 +112,18 @@ class Decentralized(Optimizer):
         self.t = 0
         comm.check = False  # of the mixing: that was done above, together, and what diverges is warned about
         self.method_state = method.init(self.row.x, comm)
-        self._sends_early = overlap and comm.n > 1 and comm.links is None and sends_model_first(method)
-        self._posted: list[Pending] = []
-        self._posted_bytes = 0
-        self._versions = self.row.versions()
+        sends_early = overlap and comm.n > 1 and comm.links is None and sends_model_first(method)
+        self._early = SentEarly(self.row, comm, sends_early)
         self._averaging = False
-        if self._departures is not None:
-            self._departures.under_way.append(self._posted)
         self._ready = True
 
-    def _check_alike(self) -> None:
-        """Raise AgreedError on all ranks if one has another model, optimizer or method than rank 0."""
-        mine, *_ = theirs = tell(
-            self.comm,
-            f"{type(self.inner).__name__} of {model_text(self.param_groups, self.model, self.method)}",
-        )
-        others = [rank for rank, text in enumerate(theirs) if text != mine]
-        if others:
-            raise AgreedError(
-                f"ranks differ: rank 0 has {mine}, rank {others[0]} has {theirs[others[0]]}; build the same model, "
-                "optimizer and method on every rank"
-            )
+    def _warn(self, across: bool) -> None:
+        """Of what will go badly; ``across``: the method looks at several columns at once."""
+        for note in (divergence(self.method, self.comm.schedule), cut_note(self.method) if across else ""):
+            if note:
+                say(self.comm.rank, note)
+        if self.comm.rank == 0 and (twice := doubled_momentum(self.inner, self.method)):
+            warnings.warn(twice, stacklevel=3)  # of who makes this optimizer
 
     _step_supports_amp_scaling = True  # GradScaler then calls step in every round, as the other ranks need
     grad_scale: torch.Tensor | None
@@ -169,11 +145,11 @@ class Decentralized(Optimizer):
         if not overflown:
             self._not_finite.look(self.t)
         if self.t == 0 and comm.n > 1:
-            self._tell_apart()
+            tell_apart(comm, row.x)
         if self._layout is not None:
             comm.layout = self._layout  # another optimizer may have set that of its model
         given = self._inner_steps.begin(overflown)
-        rounds = EarlyComm(comm, self._posted) if self._posted else comm
+        rounds = EarlyComm(comm, self._early.posted) if self._early.posted else comm
         gradient, lr, decay, _ = given
         x, self.method_state = advance(
             self.method, row.x, self.method_state, gradient, rounds, self.t, lr, decay, row.width
@@ -187,8 +163,7 @@ class Decentralized(Optimizer):
         if self._departures is not None:
             self._departures.steps += 1
         self._ask("")
-        if self._sends_early:
-            self._post()
+        self._early.send(self.t)
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -214,24 +189,8 @@ class Decentralized(Optimizer):
         """What this rank needs to go on, but for its model: to be saved by each rank, beside ``model.state_dict()``."""
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
-        ledger = self.comm.ledger.state()
-        state: dict[str, Any] = {
-            "inner": self.inner.state_dict(),
-            "method": repr(self.method),
-            "tensors": tensors_of(self.method_state),
-            "numbers": numbers_of(self.method_state),
-            "rounds": self.t,
-            "ledger": {
-                "gossip_bytes": ledger["gossip_bytes"].tolist(),
-                "reduced_bytes": ledger["reduced_bytes"],
-                "messages": ledger["messages"],
-                "mpi_bytes": self.comm.ledger.mpi_bytes
-                - self._posted_bytes,  # a message under way is sent anew
-            },
-            "rank": self.comm.rank,
-            "workers": self.comm.n,
-            "model_crc32": self._checksum(),
-        }
+        early = self._early.mpi_bytes
+        state = saved(self.inner, self.method, self.method_state, self.t, self.row.x, self.comm, early)
         for after in self._optimizer_state_dict_post_hooks.values():
             state = after(self, state) or state
         return state
@@ -243,32 +202,26 @@ class Decentralized(Optimizer):
         Raises UserError on all ranks if one was given another rank's state, or one of another method, round or model.
         """
         self._ask("load_state_dict()")
-        self._settle()
+        self._early.settle()
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
-        _agree(self.comm, lambda: self._check_load(state_dict))
+        agree(self.comm, lambda: self._check_load(state_dict))
         if len(set(tell(self.comm, str(state_dict["rounds"])))) > 1:
             raise AgreedError(
                 "ranks were given states of different rounds; load those that were saved together"
             )
         self.inner.load_state_dict(state_dict["inner"])
         self._share()
-        for target, source in zip(tensors_of(self.method_state), state_dict["tensors"], strict=True):
-            target.copy_(source)
-        self.method_state = with_numbers(self.method_state, state_dict["numbers"])
+        self.method_state = restored(state_dict, self.method_state, self.comm)
         self.t = state_dict["rounds"]
-        kept = state_dict["ledger"]
-        gossip = torch.tensor(kept["gossip_bytes"]).numpy()
-        self.comm.ledger.restore(gossip, kept["reduced_bytes"], kept["messages"], kept["mpi_bytes"])
         self._ask("")
-        if self._sends_early:
-            self._post()
+        self._early.send(self.t)
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
     def _check_load(self, state_dict: Any) -> None:
         self._check_unchanged()
-        check_load(state_dict, self.comm, self.inner, repr(self.method), self._checksum())
+        check_load(state_dict, self.comm, self.inner, repr(self.method), checksum(self.row.x))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -311,22 +264,7 @@ class Decentralized(Optimizer):
         self._check_outside()
         self._share()
         self._unchanged.check(self.param_groups)
-        if self._posted and self._versions != self.row.versions():
-            raise UserError(
-                "parameters were written to between two steps, while they were being sent to the neighbours; make "
-                "Decentralized with overlap=False, or write to them before the first step"
-            )
-
-    def _tell_apart(self) -> None:
-        """Say whose model is not rank 0's, before the first round."""
-        first, *_ = codes = tell(self.comm, f"{self._checksum():x}")
-        others = [str(rank) for rank, code in enumerate(codes) if code != first]
-        if others:
-            say(
-                self.comm.rank,
-                f"ranks begin with different models: {', '.join(others)} with another than rank 0, as a checkpoint "
-                "makes it that is loaded on one rank; load it on all ranks, or before making Decentralized",
-            )
+        self._early.check()
 
     def _unscale(self) -> bool:
         """Divide the gradients by GradScaler's scale, if it has left that to this step; whether they overflowed."""
@@ -340,34 +278,5 @@ class Decentralized(Optimizer):
                     p.grad.mul_(1.0 / float(scale))
         return False
 
-    def _post(self) -> None:
-        """Send the first message of the next round, if it is x itself."""
-        if self.t:
-            self._versions = self.row.versions()
-            ledger, comm = self.comm.ledger, self.comm.at(self.t)
-            before = ledger.mpi_bytes
-            self._posted += [comm.post(self.row.x[:, block.columns]) for block in self.row.blocks]
-            self._posted_bytes = ledger.mpi_bytes - before
-
-    def _settle(self) -> None:
-        """Receive what is under way, and forget it."""
-        for pending in self._posted:
-            self.comm.finish(pending)
-        self._posted.clear()
-        self._posted_bytes = 0
-
-    def _checksum(self) -> int:
-        return zlib.crc32(self.row.x.cpu().numpy().tobytes())
-
     def __getstate__(self) -> NoReturn:
         raise UserError("Decentralized cannot be pickled or copied; keep its state_dict() instead")
-
-
-def _agree(comm: Communicator, check: Callable[[], None]) -> None:
-    """Raise AgreedError on all ranks if ``check`` raises UserError on one."""
-    mistake = ""
-    try:
-        check()
-    except UserError as error:
-        mistake = str(error)
-    refuse_together(tell(comm, mistake))

@@ -20,7 +20,7 @@ import topologies
 from decentral.algorithms.state import map_state
 from decentral.algorithms.traits import Method
 from decentral.comm import LocalComm
-from decentral.comm.communicator import Mixing
+from decentral.comm.schedule import Mixing
 from decentral.tables import fields_of
 
 _WIDTH = 3  # columns: methods act alike on every one

@@ -17,7 +17,6 @@ from decentral.algorithms.state import tensors_of, with_tensors
 from decentral.algorithms.traits import Method, traits_of
 from decentral.comm import LocalComm
 from decentral.comm import growth as mixing_growth
-from decentral.comm.communicator import Mixing
 from decentral.comm.growth import (
     ARNOLDI,
     TOLERANCE,
@@ -28,6 +27,7 @@ from decentral.comm.growth import (
     radius,
     shown_mode,
 )
+from decentral.comm.schedule import Mixing
 from decentral.errors import UserError
 from decentral.problems.capabilities import Linear
 from decentral.rounds.trials.needs import unmet

@@ -20,6 +20,7 @@ from decentral.runs.sections.topology import Topology
 from decentral.runs.sections.train import Train
 from decentral.stages.program import StageProgram
 from decentral.tables import section
+from topologies.wording import shown
 
 _LAYERS = 128  # more cosines than anyone draws
 PROGRAMS = "decentral.stages.programs:PROGRAMS"
@@ -108,7 +109,7 @@ class StageRun(Run):
             raise UserError(f"problem.name = {name!r} has no layers to cut into stages; use mlp, for example")
         if gossips and isinstance(problem, Language) and problem.partition != "contiguous":
             raise UserError(
-                f"problem.partition = {problem.partition!r}: workers with stages have stretches of a text; "
+                f"problem.partition = {shown(problem.partition)}: workers with stages have stretches of a text; "
                 "use contiguous"
             )
         if gossips and not self.program.lockstep:

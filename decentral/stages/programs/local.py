@@ -14,6 +14,7 @@ from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import ACTIVATIONS, backprop_step
 from decentral.stages.stage import Stage
 from topologies.settings import plain_settings
+from topologies.wording import shown
 
 KINDS = ("greedy", "chunked", "overlapping")
 
@@ -46,7 +47,7 @@ class Local(StageProgram):
     def __post_init__(self) -> None:
         plain_settings(self)
         if self.blocks not in KINDS:
-            raise ValueError(f"blocks = {self.blocks!r} must be one of {', '.join(KINDS)}")
+            raise ValueError(f"blocks = {shown(self.blocks)} must be one of {', '.join(KINDS)}")
         for name in ("size", "window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1 layer")

@@ -19,6 +19,7 @@ from decentral.stages.program import StageProgram
 from decentral.stages.programs.backprop import ACTIVATIONS, GRADIENTS, backprop_step
 from decentral.stages.stage import Pass, Stage
 from topologies.settings import finite_settings, plain_settings
+from topologies.wording import shown
 
 
 @dataclass(frozen=True)
@@ -182,4 +183,4 @@ def check_positive(program: object, *names: str) -> None:
 def check_setting(setting: str) -> None:
     """Refuse a setting that is neither "online" nor "batch"."""
     if setting not in ("online", "batch"):
-        raise ValueError(f"setting = {setting!r} must be 'online' or 'batch'")
+        raise ValueError(f"setting = {shown(setting)} must be 'online' or 'batch'")

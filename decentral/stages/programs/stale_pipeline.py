@@ -18,6 +18,7 @@ from decentral.stages.programs.stale_weights import (
 )
 from decentral.stages.stage import Stage
 from topologies.settings import plain_settings
+from topologies.wording import shown
 
 Correction = Literal["none", "stashing", "pipemare", "nesterov"]
 
@@ -67,7 +68,7 @@ class StalePipeline(StageProgram):
         plain_settings(self)
         if self.correction not in get_args(Correction):
             raise ValueError(
-                f"correction = {self.correction!r} must be one of {', '.join(get_args(Correction))}"
+                f"correction = {shown(self.correction)} must be one of {', '.join(get_args(Correction))}"
             )
         if self.in_flight < 0:
             raise ValueError(f"in_flight = {self.in_flight} must not be negative; 0 is K - k on stage k of K")
