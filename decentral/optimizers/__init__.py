@@ -4,11 +4,25 @@ A rule is a frozen dataclass, a :class:`decentral.optimizers.rule.Rule`; its fie
 A schedule is a :class:`decentral.optimizers.schedules.Schedule`, likewise under ``[schedule]``. Nothing imports torch.
 """
 
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
 from topologies.places import all_loaded
+
+
+class Rules(dict[str, type[Rule]]):
+    """Rules by name. Of a path, "module:Class", which is not listed: what makes the rule of that torch optimizer."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and ":" in name)
+
+    def __missing__(self, name: str) -> Any:
+        if ":" not in name:
+            raise KeyError(name)
+        return pkgutil.resolve_name("decentral.optimizers.by_path:rule_of")(name)
+
 
 OPTIMIZERS: dict[str, type[Rule]] = all_loaded(
     {
@@ -22,7 +36,8 @@ OPTIMIZERS: dict[str, type[Rule]] = all_loaded(
         "novograd": "decentral.optimizers.novograd:NovoGrad",
     }
 )
-"""By name, as ``[optimizer] name = ...`` has it."""
+OPTIMIZERS = Rules(OPTIMIZERS)
+"""By name or path, as ``[optimizer] name = ...`` has it."""
 
 SCHEDULES: dict[str, type[Schedule]] = all_loaded(
     {

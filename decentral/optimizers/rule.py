@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, dtype
     from torch.optim import Optimizer
 
     from decentral.comm.layout import Layout
@@ -74,6 +74,15 @@ class Rule(ABC):
         d, state = self.direction(x, state, g, layout, lr)
         x.sub_(d, alpha=lr)
         return state
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return type(self).__name__
+
+    def refuse(self, layout: Callable[[], Layout], numbers: dtype) -> None:
+        """Raise UserError where it cannot step models of that layout in these numbers; those of this package can."""
+        del layout, numbers
 
     @property
     def whole(self) -> bool:

@@ -220,5 +220,5 @@ def _notes(mixing: topologies.Schedule) -> list[str]:
 def _method_notes(run: RoundsRun, whole: bool) -> list[str]:
     notes = [cut_note(run.algorithm, run.optimizer)] if whole else []
     if is_asked(run.optimizer) and rule_has_momentum(run.optimizer):
-        notes.append(momentum_twice(run.algorithm, type(run.optimizer).__name__))
+        notes.append(momentum_twice(run.algorithm, run.optimizer.title))
     return [note for note in notes if note]
