@@ -57,6 +57,11 @@ class ByPath(Rule):
         """See :class:`Rule`."""
         return self.path
 
+    @property
+    def brought(self) -> type[Optimizer]:
+        """The class at the path."""
+        return kind_of(self.path)
+
     def resolved(self) -> dict[str, Any]:
         """Its keys in TOML, but for its name."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in self.arguments}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from decentral.errors import UserError
-from topologies.wording import shown
+from topologies.wording import LONGEST_VALUE, cut
 
 _ALIGNED = 16  # bytes: of the widest numbers, complex128
 _NUMBERS: dict[type, type] = {bool: np.uint8, int: np.int64, float: np.float64}
@@ -156,9 +156,9 @@ class Forms:
         values: list[Any] = []
         tree = taken_apart(memory, values, "state")
         if tree not in self._index:
+            new = cut(_new_in(tree, self.forms[-1].tree), LONGEST_VALUE)
             raise UserError(
-                "after some steps its state has other keys, shapes or kinds than it had in the first, in which room "
-                f"was made for it: {shown(_difference(tree, self.forms[-1].tree))}"
+                f"what it remembers has a part now that it had not in the first steps, and so no room: {new}"
             )
         numbers, form = row.numbers.numpy(), self.forms[self._index[tree]]
         numbers[:8].view(np.int64)[0] = self._index[tree]
@@ -184,13 +184,21 @@ class Forms:
         return flat.as_strided(leaf.shape, leaf.stride) if leaf.stride else flat.view(leaf.shape)
 
 
-def _difference(tree: Any, other: Any) -> str:
-    """The first place in which two trees differ, in words."""
-    if not (isinstance(tree, tuple) and isinstance(other, tuple)) or type(tree) is not type(other):
-        return f"{tree} and {other}"
-    if isinstance(tree, Leaf | Fixed) or tree[0] is not other[0] or len(tree[1]) != len(other[1]):
-        return f"{tree} and {other}"
-    for one, its in zip(tree[1], other[1], strict=True):
-        if one != its:
-            return _difference(one[1], its[1]) if tree[0] is dict and one[0] == its[0] else f"{one} and {its}"
-    return ""
+def _new_in(tree: Any, other: Any) -> str:
+    """The first part of a tree that the other has not so, in words."""
+    known = dict(_parts(other, "memory"))
+    for where, part in _parts(tree, "memory"):
+        if known.get(where) != part:
+            return (
+                f"{where} is {part.value!r}" if isinstance(part, Fixed) else f"{where} of shape {part.shape}"
+            )
+    return "some are gone"
+
+
+def _parts(tree: Any, where: str) -> Iterator[tuple[str, Leaf | Fixed]]:
+    if isinstance(tree, Leaf | Fixed):
+        yield where, tree
+        return
+    kind, parts = tree
+    for key, part in parts if kind is dict else enumerate(parts):
+        yield from _parts(part, f"{where}[{key!r}]")
