@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
+from decentral.optimizers.seboost import SEBOOST
 from topologies.places import all_loaded
 
 
@@ -34,10 +35,12 @@ OPTIMIZERS: dict[str, type[Rule]] = all_loaded(
         "lamb": "decentral.optimizers.lamb:LAMB",
         "lambc": "decentral.optimizers.lamb:LAMBC",
         "novograd": "decentral.optimizers.novograd:NovoGrad",
+        "seboost": "decentral.optimizers.seboost:SEBOOST",
     }
 )
 OPTIMIZERS = Rules(OPTIMIZERS)
 """By name or path, as ``[optimizer] name = ...`` has it."""
+SEBOOST.bases = OPTIMIZERS
 
 SCHEDULES: dict[str, type[Schedule]] = all_loaded(
     {

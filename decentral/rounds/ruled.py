@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decentral.comm import Mixer
-    from decentral.optimizers.rule import Rule
+    from decentral.optimizers.rule import Evaluate, Rule
 
 
 class Both(NamedTuple):
@@ -44,16 +45,25 @@ class Ruled:
     Otherwise the rule comes before any communication, and its state stays with its worker. The two states are one,
     which the round loop cuts, a checkpoint keeps and a worker that is away holds still, like a method's own.
 
+    What a rule that evaluates makes more of x comes next, before any communication, with :meth:`asking`.
+
     ``losses``: gives those of the hosted workers' batches (h,), when their gradients are there, to a rule that hears.
     """
 
     losses: Callable[[], Tensor] | None = None
+    evaluate: Evaluate | None = None
 
     def __init__(self, method: Method[Any], rule: Rule) -> None:
         self.method, self.rule = method, rule
         self.averages, self.steps_first = averages_gradients(method), outer_step(method) == "first"
         traits = traits_of(method)
         self.traits = replace(traits, whole=traits.whole or rule.whole)
+
+    def asking(self, evaluate: Evaluate) -> Ruled:
+        """This, for a rule that evaluates the loss."""
+        one = copy.copy(self)
+        one.evaluate = evaluate
+        return one
 
     def init(self, x: Tensor, comm: Mixer) -> Both:
         """Both as they begin."""
@@ -67,6 +77,9 @@ class Ruled:
             g, rest = comm.mean(g).expand(x.shape), Averaged(comm)
         step = RowStep(self.rule, _layout(x, comm), lr, in_place=self.steps_first)
         d, of_rule = step(x, of_rule, g)
+        if self.rule.evaluates and self.evaluate is not None:
+            mean = (lambda v: comm.along.mean(v)) if self.averages else _own
+            of_rule = self.rule.evaluated(x, of_rule, self.evaluate, mean)
         if not self.rule.whole or traits_of(self.method).whole or comm.whole or len(x) == 1:
             # without d where the method knows what that means
             x, of_method = self.method.step(x, state.method, d, rest, lr)  # type: ignore[arg-type]
@@ -97,6 +110,19 @@ def refuse_second_rule(method: Method[Any], rule: Rule | None) -> None:
             f"{type(method).__name__} has an {own} of its own, and [optimizer] would be another before it; remove the "
             "section"
         )
+
+
+def refuse_boost(method: Method[Any], rule: Rule | None) -> None:
+    """Raise UserError where a rule moves x itself, and the method does more than a gradient step, or not first."""
+    if rule is not None and rule.evaluates and outer_step(method) != "first":
+        raise UserError(
+            f"{rule.title} makes steps of x itself, and {type(method).__name__} is handed a direction in place of a "
+            "gradient; use a method that steps and then mixes, such as dsgd, or pmsgd with algorithm.momentum = 0"
+        )
+
+
+def _own(numbers: Tensor) -> Tensor:
+    return numbers
 
 
 def _layout(x: Tensor, comm: Mixer) -> Layout:

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import topologies
 from decentral.comm.links import Links
 from decentral.optimizers.clipping import clipped
 from decentral.optimizers.rule import is_asked
 from decentral.problems.objective import Objective
+from decentral.problems.other_batches import OtherBatches
 from decentral.rounds import absence
 from decentral.rounds.advance import advance
 from decentral.rounds.compiled import CompiledMethod
@@ -61,6 +64,8 @@ class Training:
         self._furnish_links()
         self.x = self.objective.start().expand(self.comm.h, -1).clone()
         method, self.weight_decay = ruled(config.algorithm, config.optimizer, config.train.weight_decay)
+        if isinstance(method, Ruled):
+            method = method.asking(OtherBatches(self.objective).evaluated)
         self.state = method.init(self.x, self.comm)
         self.comm.faults = links_with(config.faults, config.algorithm, self.comm, self.x, config.seed)
         self.whole = looks_across(method)
@@ -79,6 +84,7 @@ class Training:
                 )
             self.state = checkpoint.restore(kept, self.comm, self.objective, self.x, self.state)
             self.simulated.restore(kept["clocks"], self.t)
+        self.counted = self._evaluations()
         self.losses = Losses(self.comm, self.x.device, self.t, limit)
         self.watch = Stopwatch(self.world.rank, self.x.device)
         # in one process the timeline is the simulated one
@@ -149,7 +155,7 @@ class Training:
                 self._advance(lr, self.watch)
         else:
             self._advance(lr)
-        self.simulated.note()
+        self.simulated.note(*self._newly())
         self.losses.note(self.objective.losses)
         self.t += 1
 
@@ -180,7 +186,7 @@ class Training:
         moved, simulated_s = traffic(self.comm), self.simulated.catch_up()
         if not finite(values):
             return overflow(self.t, self.x, self.comm)
-        samples, epoch = self.objective.samples(self.t), self.objective.epoch(self.t)
+        samples, epoch = self._seen()
         of_method = self.state.method if isinstance(self.method, Ruled) else self.state
         more = compression_ratios(self.comm) | (
             fault_counts(self.comm, of_method) if self.config.faults else {}
@@ -189,6 +195,30 @@ class Training:
             Seen(self.t, samples, epoch, self.wall_s, simulated_s, *moved), {**values, **more}
         )
         return ""
+
+    def _newly(self) -> list[NDArray[np.int64]]:
+        """Of each hosted worker, the gradients that its rule has asked for in this round, if it is one that does."""
+        before, self.counted = self.counted, self._evaluations()
+        return [] if before is None or self.counted is None else [self.counted - before]
+
+    def _evaluations(self) -> NDArray[np.int64] | None:
+        """How many more gradients each hosted worker's rule has asked for so far (h,); None if it asks for none."""
+        rule = self.config.optimizer
+        if rule is None or not rule.evaluates:
+            return None
+        counts: NDArray[np.int64] = self.state.rule.evaluations[:, 0].cpu().numpy().copy()
+        return counts
+
+    def _seen(self) -> tuple[int | None, float | None]:
+        """Samples and epochs of the rounds so far, with those that rules have evaluated. Every rank calls it."""
+        objective, counts = self.objective, self._evaluations()
+        samples, epoch = objective.samples(self.t), objective.epoch(self.t)
+        if counts is None or samples is None or epoch is None:
+            return samples, epoch
+        rounds = self.comm.observe(counts).sum() / self.comm.n  # what all workers' rounds would be
+        return samples + round((objective.samples(1) or 0) * rounds), epoch + (
+            objective.epoch(1) or 0
+        ) * rounds
 
     def _keep(self) -> None:
         """A checkpoint."""
