@@ -39,7 +39,7 @@ def conjugate_gradients(m: int, most: int) -> Asking:
     """
     x = np.zeros(m)
     f, g = yield x
-    used, failed, s = 1, False, -g
+    f, used, failed, s = float(f), 1, False, -g
     slope = float(g @ s)
     step = 1 / (1 - slope) if slope else 0.0
     while used < most and math.isfinite(f) and math.isfinite(slope) and slope < 0:
@@ -91,7 +91,7 @@ def _along(x: Point, s: Point, f1: float, d1: float, z: float, most: int) -> Ask
 def _at(x: Point, s: Point, z: float) -> Generator[Point, Any, tuple[float, float, Point]]:
     """f, its slope along s, and its gradient at x + z s; infinite where it is not a number."""
     f, g = yield x + z * s
-    return (f if math.isfinite(f) else math.inf), float(g @ s), g
+    return (float(f) if math.isfinite(f) else math.inf), float(g @ s), g
 
 
 def _inside(f1: float, f2: float, d2: float, f3: float, d3: float, z3: float) -> float:

@@ -57,7 +57,7 @@ def descend(x: Tensor, directions: Sequence[Tensor], evaluate: OneBatch, mean: M
         values = mean(torch.stack(slopes, 1)).expand(h, m + 1).cpu().numpy()
         for k in sorted(going):
             evaluations[k] += 1
-            if values[k, 0] < lowest[k]:
+            if values[k, 0] <= lowest[k]:  # of two that are alike, the later has the smaller slope
                 best[k], lowest[k] = alpha[k], values[k, 0]
             try:
                 alpha[k] = searches[k].send((float(values[k, 0]), values[k, 1:].copy()))

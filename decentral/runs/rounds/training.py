@@ -215,7 +215,7 @@ class Training:
         samples, epoch = objective.samples(self.t), objective.epoch(self.t)
         if counts is None or samples is None or epoch is None:
             return samples, epoch
-        rounds = self.comm.observe(counts).sum() / self.comm.n  # what all workers' rounds would be
+        rounds = float(self.comm.observe(counts).sum()) / self.comm.n  # what all workers' rounds would be
         return samples + round((objective.samples(1) or 0) * rounds), epoch + (
             objective.epoch(1) or 0
         ) * rounds
