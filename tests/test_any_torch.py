@@ -17,6 +17,7 @@ from decentral.algorithms import DSGD, DecentLaM
 from decentral.comm import LocalComm
 from decentral.errors import UserError
 from decentral.optimizers import OPTIMIZERS
+from decentral.optimizers.forms import Forms, Row, taken_apart
 from decentral.rounds import absence
 from decentral.rounds.ruled import ruled
 
@@ -127,6 +128,34 @@ def test_built_it_is_torch_s_own():
     with pytest.raises(UserError, match=r"takes no weight decay; set train\.weight_decay = 0"):
         OPTIMIZERS["torch.optim:Rprop"]().build(parameters, 0.1, 0.5)
     assert "torch.optim:NAdam" not in list(OPTIMIZERS)
+
+
+@pytest.mark.parametrize(
+    "on_cpu", [True, False]
+)  # where models are; what is on the host is numbers for a GPU
+def test_bytes_are_read_as_they_were_written_whatever_lies_where(on_cpu):
+    wide = torch.rand(2, dtype=torch.complex128)
+    memories = [
+        {"state": {0: {}}, "groups": [{}]},
+        {"state": {0: {"k": 3, "on": True, "m": torch.rand(3, 2).T, "z": wide}}, "groups": []},
+        {"state": {0: {"m": [torch.rand(4, dtype=torch.float64), None], "e": torch.zeros(0)}, "x": 0.1}, "groups": []},
+    ]  # fmt: skip
+    forms = Forms(on_cpu)
+    for memory in memories:
+        forms.learn(taken_apart(memory, [], "state"))
+    tensors, numbers = forms.widths()
+    assert (tensors == 16) is (not on_cpu)
+    rows = torch.zeros(3, tensors, dtype=torch.uint8), torch.zeros(3, numbers, dtype=torch.uint8)
+    row = Row(rows[0][1], rows[1][1])
+    for memory in (*memories, *memories[::-1]):
+        forms.write(row, memory)
+        found: list = []
+        expected: list = []
+        assert taken_apart(forms.read(row), found, "state") == taken_apart(memory, expected, "state")
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+        forms.write(row, forms.read(row))
+    assert not any(part[k].any() for part in rows for k in (0, 2))
 
 
 # --------------------------------------------------------------------------------------------------------------- runs

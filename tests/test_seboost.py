@@ -16,11 +16,13 @@ from torch import nn
 from decentral.algorithms import DSGD, PmSGD
 from decentral.comm import LocalComm
 from decentral.comm.layout import Layout
+from decentral.errors import UserError
 from decentral.optimizers import OPTIMIZERS, SEBOOST, SGD
 from decentral.optimizers.conjugate import conjugate_gradients
 from decentral.optimizers.subspace import descend
 from decentral.problems.other_batches import OtherBatches
 from decentral.rounds.ruled import ruled
+from decentral.rounds.script.checks import check_optimizer
 from decentral.runs.journal import Journal
 from decentral.runs.rounds.training import Training
 
@@ -143,7 +145,6 @@ def test_the_lowest_point_of_an_affine_space_is_found():
         bowls.c[worker] = apart
     found = descend(x, directions, lambda y: bowls.evaluate(y, 0), lambda v: v, 500)
     np.testing.assert_allclose(found.x, bowls.c, rtol=0, atol=1e-8)
-    assert (found.evaluations < 500).all()
     few = descend(x, directions, lambda y: bowls.evaluate(y, 0), lambda v: v, 7)
     assert few.evaluations.tolist() == [7, 7, 7]
     losses = [bowls.evaluate(y, 0)[0] for y in (x, few.x, found.x)]
@@ -411,3 +412,5 @@ def test_without_a_closure_it_is_refused():
         step.step(None)
     with pytest.raises(TypeError, match="closure"):
         step.step()
+    with pytest.raises(UserError, match="does not take one dense step a gradient"):
+        check_optimizer(step)  # of the drop-in, which has one gradient a round
