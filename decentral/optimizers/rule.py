@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard, get_args
 
+from decentral.errors import UserError
 from topologies.wording import shown
 
+Evaluate = Callable[["Tensor", int], "tuple[Tensor, Tensor]"]
+"""(models (h, d), number of a batch) -> the losses (h,) there, and the gradients (h, d)."""
+Mean = Callable[["Tensor"], "Tensor"]
+"""Numbers (h, k) of the workers -> those that each goes on with: its own, or the mean of all."""
+
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, dtype
     from torch.optim import Optimizer
 
     from decentral.comm.layout import Layout
@@ -35,7 +41,8 @@ class Rule(ABC):
     ``layers``: whether it looks at whole spans, as a norm of each layer does. It is then given whole rows; others act
     alike on every column, and may be given some columns only, with the layout of all. ``joint``: whether it looks at
     the whole model as one vector, so that it needs all layers in one place. ``hears``: whether it is told, before each
-    step, the loss of the batch that g is of: :meth:`heard`.
+    step, the loss of the batch that g is of: :meth:`heard`. ``evaluates``: whether it looks, after its step of x, at
+    the loss at other models: :meth:`evaluated`.
     ``weight_decay``: ``[train]`` has it, and :meth:`decayed` puts it in. The rule says what it does: join the gradient,
     shrink the weights by itself, or enter a ratio of norms.
     """
@@ -43,6 +50,7 @@ class Rule(ABC):
     layers: ClassVar[bool] = False
     joint: ClassVar[bool] = False
     hears: ClassVar[bool] = False
+    evaluates: ClassVar[bool] = False
 
     weight_decay: float = field(default=0.0, init=False)
 
@@ -78,6 +86,15 @@ class Rule(ABC):
         return state
 
     @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return type(self).__name__
+
+    def refuse(self, layout: Callable[[], Layout], numbers: dtype) -> None:
+        """Raise UserError where it cannot step models of that layout in these numbers; those of this package can."""
+        del layout, numbers
+
+    @property
     def whole(self) -> bool:
         """Whether it is given whole rows, with all of their gradient there."""
         return self.layers or self.joint or self.hears
@@ -85,6 +102,15 @@ class Rule(ABC):
     def heard(self, state: Any, losses: Tensor) -> Any:
         """The state when ``losses`` (h,) of the batches are told, of workers each for itself; if it ``hears``."""
         del losses
+        return state
+
+    def evaluated(self, x: Tensor, state: Any, evaluate: Evaluate, mean: Mean) -> Any:
+        """After the step, for who ``evaluates``: what more is made of x (h, d), in place; the state after it.
+
+        ``evaluate(y, k)``: the losses (h,) at y (h, d), on the k-th of the batches for this, and the gradients (h, d).
+        ``mean``: of numbers (h, k) of the workers, where these share their gradients; else they stay as they are.
+        """
+        del x, evaluate, mean
         return state
 
     def build(self, parameters: Iterable[Any], lr: float, weight_decay: float) -> Optimizer:
@@ -114,3 +140,12 @@ def is_asked(rule: Rule | None) -> TypeGuard[Rule]:
 def to_ask(rule: Rule | None, weight_decay: float) -> tuple[Rule | None, float]:
     """(the rule to ask, with this weight decay, or None; the weight decay that is left to who would ask it)."""
     return (rule.decayed(weight_decay), 0.0) if is_asked(rule) else (None, weight_decay)
+
+
+def refuse_evaluating(rule: Rule | None, why: str) -> None:
+    """Raise UserError for a rule that evaluates the loss, where that cannot be; ``why``, in words."""
+    if rule is not None and rule.evaluates:
+        raise UserError(
+            f"{rule.title} evaluates the loss at other models, and {why}; use rounds, such as those of dsgd, or "
+            "another rule"
+        )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decentral.comm import Mixer
-    from decentral.optimizers.rule import Rule
+    from decentral.optimizers.rule import Evaluate, Rule
 
 
 class Both(NamedTuple):
@@ -47,10 +47,12 @@ class Ruled:
     Otherwise the rule comes before any communication, and its state stays with its worker. The two states are one,
     which the round loop cuts, a checkpoint keeps and a worker that is away holds still, like a method's own.
 
-    A rule that hears needs :meth:`told`. Of averaged gradients it is told the mean of the losses.
+    A rule that hears needs :meth:`told`. Of averaged gradients it is told the mean of the losses. What a rule that
+    evaluates makes more of x comes next, before any communication, with :meth:`asking`.
     """
 
     losses: Callable[[], Tensor] | None = None
+    evaluate: Evaluate | None = None
     joins_rows = True  # a gradient in blocks of columns is put together here, some rows at a time
 
     def __init__(self, method: Method[Any], rule: Rule) -> None:
@@ -64,6 +66,12 @@ class Ruled:
         """This, for a rule that hears: ``losses`` gives those of the batches (h,) that a round's gradients are of."""
         one = copy.copy(self)
         one.losses = losses
+        return one
+
+    def asking(self, evaluate: Evaluate) -> Ruled:
+        """This, for a rule that evaluates the loss."""
+        one = copy.copy(self)
+        one.evaluate = evaluate
         return one
 
     def init(self, x: Tensor, comm: Mixer) -> Both:
@@ -80,6 +88,9 @@ class Ruled:
             g, rest = _mean(g, comm).expand(x.shape), Averaged(comm)
         step = RowStep(self.rule, _layout(x, comm), lr, in_place=self.steps_first)
         d, of_rule = step(x, of_rule, g)
+        if self.rule.evaluates and self.evaluate is not None:
+            mean = (lambda v: comm.along.mean(v)) if self.averages else _own
+            of_rule = self.rule.evaluated(x, of_rule, self.evaluate, mean)
         if not self.rule.whole or traits_of(self.method).whole or comm.whole or len(x) == 1:
             # without d where the method knows what that means
             x, of_method = self.method.step(x, state.method, d, rest, lr)  # type: ignore[arg-type]
@@ -117,6 +128,19 @@ def _mean(g: Tensor | InBlocks, comm: Mixer) -> Tensor:
     if not isinstance(g, InBlocks) or comm.ranks > 1 or comm.whole:
         return comm.mean(g[:])
     return torch.cat([comm.at(comm.t, not k).mean(block) for k, block in enumerate(g.blocks)], dim=1)
+
+
+def refuse_boost(method: Method[Any], rule: Rule | None) -> None:
+    """Raise UserError where a rule moves x itself, and the method does more than a gradient step, or not first."""
+    if rule is not None and rule.evaluates and outer_step(method) != "first":
+        raise UserError(
+            f"{rule.title} makes steps of x itself, and {type(method).__name__} is handed a direction in place of a "
+            "gradient; use a method that steps and then mixes, such as dsgd, or pmsgd with algorithm.momentum = 0"
+        )
+
+
+def _own(numbers: Tensor) -> Tensor:
+    return numbers
 
 
 def _layout(x: Tensor, comm: Mixer) -> Layout:

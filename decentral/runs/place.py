@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
+from decentral.comm.layout import Layout
 from decentral.comm.world import World
 from decentral.errors import UserError
-from decentral.problems.capabilities import Tryable, is_ours
+from decentral.optimizers.rule import is_asked
+from decentral.problems.capabilities import Layered, Trainable, Tryable, is_ours
 from decentral.problems.objective import Place
 
 if TYPE_CHECKING:
@@ -54,8 +56,11 @@ def place_of(
 
 
 def rehearse(run: Run, device: torch.device) -> None:
-    """Try a model of the user's as this run trains it; what is found is remembered. Raises UserError."""
-    problem = run.problem
+    """Try a model or a rule of the user's as this run trains it; what is found is remembered. Raises UserError."""
+    problem, rule = run.problem, getattr(run, "optimizer", None)
+    if is_asked(rule) and isinstance(problem, Trainable):
+        rule = rule.decayed(run.train.weight_decay)
+        rule.refuse(lambda: _layout(run), getattr(torch, run.train.dtype))
     if not isinstance(problem, Tryable) or is_ours(problem):
         return
     made, place = problem.made(run.workers, run.seed), place_of(run, range(1), device)
@@ -67,3 +72,12 @@ def rehearse(run: Run, device: torch.device) -> None:
     if place.adversarial is not None:
         objective: Any = problem.build(place)
         objective.examples(objective.start()[None], 0)
+
+
+def _layout(run: Run) -> Layout:
+    """Of one of its models."""
+    problem = run.problem
+    if isinstance(problem, Layered):
+        return Layout.of(problem.made(run.workers, run.seed).module)
+    layout: Layout = problem.build(place_of(run, range(1), torch.device("cpu"))).layout
+    return layout

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from decentral.errors import UserError
 from decentral.optimizers.inverse import Inverse
-from decentral.optimizers.rule import Rule
+from decentral.optimizers.rule import Rule, refuse_evaluating
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.assistants import Assistant
 from decentral.problems.capabilities import Measured
@@ -65,6 +65,7 @@ class AssistedRun(Run):
     def fits(self) -> None:
         """Samples with a label each, in batches of a size; times by FLOPs; a schedule that can be paced so."""
         problem, train = self.problem, self.train
+        refuse_evaluating(self.optimizer, "a Boss has batches that are chosen for it alone")
         if not isinstance(problem, Classification):
             name = name_of(problem, PROBLEMS)
             raise UserError(

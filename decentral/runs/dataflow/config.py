@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 from decentral.dataflow.models import NODE_MODELS
 from decentral.errors import UserError
 from decentral.optimizers.of_run import Facts
-from decentral.optimizers.rule import Rule
+from decentral.optimizers.rule import Rule, refuse_evaluating
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.capabilities import Measured, Trainable
 from decentral.runs.kind import OF_ALL, OF_STALENESS, Columns, Named, Run, Table, choices_of, name_of
@@ -78,6 +78,7 @@ class DataflowRun(Run):
 
     def fits(self) -> None:
         """The problem has a network of nodes."""
+        refuse_evaluating(self.optimizer, "a node has a part of the model and no loss of its own")
         if (name := name_of(self.problem, PROBLEMS)) not in NODE_MODELS:
             raise UserError(
                 f"problem.name = {name!r} has no network of nodes; use one of {', '.join(NODE_MODELS)}"

@@ -103,7 +103,19 @@ class RoundsRun(WholeModels):
         if self.adversarial is not None:
             refuse_adversarial(self.adversarial, self.problem, self.train, self.faults)
         grows = self.noise_scale is not None and self.noise_scale.most_batch is not None
+        evaluates = self.optimizer is not None and self.optimizer.evaluates
         for one, other, why in (
+            (evaluates, self.phases, "[optimizer] evaluates the loss on batches that [phases] changes"),
+            (
+                evaluates,
+                self.adversarial,
+                "[optimizer] evaluates the loss without the examples of [adversarial]",
+            ),
+            (
+                evaluates,
+                grows,
+                "[optimizer] evaluates the loss on batches that noise_scale.most_batch changes",
+            ),
             (self.phases, self.adversarial, "[phases] draws batches that [adversarial] has no examples of"),
             (self.phases, self.noise_scale, "[phases] changes the batches that [noise_scale] measures"),
             (grows, self.adversarial, "noise_scale.most_batch changes the batches that [adversarial] moves"),

@@ -14,7 +14,7 @@ from decentral.optimizers.listening import Listening
 from decentral.optimizers.rule import is_asked
 from decentral.problems.capabilities import Layered
 from decentral.rounds.compiled import CompiledMethod
-from decentral.rounds.ruled import refuse_second_rule
+from decentral.rounds.ruled import refuse_boost, refuse_second_rule
 from decentral.rounds.trials.contract import refuse_misfit
 from decentral.rounds.trials.messages import early_messages, messages_a_round
 from decentral.rounds.trials.needs import refuse_unmet
@@ -37,6 +37,7 @@ def check(run: RoundsRun, world: World) -> None:
     mixing, train = run.topology.mixing(), run.train
     refuse_misfit(run.algorithm, getattr(torch, train.dtype))
     refuse_second_rule(run.algorithm, run.optimizer)
+    refuse_boost(run.algorithm, run.optimizer)
     if run.faults:
         refuse_faults(
             run.algorithm, mixing, run.faults, compressed=run.compression is not None, compiled=train.compile

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import topologies
 from decentral.comm.links import Links
@@ -16,6 +18,7 @@ from decentral.optimizers.rule import is_asked
 from decentral.optimizers.spans import nothing_acted_on
 from decentral.problems.adversarial_objective import AdversarialObjective
 from decentral.problems.objective import Objective
+from decentral.problems.other_batches import OtherBatches
 from decentral.rounds import absence
 from decentral.rounds.advance import advance
 from decentral.rounds.compiled import CompiledMethod
@@ -69,7 +72,7 @@ class Training:
         self.x = self.objective.start().expand(self.comm.h, -1).clone()
         method, self.weight_decay = ruled(config.algorithm, config.optimizer, config.train.weight_decay)
         if isinstance(method, Ruled):
-            method = method.told(lambda: self.objective.losses)
+            method = method.told(lambda: self.objective.losses).asking(OtherBatches(self.objective).evaluated)
         self.state = method.init(self.x, self.comm)
         self.comm.faults = links_with(config.faults, config.algorithm, self.comm, self.x, config.seed)
         self.whole = looks_across(method)
@@ -89,6 +92,7 @@ class Training:
                     f"begun with {kept['threads']} threads and resumed with {threads}: the last bits may differ"
                 )
             self._take_up(kept)
+        self.counted = self._evaluations()
         self.losses = Losses(self.comm, self.x.device, self.t, limit)
         self.watch = Stopwatch(self.world.rank, self.x.device)
         # in one process the timeline is the simulated one
@@ -182,7 +186,7 @@ class Training:
                 self._advance(lr, self.watch)
         else:
             self._advance(lr)
-        self.simulated.note()
+        self.simulated.note(*self._newly())
         self.losses.note(self.objective.losses)
         self.t += 1
 
@@ -222,9 +226,29 @@ class Training:
         self.journal.record(seen, {**values, **self._more()})
         return ""
 
+    def _newly(self) -> list[NDArray[np.int64]]:
+        """Of each hosted worker, the gradients that its rule has asked for in this round, if it is one that does."""
+        before, self.counted = self.counted, self._evaluations()
+        return [] if before is None or self.counted is None else [self.counted - before]
+
+    def _evaluations(self) -> NDArray[np.int64] | None:
+        """How many more gradients each hosted worker's rule has asked for so far (h,); None if it asks for none."""
+        rule = self.config.optimizer
+        if rule is None or not rule.evaluates:
+            return None
+        counts: NDArray[np.int64] = self.state.rule.evaluations[:, 0].cpu().numpy().copy()
+        return counts
+
     def _seen(self) -> tuple[int | None, float | None]:
-        """Samples, and passes over the data, until here."""
-        return self.objective.samples(self.t), self.objective.epoch(self.t)
+        """Samples and epochs of the rounds so far, with those that rules have evaluated. Every rank calls it."""
+        objective, counts = self.objective, self._evaluations()
+        samples, epoch = objective.samples(self.t), objective.epoch(self.t)
+        if counts is None or samples is None or epoch is None:
+            return samples, epoch
+        rounds = float(self.comm.observe(counts).sum()) / self.comm.n  # what all workers' rounds would be
+        return samples + round((objective.samples(1) or 0) * rounds), epoch + (
+            objective.epoch(1) or 0
+        ) * rounds
 
     def _more(self) -> dict[str, float]:
         """Columns of a record besides those of all runs. Every rank calls it."""
@@ -253,7 +277,7 @@ class Training:
         notes = [cut_note(method, rule)] if self.whole else []
         if is_asked(rule):
             if rule_has_momentum(rule):
-                notes.append(momentum_twice(method, type(rule).__name__))
+                notes.append(momentum_twice(method, rule.title))
             notes.append(nothing_acted_on(rule, self.objective.layout))
         return [note for note in notes if note]
 
