@@ -472,7 +472,7 @@ def test_a_rule_of_one_vector_refuses_another_vector():
     (kept,) = step.state_dict()["state"].values()
     assert kept["m"].shape == (1, D)
     fill(module, 2, absent=(0,))
-    with pytest.raises(ValueError, match="that have a gradient in every step"):
+    with pytest.raises(ValueError, match="of the same parameters in every step"):
         step.step()
 
 

@@ -107,10 +107,6 @@ class RuleOptimizer(Optimizer):
             raise ValueError(
                 f"{type(rule).__name__} acts on one vector; give it parameters of one dtype and device"
             )
-        if rule.joint and any(ids != key and {*ids} & {*key} for ids in self._packed):
-            raise ValueError(
-                f"{type(rule).__name__} acts on one vector; give it parameters that have a gradient in every step"
-            )
         # a row keeps its state: none of these parameters is in two
         self._packed = {ids: rows for ids, rows in self._packed.items() if not {*ids} & {*key}}
         self._packed[key] = [Packed(parameters, rule.joint) for parameters in alike.values()]
