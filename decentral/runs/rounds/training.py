@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import topologies
 from decentral.comm.links import Links
@@ -37,6 +35,7 @@ from decentral.runs.rounds.attack_times import with_attacks
 from decentral.runs.rounds.clock import SimulatedTime
 from decentral.runs.rounds.columns import compression_ratios, theory_bias_sq
 from decentral.runs.rounds.config import RoundsRun
+from decentral.runs.rounds.evaluations import Evaluations
 from decentral.runs.rounds.faults import fault_counts, fault_notes, links_with
 from decentral.runs.rounds.noise_scale import RunningNoise
 from decentral.runs.rounds.pairs import Pairs
@@ -92,7 +91,7 @@ class Training:
                     f"begun with {kept['threads']} threads and resumed with {threads}: the last bits may differ"
                 )
             self._take_up(kept)
-        self.counted = self._evaluations()
+        self.evaluations = Evaluations(config.optimizer, self.comm, self.state)
         self.losses = Losses(self.comm, self.x.device, self.t, limit)
         self.watch = Stopwatch(self.world.rank, self.x.device)
         # in one process the timeline is the simulated one
@@ -186,7 +185,7 @@ class Training:
                 self._advance(lr, self.watch)
         else:
             self._advance(lr)
-        self.simulated.note(*self._newly())
+        self.simulated.note(*self.evaluations.newly(self.state))
         self.losses.note(self.objective.losses)
         self.t += 1
 
@@ -226,29 +225,9 @@ class Training:
         self.journal.record(seen, {**values, **self._more()})
         return ""
 
-    def _newly(self) -> list[NDArray[np.int64]]:
-        """Of each hosted worker, the gradients that its rule has asked for in this round, if it is one that does."""
-        before, self.counted = self.counted, self._evaluations()
-        return [] if before is None or self.counted is None else [self.counted - before]
-
-    def _evaluations(self) -> NDArray[np.int64] | None:
-        """How many more gradients each hosted worker's rule has asked for so far (h,); None if it asks for none."""
-        rule = self.config.optimizer
-        if rule is None or not rule.evaluates:
-            return None
-        counts: NDArray[np.int64] = self.state.rule.evaluations[:, 0].cpu().numpy().copy()
-        return counts
-
     def _seen(self) -> tuple[int | None, float | None]:
-        """Samples and epochs of the rounds so far, with those that rules have evaluated. Every rank calls it."""
-        objective, counts = self.objective, self._evaluations()
-        samples, epoch = objective.samples(self.t), objective.epoch(self.t)
-        if counts is None or samples is None or epoch is None:
-            return samples, epoch
-        rounds = float(self.comm.observe(counts).sum()) / self.comm.n  # what all workers' rounds would be
-        return samples + round((objective.samples(1) or 0) * rounds), epoch + (
-            objective.epoch(1) or 0
-        ) * rounds
+        """Samples, and passes over the data, until here. Every rank calls it."""
+        return self.evaluations.of_rounds(self.objective, self.t)
 
     def _more(self) -> dict[str, float]:
         """Columns of a record besides those of all runs. Every rank calls it."""
