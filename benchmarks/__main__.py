@@ -22,6 +22,7 @@ NAMES = (
     "clocks",
     "asynchronous",
     "drop_in",
+    "rules",
 )
 
 for name in sys.argv[1:] or NAMES:

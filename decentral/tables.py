@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import importlib
 import inspect
 import os
 import re
+import sys
 import tomllib
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -163,6 +165,38 @@ def pop_name(table: dict[str, Any], of: str, choices: Mapping[str, Any]) -> str:
         near = nearest(name if isinstance(name, str) else "", choices)
         raise UserError(f"{of}.name = {shown(name)} is not known; {near}")
     return str(name)
+
+
+def brought(path: str, what: str, form: str, example: str, remedy: str = "") -> Any:
+    """What ``path``, "module:name", names; the module is looked for in the current folder first.
+
+    ``what`` begins all messages; ``form`` and ``example`` are of such a path; ``remedy``: of an import that failed.
+    Raises UserError naming the step that went wrong: the path, the import, or the name.
+    """
+    name, colon, attribute = path.partition(":")
+    if not (name and colon and attribute):
+        raise UserError(f"{what} {shown(path)} must be written {form!r}, as in {example!r}")
+    if "" not in sys.path and (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:
+        raise UserError(
+            f"{what} {shown(path)}: importing {cut(name, LONGEST_VALUE)} from {Path.cwd()} raised {said(error)}{remedy}"
+        ) from error
+    found = getattr(module, attribute, None)
+    if found is None:
+        known = [key for key, value in vars(module).items() if callable(value)]
+        raise UserError(
+            f"{what} {shown(path)}: {getattr(module, '__file__', name)} has no {shown(attribute)}; "
+            f"{nearest(attribute, known)}"
+        )
+    return found
+
+
+def said(error: BaseException) -> str:
+    """Type and first line of what ``error`` says."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def section(table: Mapping[str, Any], key: str) -> dict[str, Any]:

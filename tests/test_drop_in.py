@@ -579,6 +579,58 @@ def test_optimizers_step_with_the_mean_of_gradients_where_the_method_averages_th
     passes(2, AVERAGED)
 
 
+DILOCO = (
+    SETUP
+    + """
+from decentral.optimizers import OPTIMIZERS
+EVERY, MOMENTUM, OUTER, LR = 3, 0.8, 0.6, 0.02
+def network():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(5, 8, bias=False), nn.Tanh(), nn.Linear(8, 3, bias=False))
+def backward(model, rank, t):
+    torch.manual_seed(10 * t + rank)
+    model(torch.randn(4, 5)).square().mean().backward()
+def by_hand(make):
+    models = [network() for _ in range(2)]
+    inner = [make(model.parameters()) for model in models]
+    slow = flat(models[0]).clone()
+    u = torch.zeros_like(slow)
+    for t in range(7):
+        for rank, model in enumerate(models):
+            inner[rank].zero_grad()
+            backward(model, rank, t)
+            inner[rank].step()
+        if (t + 1) % EVERY == 0:
+            delta = slow - (flat(models[0]) + flat(models[1])) / 2
+            u = MOMENTUM * u + delta
+            slow = slow - OUTER * (delta + MOMENTUM * u)
+            for model in models:
+                nn.utils.vector_to_parameters(slow.clone(), model.parameters())
+    return flat(models[comm.rank])
+comm = dc.join("ring")
+for make in (
+    lambda p: torch.optim.Muon(p, lr=LR),
+    lambda p: OPTIMIZERS["muon"]().build(p, LR, 0.1),
+    lambda p: torch.optim.SGD(p, lr=LR, momentum=0.9),
+    lambda p: torch.optim.AdamW(p, lr=LR),
+):
+    model = network()
+    method = A.DiLoCo(every=EVERY, momentum=MOMENTUM, outer_lr=OUTER)
+    optimizer = dc.Decentralized(make(model.parameters()), method, comm)
+    for t in range(7):
+        optimizer.zero_grad()
+        backward(model, comm.rank, t)
+        optimizer.step()
+    assert torch.allclose(flat(model), by_hand(make), rtol=1e-5, atol=1e-6)
+print("fine")
+"""
+)
+
+
+def test_any_optimizer_makes_the_inner_steps_of_diloco():
+    passes(2, DILOCO)
+
+
 def ends(ranks, code, *args):
     return run_ranks(ranks, "-c", SETUP + code, *args, timeout=90)
 

@@ -380,6 +380,56 @@ THINGS = {
         '    "mlp": ',
         '    "logistic-regression": "decentral.dataflow.models.straight:of",',
     ),
+    "assistant": Made(
+        "decentral/problems/assistants/picky.py",
+        '''
+        """An Assistant that likes one label."""
+
+        from __future__ import annotations
+
+        from dataclasses import dataclass
+        from typing import TYPE_CHECKING
+
+        from decentral.problems.assistants.assistant import Assistant, Batch, Chooser
+
+        if TYPE_CHECKING:
+            from torch import Tensor
+
+
+        @dataclass(frozen=True)
+        class Picky(Assistant):
+            """It keeps what has the label ``liked``, whatever it is told."""
+
+            liked: int = 1
+
+            def chooser(self, x: Tensor, y: Tensor, classes: int, seed: int) -> Chooser:
+                """See Assistant."""
+                return Likes(y == self.liked)
+
+            def tell(self, batch: Batch) -> Tensor:
+                """Nothing."""
+                return batch.losses[:0]
+
+
+        class Likes:
+            """See Picky."""
+
+            scan_flops = learn_flops = 0.0
+
+            def __init__(self, liked: Tensor) -> None:
+                self.liked = liked
+
+            def keep(self, rows: Tensor, k: Tensor) -> Tensor:
+                """See Chooser."""
+                return self.liked[rows].double()
+
+            def learn(self, rows: Tensor, told: Tensor) -> None:
+                """See Chooser."""
+        ''',
+        "decentral/problems/assistants/__init__.py",
+        '        "none": ',
+        '        "picky": "decentral.problems.assistants.picky:Picky",',
+    ),
 }
 
 EXPERIMENT = """
@@ -473,7 +523,22 @@ lr = 0.05
 rounds = 30
 """
 
-FILES = {"made": EXPERIMENT, "stages": STAGES, "nodes": NODES, "packets": PACKETS, "alone": ALONE}
+ASSISTED = """
+[problem]
+name = "mlp"
+hidden = [6]
+data = "stripes"
+[assistant]
+name = "picky"
+[train]
+lr = 0.02
+rounds = 40
+batch_size = 5
+"""
+
+FILES = {
+    "made": EXPERIMENT, "stages": STAGES, "nodes": NODES, "packets": PACKETS, "alone": ALONE, "assisted": ASSISTED,
+}  # fmt: skip
 
 SEEN = """
 from decentral.algorithms.titles import titles
@@ -541,7 +606,7 @@ def test_one_line_of_one_table_is_added_for_each():
 
 def test_lists_show_them(house):
     said = command(house, "list")
-    for name in ("sleepy", "shy", "signed", "sawtooth", "wheel", "blinking", "stripes", "dots"):
+    for name in ("sleepy", "shy", "signed", "sawtooth", "wheel", "blinking", "stripes", "dots", "picky"):
         assert f"\n{name} " in said, name
     assert "x <- W (x - lr g) in even rounds" in " ".join(said.split())
     assert "\nlonely " in command(house, "list", "programs")
@@ -570,7 +635,7 @@ def test_rounds_run_alike_on_ranks_and_are_drawn(house, tmp_path):
 
 @pytest.mark.slow
 def test_the_others_run_and_learn(house, tmp_path):
-    for name in ("stages", "nodes", "packets", "alone"):
+    for name in ("stages", "nodes", "packets", "alone", "assisted"):
         command(house, "run", house / f"{name}.toml", "--out", tmp_path / name)
         (run,) = rows(tmp_path / name).values()
         assert float(run[-1]["train_loss"]) < float(run[0]["train_loss"])

@@ -27,13 +27,20 @@ RUNS = {
     "phases": {
         "problem": MLP, "train": TRAIN, "phases": {"replicas": {"rounds": 2, "batch_size": 2, "lr": 0.05}},
     },
+    "phases of a text": {
+        "problem": {"name": "lstm", "width": 4, "depth": 1}, "train": TRAIN,
+        "phases": {"until_train_accuracy": 0.9, "replicas": {"rounds": 1, "batch_size": 2, "lr": 0.05}},
+    },
     "phases of a quadratic": {"phases": {"replicas": {"rounds": 2, "batch_size": 1, "lr": 0.05, "data": "own"}}},
+    "noise scale": {"problem": {"name": "quadratic", "noise": 0.1}, "noise_scale": {}},
+    "growing batches": {"problem": MLP, "train": TRAIN, "noise_scale": {"most_batch": 8, "grow_every": 1}},
     "asynchronous": {"algorithm": {"name": "ad-psgd"}},
     "stages": {
         **NO_WORKERS, "problem": {"name": "mlp", "hidden": [4, 4]}, "stages": {"count": 2},
         "program": {"name": "gpipe"}, "train": TRAIN,
     },
     "nodes": {**NO_WORKERS, "problem": MLP, "dataflow": {}, "train": {**TRAIN, "rounds": 1, "batch_size": 400}},
+    "assisted": {**NO_WORKERS, "problem": MLP, "assistant": {}, "train": TRAIN},
     "nodes in step": {
         **NO_WORKERS, "problem": {"name": "list-reduction", "train": 20, "validation": 10, "width": 4},
         "dataflow": {"runtime": "synchronous"}, "train": {"lr": 0.05, "rounds": 1},

@@ -166,10 +166,13 @@ def test_no_folder_and_no_file_imports_in_a_circle():
     assert not circles(edges())
 
 
-@pytest.mark.parametrize("kind", ["rounds", "asynchronous", "stages", "dataflow"])
+KINDS = ("rounds", "asynchronous", "assisted", "stages", "dataflow")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_of_run_knows_no_other(kind):
     sources = within(f"decentral.runs.{kind}")
-    others = [one for one in ("rounds", "asynchronous", "stages", "dataflow") if one != kind]
+    others = [one for one in KINDS if one != kind]
     assert len(sources) > 2
     for path in sources:
         assert not any(reached(imports(path), f"decentral.runs.{other}") for other in others), path

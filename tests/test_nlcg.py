@@ -87,10 +87,17 @@ def test_a_worker_s_bits_are_its_own_whoever_is_hosted_with_it(rule):
         assert all(torch.equal(a[0], b[i]) for a, b in zip(alone, together, strict=True))
 
 
-def test_inner_products_are_those_of_numpy():
-    a, b = start(3, 5_001), start(3, 5_001).flip(1)
-    torch.testing.assert_close(dots(a, b), (a * b).sum(1, keepdim=True), rtol=1e-13, atol=1e-12)
-    assert dots(a.float(), b.float()).dtype is torch.float64
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("h", "d"), [(1, 1), (3, 2_048), (2, 5_001), (1, 70_000), (70, 2_500)])
+def test_inner_products_are_sums_of_pieces_in_their_order(h, d, dtype):
+    a, b = start(h, d, dtype), start(h, d, dtype).flip(1)
+    expected = torch.zeros(h, 1, dtype=torch.float64)
+    for k in range(0, d, 2_048):
+        expected += (a[:, k : k + 2_048].double() * b[:, k : k + 2_048].double()).sum(1, keepdim=True)
+    assert torch.equal(dots(a, b), expected)
+    torch.testing.assert_close(
+        expected, (a.double() * b.double()).sum(1, keepdim=True), rtol=1e-12, atol=1e-9
+    )
 
 
 def test_on_a_quadratic_its_steps_are_conjugate_gradients_while_b_is_below_one():
@@ -221,8 +228,8 @@ def test_a_built_optimizer_says_what_it_needs():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"update": "hestenes"}, "update = 'hestenes' must be 'fletcher-reeves' or 'polak-ribiere'"),
-        ({"monitor": "none"}, "monitor = 'none' must be 'step' or 'online'"),
+        ({"update": "hestenes"}, "update = 'hestenes' must be one of fletcher-reeves, polak-ribiere"),
+        ({"monitor": "none"}, "monitor = 'none' must be one of step, online"),
         ({"period": 0}, "period = 0 must be at least 1"),
         ({"threshold": 0.0}, "threshold = 0.0 must be positive"),
         ({"threshold": float("inf")}, "threshold = inf must be a finite number"),

@@ -390,6 +390,10 @@ REFUSED = [
         "phases.until_train_accuracy = 0.9 needs a problem of samples with labels",
     ),
     (
+        {**replicas(), "problem": {"name": "module", "factory": "users_models:norm"}},
+        "per channel when training, got input size torch.Size([1, 16]); raise phases.replicas.batch_size",
+    ),
+    (
         {**replicas(batch_size=51, data="own"), "problem": {"name": "linear-regression"}},
         "phases.replicas.batch_size = 51 exceeds problem.samples = 50",
     ),

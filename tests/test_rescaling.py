@@ -320,7 +320,7 @@ def test_what_cannot_be_rescaled_in_a_script_is_refused():
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, kind in OPTIMIZERS.items() if not (kind.joint or kind.hears)]
+    "name", [name for name, kind in OPTIMIZERS.items() if not (kind.joint or kind.hears or kind.evaluates)]
 )
 def test_a_rule_spares_spans_as_groups_of_its_torch_optimizer_do(name):
     net = small()
@@ -636,6 +636,7 @@ def test_the_keys_are_in_the_table_of_a_run_that_has_them_and_of_no_other(home):
 
 MLP = {"problem": {"name": "mlp", "hidden": [8]}}
 OF_REPLICAS = {"name": "sgd", "rescale": "layer", "rescale_every": -1}
+BOSS = {"topology": None, "algorithm": None, "assistant": {"name": "logistic"}}
 NODES = {"topology": None, "algorithm": None, "dataflow": {"workers": 2}}
 
 
@@ -648,7 +649,11 @@ NODES = {"topology": None, "algorithm": None, "dataflow": {"workers": 2}}
         ({"optimizer": {"rescale": "channel"}}, "optimizer.rescale = 'channel' should be 'layer' or 'filter'"),
         ({"optimizer": {"rescale_every": 0}}, "optimizer.rescale_every = 0 must be a whole number of steps"),
         ({"optimizer": {"name": "sgd", "rescale_every": 3}}, 'nothing is rescaled; add optimizer.rescale = "layer"'),
-        ({"optimizer": {"name": "nlcg", "rescale": "layer"}}, "'nlcg' has one for the whole model"),
+        ({"optimizer": {"name": "nlcg", "rescale": "layer"}}, "NLCG has one for the whole model"),
+        ({"optimizer": {"name": "seboost", "rescale": "layer"}}, "SEBOOST keeps earlier ones"),
+        ({"optimizer": {"name": "seboost", "base": {"name": "sgd", "rescale": "layer"}}}, "leave rescale out"),
+        ({"optimizer": {"name": "torch.optim:Adamax", "rescale": "layer"}}, "torch.optim:Adamax has one for the whole"),
+        ({**BOSS, "problem": {"name": "resnet", "depth": 8, "data": "digits"}}, "a Boss leaves its own as they are"),
         ({"algorithm": {"name": "relay-sgd"}, "topology": {"name": "path", "workers": 3}}, "RelaySGD keeps earlier"),
         ({"train": {"compile": True}}, "or do without [optimizer]"),
         ({"algorithm": {"name": "ad-psgd"}, **MLP}, "needs a weight whose output goes into a batch norm"),
@@ -664,6 +669,18 @@ def test_refusals(home, change, words):
     said = decentral("run", write(home / "x.toml", **change), "--out", "out")
     assert (said.code, words in said.err.replace("\n", " "), len(said.err) < 300) == (2, True, True), said.err
     assert not (home / "out").exists()
+
+
+def test_any_torch_optimizer_by_its_path_is_rescaled(home):
+    change = {
+        "optimizer": {"name": "torch.optim:SGD", "momentum": 0.5, "rescale": "filter", "rescale_every": 2}
+    }
+    found = run(write(home / "x.toml", train={"weight_decay": 0.0}, **change), home / "path")
+    ours = run(write(home / "y.toml", train={"weight_decay": 0.0}), home / "named")
+    assert float(found[-1]["test_loss"]) == pytest.approx(float(ours[-1]["test_loss"]), rel=1e-9)
+    (path,) = (home / "path" / "runs").glob("*/config.toml")
+    options = tomllib.loads(path.read_text())["optimizer"]
+    assert (options["rescale"], options["rescale_every"]) == ("filter", 2)
 
 
 @pytest.mark.mpi

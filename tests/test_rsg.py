@@ -4,25 +4,34 @@ import copy
 
 import pytest
 import torch
-from test_rules import DECAY, SPANS, fill, gradients, in_rounds, rates, same, start, two_layers
+from asynchronous_workers import models
+from test_metrics import HERE
+from test_programs_local import STEPS, data, module, train
+from test_rule_runs import played_by
+from test_rules import DECAY, SPANS, digits, fill, gradients, in_rounds, rates, same, start, two_layers
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from decentral.algorithms import DSGD, DecentLaM
+from decentral.algorithms.asynchronous import ADPSGD
 from decentral.algorithms.state import tensors_of
 from decentral.comm.layout import Layout
 from decentral.optimizers import ARSG, RSG
+from decentral.runs.journal import Journal
+from decentral.runs.rounds.training import Training
+from decentral.stages.programs.backprop import BackProp
 
 RULES = [RSG(), RSG(0.9, 0.3, boost_at=4), ARSG(), ARSG(0.9, 0.2, 5, beta2=0.8, eps=1e-3)]
 
 
 def loop(rule, x, g, decay, lrs):
-    """The paper's equations, on tensors of any shape."""
+    """The paper's equations, on tensors of any shape; each of ``g`` is a gradient, or gives it at x."""
     x, m, v, most = x.clone(), torch.zeros_like(x), torch.zeros_like(x), torch.full_like(x, 1e-8)
     if isinstance(rule, ARSG):
         most = torch.full_like(x, rule.eps)
     for k, (lr, g_k) in enumerate(zip(lrs, g, strict=True)):
         a, mu = (lr / 4, 2 * rule.mu) if rule.boost_at and k >= rule.boost_at else (lr, rule.mu)
-        g_k = g_k + decay * x
+        g_k = (g_k(x) if callable(g_k) else g_k) + decay * x
         m = rule.beta * m + (1 - rule.beta) * g_k
         step = (1 - mu) * m + mu * g_k
         if isinstance(rule, ARSG):
@@ -73,6 +82,38 @@ def test_a_built_optimizer_has_groups_gaps_and_saved_states(rule):
         torch.testing.assert_close(p, expected, rtol=0, atol=1e-12, check_layout=False)
     assert torch.equal(module[0].bias, plain[0].bias)
     assert not same(module, plain)
+
+
+@pytest.mark.parametrize("rule", RULES[1:3], ids=repr)
+def test_a_run_a_worker_without_rounds_and_stages_make_the_paper_s_step(tmp_path, rule):
+    name, settings = type(rule).__name__.lower(), vars(rule) | {}
+    settings.pop("weight_decay", None)
+    config = digits(tmp_path, optimizer={"name": name, **settings})
+    training = Training(config, HERE, Journal())
+    objective = config.problem.build(training.objective.place)
+    of = [lambda x, t=t: torch.cat([g for _, g in objective.gradient(x, t)], dim=1) for t in range(6)]
+    expected = loop(rule, objective.start()[None].clone(), of, DECAY, [0.01] * 6)
+    assert training.run().status == "finished"
+    torch.testing.assert_close(training.x, expected, rtol=0, atol=1e-12)
+
+    play, x, a, c = played_by(rule.decayed(DECAY), ADPSGD(), 1)
+    steps = play.workers[0].t
+    expected = loop(rule, x, [lambda x: a * (x - c)] * steps, DECAY, [0.02] * steps)
+    torch.testing.assert_close(torch.tensor(models(play)), expected, rtol=0, atol=1e-12)
+
+    whole, *_ = train(BackProp(), 2, torch.float64, lambda p: rule.build(p, 0.01, DECAY))
+    plain, batches = module(torch.float64), data(torch.float64)
+
+    def at(x, t):
+        nn.utils.vector_to_parameters(x, plain.parameters())
+        inputs, labels = batches(t)
+        found = torch.autograd.grad(cross_entropy(plain(inputs), labels), list(plain.parameters()))
+        return torch.cat([g.flatten() for g in found])
+
+    of = [lambda x, t=t: at(x, t) for t in range(STEPS)]
+    first = nn.utils.parameters_to_vector(plain.parameters()).detach()
+    found = nn.utils.parameters_to_vector(whole.parameters()).detach()
+    torch.testing.assert_close(found, loop(rule, first, of, DECAY, [0.01] * STEPS), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -262,6 +262,13 @@ class Communicator(Mixer):
         self.ledger.mpi_bytes = before
         return mean
 
+    def observe_neighbours(self, x: Tensor) -> Tensor:
+        """The sender's row of x (h, b) for each of ``edges_in``, (e', b), for measuring only: not billed."""
+        before = self.ledger.mpi_bytes
+        rows = self._carry(self.plan, self.departing(x))
+        self.ledger.mpi_bytes = before
+        return rows
+
     def share_root(self, x: Tensor) -> None:
         """Overwrite x, contiguous, with rank 0's of the same shape. Not billed: it is no traffic of a method."""
         raise NotImplementedError(f"{type(self).__name__} has no rank 0")

@@ -79,6 +79,11 @@ class Layout:
         """Columns of each span."""
         return [span.size for span in self.spans]
 
+    @cached_property
+    def matrices(self) -> list[bool]:
+        """Of each span, whether its parameter has two dimensions or more."""
+        return [len(span.shape) > 1 for span in self.spans]
+
     @classmethod
     def whole(cls, d: int) -> Layout:
         """One span of d columns, of no particular kind."""

@@ -40,6 +40,10 @@ class LocalComm(Communicator):
         """All workers are here already."""
         return values
 
+    def observe_neighbours(self, x: Tensor) -> Tensor:
+        """All workers are here already."""
+        return x[self.edges_in[:, 0].tolist()]
+
     def _start_mix(self, plan: MixingPlan, x: Tensor) -> None:
         return None
 

@@ -17,6 +17,7 @@ from decentral.algorithms.asynchronous import ASYNCHRONOUS
 from decentral.errors import UserError, nearest
 from decentral.optimizers import OPTIMIZERS, SCHEDULES
 from decentral.problems import PROBLEMS
+from decentral.problems.assistants import ASSISTANTS
 from decentral.problems.data import SOURCES, partial
 from decentral.report.kinds import KINDS
 from decentral.tables import schema
@@ -44,6 +45,7 @@ def catalogue() -> dict[str, Mapping[str, Any]]:
         "problems": PROBLEMS,
         "optimizers": OPTIMIZERS,
         "schedules": SCHEDULES,
+        "assistants": ASSISTANTS,
         "data": {name: source.about for table in SOURCES.values() for name, source in table.items()},
         "figures": KINDS,
     }

@@ -83,15 +83,23 @@ class Clocks:
         self.spans: list[Span] | None = None
 
     def advance(
-        self, t: int, after: Sequence[Phase], during: Sequence[Phase] = (), away: Sequence[int] = ()
+        self,
+        t: int,
+        after: Sequence[Phase],
+        during: Sequence[Phase] = (),
+        away: Sequence[int] = (),
+        gradients: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float64]:
         """(n,) the clocks after round t, which begins where they are.
 
         ``during``: phases that begin with the round, while workers compute; ``after``: those that begin when both the
         computing and these are over. ``away``: workers that take no part; they are back when the others have ended.
+        ``gradients`` (n,): how many each computes, if not one.
         """
         begun_s = self.time_s
         compute_s = self.compute.draw(t, range(self.cluster.n), self.seed)
+        if gradients is not None:
+            compute_s = compute_s * gradients
         compute_s[list(away)] = 0.0
         arrived_s = begun_s
         for phase in during:

@@ -6,12 +6,27 @@ to know its run first is an :class:`decentral.optimizers.of_run.OfRun` too. Noth
 """
 
 import importlib
+import pkgutil
 from typing import Any
 
 from decentral.optimizers.decays import DECAYS
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
+from decentral.optimizers.seboost import SEBOOST
 from topologies.places import all_loaded
+
+
+class Rules(dict[str, type[Rule]]):
+    """Rules by name. Of a path, "module:Class", which is not listed: what makes the rule of that torch optimizer."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and ":" in name)
+
+    def __missing__(self, name: str) -> Any:
+        if ":" not in name:
+            raise KeyError(name)
+        return pkgutil.resolve_name("decentral.optimizers.by_path:rule_of")(name)
+
 
 OPTIMIZERS: dict[str, type[Rule]] = all_loaded(
     {
@@ -26,9 +41,13 @@ OPTIMIZERS: dict[str, type[Rule]] = all_loaded(
         "rsg": "decentral.optimizers.rsg:RSG",
         "arsg": "decentral.optimizers.rsg:ARSG",
         "nlcg": "decentral.optimizers.nlcg:NLCG",
+        "muon": "decentral.optimizers.muon:Muon",
+        "seboost": "decentral.optimizers.seboost:SEBOOST",
     }
 )
-"""By name, as ``[optimizer] name = ...`` has it."""
+OPTIMIZERS = Rules(OPTIMIZERS)
+"""By name or path, as ``[optimizer] name = ...`` has it."""
+SEBOOST.bases = OPTIMIZERS
 
 SCHEDULES: dict[str, type[Schedule]] = DECAYS | all_loaded(
     {

@@ -40,11 +40,7 @@ class Adam(Rule):
 
     def __post_init__(self) -> None:
         plain_settings(self)
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be in [0, 1)")
-        if self.eps <= 0:
-            raise ValueError(f"eps = {self.eps} must be positive; 1e-8 is usual")
+        check_moments(self.beta1, self.beta2, self.eps)
         finite_settings(self)
 
     def init(self, x: Tensor, layout: Layout) -> Moments:
@@ -90,3 +86,12 @@ class AdamW(Adam):
     """
 
     decoupled: ClassVar[bool] = True
+
+
+def check_moments(beta1: float, beta2: float, eps: float, name: str = "eps", usual: float = 1e-8) -> None:
+    """Refuse what is no decay rate of moments, and an eps that is not positive."""
+    for beta, value in (("beta1", beta1), ("beta2", beta2)):
+        if not 0 <= value < 1:
+            raise ValueError(f"{beta} = {value} must be in [0, 1)")
+    if eps <= 0:
+        raise ValueError(f"{name} = {eps} must be positive; {usual:g} is usual")

@@ -28,7 +28,7 @@ class RuleOptimizer(Optimizer):
         self.rule = rule
         self._kind: Any = None  # of the rule's state
         self._layouts: dict[nn.Parameter, Layout] = {}
-        self._packed: dict[tuple[int, ...], Packed] = {}
+        self._packed: dict[tuple[int, ...], list[Packed]] = {}
         self._loss: Tensor | None = None
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
@@ -82,31 +82,40 @@ class RuleOptimizer(Optimizer):
             )
 
     def _together(self, rule: Steps, ready: list[nn.Parameter], lr: float) -> None:
-        """A step of a rule that looks at layers, on all that are alike: of a kind, and with as many steps behind."""
+        """A step of a rule that looks at layers, on all that are alike."""
         if rule.hears and self._loss is None:
             raise ValueError(
                 f"{type(rule).__name__} needs the loss of each batch; call step(closure) or hear(loss)"
             )
         if rule.joint:
             self._check_joint(ready)
+        for packed in self._rows(rule, ready):
+            if self._loss is not None:
+                packed.tell(rule, self.state, self._loss)
+            packed.step(rule, self.state, lr)
+
+    def _rows(self, rule: Steps, ready: list[nn.Parameter]) -> list[Packed]:
+        """``ready`` in rows: those of a kind with as many steps behind, as before if they are what they were."""
+        key = tuple(map(id, ready))
+        rows = self._packed.get(key)
+        if rows is not None and all(row.is_own(self.state) for row in rows):
+            return rows
         alike: dict[Any, list[nn.Parameter]] = {}
         for p in ready:
-            numbers = (
-                () if rule.joint else tuple(v for v in self.state[p].values() if not isinstance(v, Tensor))
-            )
-            alike.setdefault((p.dtype, p.device, numbers), []).append(p)
+            alike.setdefault(self._kind_of(rule, p), []).append(p)
         if rule.joint and len(alike) > 1:
             raise ValueError(
                 f"{type(rule).__name__} acts on one vector; give it parameters of one dtype and device"
             )
-        for parameters in alike.values():
-            key = tuple(map(id, parameters))
-            packed = self._packed.get(key)
-            if packed is None:
-                packed = self._packed[key] = Packed(parameters, rule.joint)
-            if self._loss is not None:
-                packed.tell(rule, self.state, self._loss)
-            packed.step(rule, self.state, lr)
+        # a row keeps its state: none of these parameters is in two
+        self._packed = {ids: rows for ids, rows in self._packed.items() if not {*ids} & {*key}}
+        self._packed[key] = [Packed(parameters, rule.joint) for parameters in alike.values()]
+        return self._packed[key]
+
+    def _kind_of(self, rule: Steps, p: nn.Parameter) -> Any:
+        """What parameters of one row share; the state of a joint rule is the first one's."""
+        kept = {} if rule.joint else self.state[p]
+        return p.dtype, p.device, bool(kept), *(v for v in kept.values() if not isinstance(v, Tensor))
 
     def _step(self, rule: Steps, p: nn.Parameter, grad: Tensor, lr: float) -> None:
         x, kept = p.reshape(1, -1), self.state[p]

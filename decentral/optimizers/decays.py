@@ -15,6 +15,7 @@ DECAYS: dict[str, type[Schedule]] = all_loaded(
         "step": "decentral.optimizers.schedules:Step",
         "cosine": "decentral.optimizers.schedules:Cosine",
         "polynomial": "decentral.optimizers.schedules:Polynomial",
+        "inverse": "decentral.optimizers.inverse:Inverse",
     }
 )
 """By name, as ``[schedule] name = ...`` and ``decay = ...`` have it."""

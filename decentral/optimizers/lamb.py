@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decentral.optimizers.adam import Moments
-from decentral.optimizers.rule import Rule
-from decentral.optimizers.spans import Exclude, acted_on, norms, scaled_
+from decentral.optimizers.adam import Moments, check_moments
+from decentral.optimizers.rule import Rule, check_choices
+from decentral.optimizers.spans import Exclude, added_, decayed_, norms, scaled_, where_acted
 from topologies.settings import finite_settings, plain_settings
 
 if TYPE_CHECKING:
@@ -39,11 +39,8 @@ class LAMB(Rule):
 
     def __post_init__(self) -> None:
         plain_settings(self)
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be in [0, 1)")
-        if self.eps <= 0:
-            raise ValueError(f"eps = {self.eps} must be positive; 1e-6 is usual")
+        check_choices(self, exclude=Exclude)
+        check_moments(self.beta1, self.beta2, self.eps, usual=1e-6)
         finite_settings(self)
 
     def init(self, x: Tensor, layout: Layout) -> Moments:
@@ -56,17 +53,34 @@ class LAMB(Rule):
     ) -> tuple[Tensor, Moments]:
         """See :class:`Rule`."""
         del lr
-        acts, k = acted_on(layout, self.exclude, x), state.steps + 1
+        u, ratio, state = self._after(x, state, g, layout)
+        return scaled_(u, ratio, layout), state
+
+    def step_(self, x: Tensor, state: Moments, g: Tensor, layout: Layout, lr: float) -> Moments:
+        """See :class:`Rule`."""
+        u, ratio, state = self._after(x, state, g, layout)
+        added_(x, u, ratio * -lr, layout)
+        return state
+
+    def _after(self, x: Tensor, state: Moments, g: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Moments]:
+        """(u but for a number, what it is to be multiplied by, the moments with g in them).
+
+        The number, that of the two bias corrections, costs no pass over u: its inverse is on the decay.
+        """
+        import torch
+
+        k = state.steps + 1
         m = state.m.lerp_(g, 1 - self.beta1)
         v = state.v.mul_(self.beta2).addcmul_(g, g, value=1 - self.beta2)
-        u = v.sqrt().div_((1 - self.beta2**k) ** 0.5).add_(self.eps)
-        u = u.reciprocal_().mul_(m).div_(1 - self.beta1**k)
-        of_x = norms(x, layout)
+        root = (1 - self.beta2**k) ** 0.5
+        number = root / (1 - self.beta1**k)
+        u = v.sqrt().add_(self.eps * root)
+        u = torch.div(m, u, out=u)
         if self.weight_decay:
-            u.add_(scaled_(x.clone(), (self.weight_decay * acts).expand_as(of_x), layout))
-        of_u = norms(u, layout)
-        ratio = self.bounded(of_x / of_u).where((of_x > 0) & (of_u > 0), 1.0)
-        return scaled_(u, ratio.where(acts > 0, 1.0), layout), Moments(m, v, k)
+            decayed_(u, x, self.weight_decay / number, layout, self.exclude)
+        both = of_x, of_u = norms(x, layout), norms(u, layout).mul_(number)
+        ratio = where_acted(self.bounded(of_x / of_u), layout, self.exclude, both)
+        return u, ratio.mul_(number), Moments(m, v, k)
 
     def bounded(self, ratio: Tensor) -> Tensor:
         """The trust ratio (h, L) that is used."""

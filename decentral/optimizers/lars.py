@@ -6,15 +6,19 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from decentral.optimizers.rule import Rule
+from decentral.optimizers.rule import Rule, check_choices
 from decentral.optimizers.sgd import Velocity
-from decentral.optimizers.spans import Exclude, acted_on, norms, scaled_
+from decentral.optimizers.spans import Exclude, acted_on, added_, norms, where_acted
 from topologies.settings import finite_settings, plain_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from decentral.comm.layout import Layout
+
+
+Where = Literal["scaled", "plain"]
+Mode = Literal["clip", "scale"]
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,12 @@ class LARS(Rule):
 
     momentum: float = 0.9
     trust: float = 0.001
-    velocity: Literal["scaled", "plain"] = "scaled"
+    velocity: Where = "scaled"
     exclude: Exclude = "vectors"
 
     def __post_init__(self) -> None:
         plain_settings(self)
+        check_choices(self, velocity=Where, exclude=Exclude)
         check_layer_rates(self.momentum, self.trust)
         finite_settings(self)
 
@@ -65,16 +70,12 @@ class LARS(Rule):
         return Velocity(m)
 
     def _after(self, x: Tensor, state: Velocity, g: Tensor, layout: Layout, lr: float) -> Tensor:
-        acts = acted_on(layout, self.exclude, x)
-        of_x, of_g = norms(x, layout), norms(g, layout)
+        both = of_x, of_g = norms(x, layout), norms(g, layout)
         rate = self.trust * of_x / (of_g + self.weight_decay * of_x)
-        rate = rate.where((of_x > 0) & (of_g > 0) & (acts > 0), 1.0)
-        if self.weight_decay:
-            g = g.add(scaled_(x.clone(), (self.weight_decay * acts).expand_as(rate), layout))
-        else:
-            g = g.clone()
-        m = state.m.mul_(self.momentum)
-        return m.add_(scaled_(g, rate, layout), alpha=lr if self.velocity == "scaled" else 1.0)
+        rate = where_acted(rate, layout, self.exclude, both)
+        if self.velocity == "scaled":
+            rate = rate * lr
+        return _gathered(self, state.m, x, g, rate, layout)
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,12 @@ class LARC(Rule):
 
     momentum: float = 0.9
     trust: float = 0.002
-    mode: Literal["clip", "scale"] = "clip"
+    mode: Mode = "clip"
     exclude: Exclude = "vectors"
 
     def __post_init__(self) -> None:
         plain_settings(self)
+        check_choices(self, mode=Mode, exclude=Exclude)
         check_layer_rates(self.momentum, self.trust)
         finite_settings(self)
 
@@ -108,18 +110,21 @@ class LARC(Rule):
         self, x: Tensor, state: Velocity, g: Tensor, layout: Layout, lr: float
     ) -> tuple[Tensor, Velocity]:
         """See :class:`Rule`."""
-        acts = acted_on(layout, self.exclude, x)
-        of_x, of_g = norms(x, layout), norms(g, layout)
+        both = of_x, of_g = norms(x, layout), norms(g, layout)
         rate = self.trust * of_x / of_g
         if self.mode == "clip":
             rate = (rate / lr).clamp_(max=1.0) if lr else rate.new_ones(rate.shape)
-        rate = rate.where((of_x > 0) & (of_g > 0) & (acts > 0), 1.0)
-        if self.weight_decay:
-            g = g.add(scaled_(x.clone(), (self.weight_decay * acts).expand_as(rate), layout))
-        else:
-            g = g.clone()
-        m = state.m.mul_(self.momentum).add_(scaled_(g, rate, layout))
+        m = _gathered(self, state.m, x, g, where_acted(rate, layout, self.exclude, both), layout)
         return m, Velocity(m)
+
+
+def _gathered(rule: LARS | LARC, m: Tensor, x: Tensor, g: Tensor, rate: Tensor, layout: Layout) -> Tensor:
+    """m, in place: momentum m + rate (g + decay x), without the decay on what is excluded."""
+    added_(m.mul_(rule.momentum), g, rate, layout)
+    if not rule.weight_decay:
+        return m
+    acts = rate.new_tensor(acted_on(layout, rule.exclude))
+    return added_(m, x, rate * (rule.weight_decay * acts), layout)
 
 
 def check_layer_rates(momentum: float, trust: float) -> None:

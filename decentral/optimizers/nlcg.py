@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from decentral.optimizers.dots import dots
-from decentral.optimizers.rule import Rule
+from decentral.optimizers.rule import Rule, check_choices
 from topologies.settings import finite_settings, plain_settings
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from decentral.comm.layout import Layout
 
+Update = Literal["fletcher-reeves", "polak-ribiere"]
+Monitor = Literal["step", "online"]
 _EPS = 1e-8
 _LEAST, _MEMORY = 1e-4, 0.7  # of base; of the mean of losses
 _GROWTH = {"step": 1.05, "online": 1.02}
@@ -73,19 +75,15 @@ class NLCG(Rule):
     joint: ClassVar[bool] = True
     hears: ClassVar[bool] = True
 
-    update: Literal["fletcher-reeves", "polak-ribiere"] = "fletcher-reeves"
+    update: Update = "fletcher-reeves"
     precondition: bool = True
-    monitor: Literal["step", "online"] = "step"
+    monitor: Monitor = "step"
     period: int = 5
     threshold: float = 1.0
 
     def __post_init__(self) -> None:
         plain_settings(self)
-        for name, choices in (("update", ("fletcher-reeves", "polak-ribiere")), ("monitor", (*_GROWTH,))):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} = {getattr(self, name)!r} must be {' or '.join(map(repr, choices))}"
-                )
+        check_choices(self, update=Update, monitor=Monitor)
         if self.period < 1:
             raise ValueError(f"period = {self.period} must be at least 1; 5 is usual")
         if self.threshold <= 0:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from decentral.optimizers.adam import check_moments
 from decentral.optimizers.rule import Rule
-from decentral.optimizers.spans import norms, scaled_
+from decentral.optimizers.spans import added_, norms
 from topologies.settings import finite_settings, plain_settings
 
 if TYPE_CHECKING:
@@ -43,11 +44,7 @@ class NovoGrad(Rule):
 
     def __post_init__(self) -> None:
         plain_settings(self)
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be in [0, 1)")
-        if self.eps <= 0:
-            raise ValueError(f"eps = {self.eps} must be positive; 1e-8 is usual")
+        check_moments(self.beta1, self.beta2, self.eps)
         finite_settings(self)
 
     def init(self, x: Tensor, layout: Layout) -> LayerMoments:
@@ -59,8 +56,10 @@ class NovoGrad(Rule):
     ) -> tuple[Tensor, LayerMoments]:
         """See :class:`Rule`."""
         del lr
-        squares = norms(g, layout).square_()
+        squares = norms(g, layout).square()
         v = state.v.mul_(self.beta2).add_(squares, alpha=1 - self.beta2) if state.steps else squares
-        scaled = self._joined(scaled_(g.clone(), v.sqrt().add_(self.eps).reciprocal_(), layout), x)
-        m = state.m.mul_(self.beta1).add_(scaled, alpha=1 - self.beta1 if self.averaging else 1.0)
+        share = 1 - self.beta1 if self.averaging else 1.0
+        m = added_(state.m.mul_(self.beta1), g, v.sqrt().add_(self.eps).reciprocal_().mul_(share), layout)
+        if self.weight_decay:
+            m.add_(x, alpha=share * self.weight_decay)
         return m, LayerMoments(m, v, state.steps + 1)

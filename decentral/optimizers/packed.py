@@ -6,6 +6,7 @@ from collections.abc import Iterable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import torch
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from decentral.comm.layout import Layout
 
@@ -49,79 +50,73 @@ class Packed:
     """
 
     def __init__(self, parameters: Sequence[Parameter], joint: bool) -> None:
-        self.parameters, self.joint = list(parameters), joint
+        self.parameters: list[Tensor] = [*parameters]
+        self.joint = joint
         self.layout = Layout.of((str(k), p) for k, p in enumerate(parameters))
+        self.holders = self.parameters[:1] if joint else self.parameters
         self.state: Any = None
-        self._views: list[dict[str, Any]] = []
+        self._views: list[dict[str, Any]] = [{} for _ in self.holders]
         self._handed: dict[str, Any] = {}
 
     def step(self, rule: Steps, kept: Kept, lr: float) -> None:
         """A step of the rule, from and into the parameters, and what is kept of them."""
-        row = [p.detach().reshape(-1) for p in self.parameters]
-        x = torch.cat(row)[None]
-        g = torch.cat([_grad(p).reshape(-1) for p in self.parameters])[None]
-        if not self._is_own(kept):
-            self.state = self._gathered(rule.init(x, self.layout), kept)
+        x = self._row(self.parameters)
+        g = self._row([_grad(p) for p in self.parameters])
+        self._begin(rule, x, kept)
         self.state = rule.step_(x, self.state, g, self.layout, lr)
         self._hand_out(kept)
-        parts = x[0].split_with_sizes(self.layout.sizes)
-        torch._foreach_copy_(
-            [p.detach() for p in self.parameters],
-            [part.view(p.shape) for part, p in zip(parts, self.parameters, strict=True)],
-        )
+        parts: tuple[Tensor, ...] = _unflatten_dense_tensors(x[0], self.parameters)  # type: ignore[no-untyped-call]
+        torch._foreach_copy_(self.parameters, parts)
 
     def tell(self, rule: Steps, kept: Kept, losses: Tensor) -> None:
         """The loss of the batch, before the step."""
-        if not self._is_own(kept):
-            x = torch.cat([p.detach().reshape(-1) for p in self.parameters])[None]
-            self.state = self._gathered(rule.init(x, self.layout), kept)
+        if self.state is None:
+            self._begin(rule, self._row(self.parameters), kept)
         self.state = rule.heard(self.state, losses)
         self._hand_out(kept)
 
-    def _is_own(self, kept: Kept) -> bool:
-        """Whether what is kept is still what this step left, and not loaded from elsewhere."""
-        if self.state is None:
-            return False
-        holders = zip(self._holders(), self._views, strict=True)
-        return all(kept[p].get(name) is value for p, views in holders for name, value in views.items())
+    def is_own(self, kept: Kept) -> bool:
+        """Whether what is kept is what this has left, and not loaded or made by others since."""
+        of_each = zip(map(kept.__getitem__, self.holders), self._views, strict=True)
+        return all(of_one.get(name) is value for of_one, views in of_each for name, value in views.items())
 
-    def _holders(self) -> list[Parameter]:
-        return self.parameters[:1] if self.joint else self.parameters
+    def _row(self, tensors: Sequence[Tensor]) -> Tensor:
+        row: Tensor = _flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
+        return row[None]
 
-    def _gathered(self, state: Any, kept: Kept) -> Any:
+    def _begin(self, rule: Steps, x: Tensor, kept: Kept) -> None:
         """The state before the first step, or that which is kept."""
-        first = kept[self.parameters[0]]
-        self._views, self._handed = [], {}
-        if not first or not state:
-            return state
-        whole = {}
+        if self.state is not None:
+            return
+        self.state = state = rule.init(x, self.layout)
+        of_each = [kept[p] for p in self.holders]
+        if not of_each[0] or not state:
+            return
+        whole = dict(of_each[0])
         for name, begun in state._asdict().items():
-            if isinstance(begun, int | float) or self.joint:
-                whole[name] = first[name]
-                continue
-            whole[name] = torch.cat([kept[p][name].reshape(1, -1) for p in self.parameters], dim=1)
-        return type(state)(**whole)
+            if not self.joint and not isinstance(begun, int | float):
+                whole[name] = torch.cat([of_one[name].reshape(1, -1) for of_one in of_each], dim=1)
+        self.state = type(state)(**whole)
 
     def _hand_out(self, kept: Kept) -> None:
         """What has changed: numbers, and tensors that are not written to in place."""
         fields = self.state._asdict() if self.state else {}
         changed = {name: value for name, value in fields.items() if value is not self._handed.get(name)}
-        if not self._views:
-            self._views = [{} for _ in self._holders()]
+        of_each = [kept[p] for p in self.holders] if changed else []
         for name, value in changed.items():
-            for views, p, part in zip(self._views, self._holders(), self._parts(value), strict=True):
-                views[name] = kept[p][name] = part
+            for views, of_one, part in zip(self._views, of_each, self._parts(value), strict=True):
+                views[name] = of_one[name] = part
         self._handed = fields
 
     def _parts(self, value: Any) -> Iterable[Any]:
         if isinstance(value, int | float) or self.joint:
-            return [value] * len(self._holders())
+            return [value] * len(self.holders)
         if value.shape[1] == self.layout.d:
             parts: list[Any] = value.split_with_sizes(self.layout.sizes, 1)
             return parts
         return list(value.split(1, dim=1))
 
 
-def _grad(p: Parameter) -> Tensor:
+def _grad(p: Tensor) -> Tensor:
     assert p.grad is not None
     return p.grad

@@ -29,6 +29,10 @@ def rescaled(optimizer: T, model: nn.Module, batch: Any, by: By = "layer", every
     """
     if is_rescaled(optimizer):
         raise ValueError("the optimizer rescales weights already; say rescaled(...) once")
+    if getattr(getattr(optimizer, "rule", None), "evaluates", False):
+        raise ValueError(
+            f"{type(optimizer).__name__} keeps earlier models, from which it would go on; rescale another"
+        )
     layers = before_norms(model, lambda: model(batch))
     named = dict(model.named_parameters())
     own = {id(p) for group in optimizer.param_groups for p in group["params"]}

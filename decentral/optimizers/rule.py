@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeGuard, get_args
+
+from decentral.errors import UserError
+from topologies.wording import shown
+
+Evaluate = Callable[["Tensor", int], "tuple[Tensor, Tensor]"]
+"""(models (h, d), number of a batch) -> the losses (h,) there, and the gradients (h, d)."""
+Mean = Callable[["Tensor"], "Tensor"]
+"""Numbers (h, k) of the workers -> those that each goes on with: its own, or the mean of all."""
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, dtype
     from torch.optim import Optimizer
 
     from decentral.comm.layout import Layout
@@ -33,7 +41,8 @@ class Rule(ABC):
     ``layers``: whether it looks at whole spans, as a norm of each layer does. It is then given whole rows; others act
     alike on every column, and may be given some columns only, with the layout of all. ``joint``: whether it looks at
     the whole model as one vector, so that it needs all layers in one place. ``hears``: whether it is told, before each
-    step, the loss of the batch that g is of: :meth:`heard`.
+    step, the loss of the batch that g is of: :meth:`heard`. ``evaluates``: whether it looks, after its step of x, at
+    the loss at other models: :meth:`evaluated`.
     ``weight_decay``: ``[train]`` has it, and :meth:`decayed` puts it in. The rule says what it does: join the gradient,
     shrink the weights by itself, or enter a ratio of norms.
 
@@ -44,6 +53,7 @@ class Rule(ABC):
     layers: ClassVar[bool] = False
     joint: ClassVar[bool] = False
     hears: ClassVar[bool] = False
+    evaluates: ClassVar[bool] = False
 
     weight_decay: float = field(default=0.0, init=False)
     rescale: Literal["layer", "filter"] | None = field(default=None, kw_only=True)
@@ -88,6 +98,15 @@ class Rule(ABC):
         return state
 
     @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return type(self).__name__
+
+    def refuse(self, layout: Callable[[], Layout], numbers: dtype) -> None:
+        """Raise UserError where it cannot step models of that layout in these numbers; those of this package can."""
+        del layout, numbers
+
+    @property
     def whole(self) -> bool:
         """Whether it is given whole rows, with all of their gradient there."""
         return self.layers or self.joint or self.hears
@@ -97,21 +116,41 @@ class Rule(ABC):
         del losses
         return state
 
+    def evaluated(self, x: Tensor, state: Any, evaluate: Evaluate, mean: Mean) -> Any:
+        """After the step, for who ``evaluates``: what more is made of x (h, d), in place; the state after it.
+
+        ``evaluate(y, k)``: the losses (h,) at y (h, d), on the k-th of the batches for this, and the gradients (h, d).
+        ``mean``: of numbers (h, k) of the workers, where these share their gradients; else they stay as they are.
+        """
+        del x, evaluate, mean
+        return state
+
     def build(self, parameters: Iterable[Any], lr: float, weight_decay: float) -> Optimizer:
-        """The rule as a torch optimizer of these parameters, or groups of them. They do not tell what to rescale."""
+        """The rule as a torch optimizer of these parameters, or groups of them."""
         from decentral.optimizers.as_torch import RuleOptimizer
 
+        self._refuse_rescaling()
+        return RuleOptimizer(self, parameters, lr, weight_decay)
+
+    def _refuse_rescaling(self) -> None:
+        """For :meth:`build`, whose parameters do not tell what to rescale."""
         if self.rescale is not None:
             raise ValueError(
                 f"rescale = {self.rescale!r} needs the model, and an optimizer has its parameters; leave it out, and "
                 "say decentral.optimizers.rescaled(optimizer, model, batch)"
             )
 
-        return RuleOptimizer(self, parameters, lr, weight_decay)
-
     def _joined(self, g: Tensor, x: Tensor) -> Tensor:
         """g with the weight decay in it."""
         return g.add(x, alpha=self.weight_decay) if self.weight_decay else g
+
+
+def check_choices(settings: Any, **kinds: Any) -> None:
+    """Refuse, for ``__post_init__``, a field whose value is none of its Literal's."""
+    for name, kind in kinds.items():
+        value, choices = getattr(settings, name), get_args(kind)
+        if value not in choices:
+            raise ValueError(f"{name} = {shown(value)} must be one of {', '.join(choices)}; choose one")
 
 
 def is_asked(rule: Rule | None) -> TypeGuard[Rule]:
@@ -122,3 +161,21 @@ def is_asked(rule: Rule | None) -> TypeGuard[Rule]:
 def to_ask(rule: Rule | None, weight_decay: float) -> tuple[Rule | None, float]:
     """(the rule to ask, with this weight decay, or None; the weight decay that is left to who would ask it)."""
     return (rule.decayed(weight_decay), 0.0) if is_asked(rule) else (None, weight_decay)
+
+
+def refuse_evaluating(rule: Rule | None, why: str) -> None:
+    """Raise UserError for a rule that evaluates the loss, where that cannot be; ``why``, in words."""
+    if rule is not None and rule.evaluates:
+        raise UserError(
+            f"{rule.title} evaluates the loss at other models, and {why}; use rounds, such as those of dsgd, or "
+            "another rule"
+        )
+
+
+def refuse_to_rescale(rule: Rule, why: str) -> None:
+    """Raise UserError for a rule that has the option, where nobody sees to it; ``why``, in words."""
+    if rule.rescale is not None or rule.rescale_every is not None:
+        raise UserError(
+            "optimizer.rescale and optimizer.rescale_every are for weights before a batch norm, and "
+            f"{why}; remove the key"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ def norms(x: Tensor, layout: Layout) -> Tensor:
     """
     import torch
 
+    if len(x) > 1 and not x.stride(0):  # a mean, the same row for all
+        return norms(x[:1], layout).expand(len(x), -1)
     if x.device.type != "cpu":
         parts = x.split_with_sizes(layout.sizes, 1)
         return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in parts], 1)
@@ -36,6 +39,46 @@ def scaled_(x: Tensor, factors: Tensor, layout: Layout) -> Tensor:
     return x
 
 
-def acted_on(layout: Layout, exclude: Exclude, like: Tensor) -> Tensor:
-    """Of each span 1 where a rule of layers acts on it, else 0, (L,): "vectors" leaves out what has one dimension."""
-    return like.new_tensor([exclude == "none" or len(span.shape) > 1 for span in layout.spans])
+def added_(x: Tensor, y: Tensor, factors: Tensor, layout: Layout) -> Tensor:
+    """x + factors y, (h, d), in place: each span of y times that of ``factors`` (h, L), in one pass."""
+    import torch
+
+    mine, theirs = (one.split_with_sizes(layout.sizes, 1) for one in (x, y))
+    torch._foreach_addcmul_(mine, theirs, factors.unsqueeze(2).unbind(1))
+    return x
+
+
+def decayed_(x: Tensor, y: Tensor, decay: float, layout: Layout, exclude: Exclude) -> Tensor:
+    """x + decay y, (h, d), in place, on the spans that ``exclude`` leaves."""
+    import torch
+
+    if not any(acts := acted_on(layout, exclude)):
+        return x
+    if all(acts):
+        return x.add_(y, alpha=decay)
+    mine, theirs = (list(compress(one.split_with_sizes(layout.sizes, 1), acts)) for one in (x, y))
+    torch._foreach_add_(mine, theirs, alpha=decay)
+    return x
+
+
+def acted_on(layout: Layout, exclude: Exclude) -> list[bool]:
+    """Whether a rule of layers acts on a span, of each: "vectors" leaves out what has one dimension."""
+    return layout.matrices if exclude == "vectors" else [True] * len(layout.sizes)
+
+
+def nothing_acted_on(rule: object, layout: Layout) -> str:
+    """What to say of a rule of layers that finds vectors only, and leaves those to plain steps; else ""."""
+    if getattr(rule, "exclude", "none") == "none" or any(layout.matrices):
+        return ""
+    return (
+        f"{type(rule).__name__} acts on nothing here: all parameters are vectors, which exclude = 'vectors' leaves to "
+        "plain steps; set exclude = 'none' for its rates"
+    )
+
+
+def where_acted(factors: Tensor, layout: Layout, exclude: Exclude, norms: tuple[Tensor, Tensor]) -> Tensor:
+    """``factors`` (h, L), and 1 on spans that ``exclude`` names, or one of whose two norms (h, L) is 0."""
+    is_used = (norms[0] > 0) & (norms[1] > 0)
+    if exclude == "vectors":
+        is_used &= is_used.new_tensor(layout.matrices)
+    return factors.where(is_used, 1.0)

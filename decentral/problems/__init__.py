@@ -10,6 +10,7 @@ PROBLEMS: dict[str, type[Problem]] = all_loaded(
         "quadratic": "decentral.problems.quadratic:Quadratic",
         "linear-regression": "decentral.problems.regression:LinearRegression",
         "logistic-regression": "decentral.problems.classification:LogisticRegression",
+        "linear-svm": "decentral.problems.linear_svm:LinearSVM",
         "mlp": "decentral.problems.classification:MLP",
         "cnn": "decentral.problems.classification:CNN",
         "resnet20": "decentral.problems.classification:ResNet20",

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from decentral.problems.data.dataset import Dataset
+    from decentral.problems.data.dataset import Dataset, Scale
     from decentral.problems.models.tried import Tried
     from decentral.problems.objective import Objective, Place
 
@@ -114,6 +114,14 @@ class Layered(Trainable, Protocol):
 
     def batches(self, made: Made, seed: int, batch_size: BatchSize) -> Draw:
         """What stages draw, a function of the worker and the step."""
+
+
+@runtime_checkable
+class Perturbable(Layered, Protocol):
+    """Settings of a problem whose inputs are numbers, which may be moved a little; tokens may not."""
+
+    def scale(self) -> Scale | None:
+        """What pixels are as inputs; None where inputs are no pixels."""
 
 
 @runtime_checkable

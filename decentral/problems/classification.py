@@ -18,7 +18,7 @@ from topologies.streams import stream
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from decentral.problems.data.dataset import Dataset
+    from decentral.problems.data.dataset import Dataset, Scale
     from decentral.problems.model_objective import ModelObjective
 
 Data = Annotated[str, OneOf(DATASETS)]
@@ -68,6 +68,10 @@ class Classification(OfModule):
     def most_workers(self) -> int:
         """See :class:`decentral.problems.capabilities.Dealt`."""
         return len(self.read().train_y)
+
+    def scale(self) -> Scale | None:
+        """See :class:`decentral.problems.capabilities.Perturbable`."""
+        return self.read().scale
 
 
 @dataclass(frozen=True)

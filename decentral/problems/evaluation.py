@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from decentral.comm.layout import Layout
+from decentral.problems.losses import Loss, cross_entropy
 from decentral.problems.models.draws import Generators
 from decentral.problems.models.tried import TRUSTED, Tried
 from decentral.problems.models.worker_state import standing_for
-from decentral.problems.oracles import cross_entropy
 from topologies.streams import stream
 
 if TYPE_CHECKING:
@@ -52,13 +52,15 @@ class Evaluation:
         shards: list[NDArray[np.int64]],
         place: Place,
         tried: Tried = TRUSTED,
+        loss: Loss = cross_entropy,
     ) -> None:
-        self.module, self.layout, self.place = module, layout, place
+        self.module, self.layout, self.place, self.loss = module, layout, place, loss
         self.stateless, self.generators = tried.stateless, Generators(tried.draws, place.device)
         order = stream(0, "eval", dataset.name).permutation(len(dataset.test_y))
         self.test_x = placed(dataset.test_x[order], place)
         self.test_y = dataset.test_y[order].to(place.device)
         self.some = slice(0, place.eval_samples)
+        self.some_test = self.test_x[self.some], self.test_y[self.some]
         chosen = np.concatenate(shards)
         weights = np.concatenate([np.full(len(s), 1 / len(s)) for s in shards])
         if len(chosen) > place.eval_samples:
@@ -88,9 +90,9 @@ class Evaluation:
     def _measured(
         self, mean: Tensor, x: Tensor, buffers: dict[str, Tensor], comm: Communicator, last: bool
     ) -> dict[str, float]:
-        averaged = {name: _average(value, comm) for name, value in buffers.items()}
+        averaged = average(buffers, comm)
         right_of = [
-            self._correct(self.place.rows[row], x[row], _row(buffers, row))
+            self.count_right(self.place.rows[row], x[row], _row(buffers, row), *self.some_test)
             for row in range(x.shape[0] if comm.n > 1 else 0)
         ]
         values = dict.fromkeys(("train_loss", "train_accuracy", "test_loss", "test_accuracy"), float("nan"))
@@ -116,17 +118,21 @@ class Evaluation:
         """(N,) each sample's mean loss, and how many of its labels are predicted right."""
 
         def judge(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            losses = cross_entropy(logits, y, reduction="none").view(len(y), -1).mean(1)
+            losses = self.loss(logits, y, reduction="none").view(len(y), -1).mean(1)
             return losses, (logits.argmax(-1) == y).view(len(y), -1).sum(1)
 
         losses, right = zip(*self._each(judge, part, row, buffers, inputs, labels), strict=True)
         return torch.cat(losses), torch.cat(right)
 
-    def _correct(self, worker: int, row: Tensor, buffers: dict[str, Tensor]) -> int:
+    def count_right(
+        self, whose: str | int, row: Tensor, buffers: dict[str, Tensor], inputs: Tensor, labels: Tensor
+    ) -> int:
+        """How many labels the model (d,) predicts right, in the mode that the module is in."""
+
         def judge(logits: Tensor, y: Tensor) -> int:
             return int((logits.argmax(-1) == y).sum())
 
-        return sum(self._each(judge, worker, row, buffers, self.test_x[self.some], self.test_y[self.some]))
+        return sum(self._each(judge, whose, row, buffers, inputs, labels))
 
     def _each(
         self, judge: Callable[[Tensor, Tensor], T], whose: str | int, row: Tensor, buffers: dict[str, Tensor],
@@ -134,22 +140,28 @@ class Evaluation:
     ) -> list[T]:  # fmt: skip
         """Of each chunk, what its logits and labels give. What a model draws here too is the same in all records."""
         self.generators.seed(self.place.seed, "evaluation", whose)
-        chunks = _chunks(inputs, labels)
+        parts = chunks(inputs, labels)
         if self.stateless:
             named = self.layout.views(row), buffers
-            return [judge(functional_call(self.module, named, (x,)), y) for x, y in chunks]
+            return [judge(functional_call(self.module, named, (x,)), y) for x, y in parts]
         # copies all: to measure a model is not to change it, whatever it writes to
         with standing_for(self.module, self.layout.views(row.clone()), buffers):
-            return [judge(self.module(x.clone()), y) for x, y in chunks]
+            return [judge(self.module(x.clone()), y) for x, y in parts]
 
 
-def _chunks(inputs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def chunks(inputs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Samples in parts that go through a model at once."""
     for a in range(0, len(labels), _CHUNK):
         yield inputs[a : a + _CHUNK], labels[a : a + _CHUNK]
 
 
 def _row(buffers: dict[str, Tensor], row: int) -> dict[str, Tensor]:
     return {name: value[row] for name, value in buffers.items()}
+
+
+def average(buffers: dict[str, Tensor], comm: Communicator) -> dict[str, Tensor]:
+    """The averaged model's buffers. Every rank calls it."""
+    return {name: _average(value, comm) for name, value in buffers.items()}
 
 
 def _average(value: Tensor, comm: Communicator) -> Tensor:

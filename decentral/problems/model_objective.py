@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from decentral.comm.layout import Layout
 from decentral.problems.data.batches import EpochBatches
 from decentral.problems.evaluation import Evaluation, placed
+from decentral.problems.losses import Loss, cross_entropy
 from decentral.problems.models.conversion import converted
 from decentral.problems.models.tried import TRUSTED, Tried
 from decentral.problems.models.worker_state import stacked_buffers
 from decentral.problems.objective import one_worker
-from decentral.problems.oracles import Blocks, LoopOracle, choose_oracle
+from decentral.problems.oracles import Batches, Blocks, LoopOracle, choose_oracle
 from decentral.problems.statistics import of_batch_norm, renew_statistics
 from topologies.streams import stream
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class ModelObjective:
-    """Mean cross-entropy of the hosted workers' samples; see :class:`decentral.problems.objective.Objective`.
+    """Mean ``loss`` of the hosted workers' samples; see :class:`decentral.problems.objective.Objective`.
 
     ``shards``: the samples of the training part that each of the n workers owns. Labels are (N,), or (N, T) of tokens.
     ``tried``: what a trial of the module has found, if it is not one of this package's.
@@ -42,8 +43,9 @@ class ModelObjective:
         shards: list[NDArray[np.int64]],
         place: Place,
         tried: Tried = TRUSTED,
+        loss: Loss = cross_entropy,
     ) -> None:
-        self.place = place
+        self.place, self.loss = place, loss
         self.owned, self.classes = np.concatenate(shards), dataset.classes
         self.epoch_samples = len(self.owned)
         self.shards = [shards[worker] for worker in place.rows]
@@ -58,13 +60,13 @@ class ModelObjective:
         # full batches of unequal size are padded for vmap, which would enter batch norm's statistics
         wish = "loop" if place.batch_size == "full" and self.buffers else place.oracle
         self._oracle, note = choose_oracle(
-            wish, module, self.layout, self.buffers, place.rows, place.seed, tried
+            wish, module, self.layout, self.buffers, place.rows, place.seed, tried, loss
         )
         self.oracle = self._oracle.name
         self.draws = tried.draws
         self.notes = [*([note] if note else []), *tried.notes]
         self.losses = self._start.new_zeros(h)
-        self.evaluation = Evaluation(module, self.layout, dataset, shards, place, tried)
+        self.evaluation = Evaluation(module, self.layout, dataset, shards, place, tried, loss)
         self.batches: EpochBatches | None = None
         self._full: tuple[list[Tensor], list[Tensor]] | None = None
         if place.batch_size == "full":
@@ -77,6 +79,9 @@ class ModelObjective:
         """Batches of so many samples of each shard."""
         sizes = [len(s) for s in self.shards]
         self.batches = EpochBatches(sizes, list(self.place.rows), batch_size, self.place.seed)
+        if all(shard is self.owned for shard in self.shards):
+            self._table = torch.from_numpy(self.owned).expand(len(sizes), -1)
+            return
         self._table = torch.zeros(len(sizes), max(sizes), dtype=torch.int64)
         for row, shard in enumerate(self.shards):
             self._table[row, : len(shard)] = torch.from_numpy(shard)
@@ -88,6 +93,10 @@ class ModelObjective:
     def gradient(self, x: Tensor, t: int) -> Blocks:
         """Gradients of the mean loss over each worker's batch of round t, or over all its samples."""
         inputs, labels = self._full or self._batch(t)
+        return self.gradient_of(x, inputs, labels, t)
+
+    def gradient_of(self, x: Tensor, inputs: Batches, labels: Batches, t: int) -> Blocks:
+        """The same over these batches: inputs and labels of each hosted worker."""
         self.losses, blocks = self._oracle.gradient(x, inputs, labels, t)
         return blocks
 
@@ -97,6 +106,11 @@ class ModelObjective:
         h, batch = chosen.shape
         inputs = self.train_x.index_select(0, chosen.reshape(-1))
         return inputs.view(h, batch, *inputs.shape[1:]), self.train_y[chosen]
+
+    def grow(self, batch_size: int, t: int) -> None:
+        """From round t on batches of this size."""
+        assert self.batches is not None
+        self.batches.grow(batch_size, t)
 
     def evaluate(self, mean: Tensor, x: Tensor, comm: Communicator, last: bool) -> dict[str, float]:
         """Losses and accuracies of the averaged model, accuracies of the workers' models."""
@@ -109,7 +123,13 @@ class ModelObjective:
         one.shards, one.losses = self.shards[row : row + 1], self.losses[row : row + 1]
         one.buffers = {name: value[row : row + 1].clone() for name, value in self.buffers.items()}
         one._oracle = LoopOracle(
-            self.evaluation.module, self.layout, one.buffers, one.place.rows, one.place.seed, self.draws
+            self.evaluation.module,
+            self.layout,
+            one.buffers,
+            one.place.rows,
+            one.place.seed,
+            self.draws,
+            self.loss,
         )
         if self._full is not None:
             one._full = (self._full[0][row : row + 1], self._full[1][row : row + 1])
@@ -147,8 +167,9 @@ class ModelObjective:
 
     def samples(self, rounds: int) -> int:
         """Seen by all workers."""
-        batch = self.place.batch_size
-        return rounds * (self.epoch_samples if batch == "full" else batch * self.place.workers)
+        if self.batches is None:
+            return rounds * self.epoch_samples
+        return self.batches.drawn(rounds) * self.place.workers
 
     def epoch(self, rounds: int) -> float:
         """Passes over the whole training set."""

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
     from decentral.comm import Communicator
     from decentral.comm.layout import Layout
+    from decentral.problems.adversarial import Adversarial
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an objective is built: its hosted workers among all, seed, numbers, device, and batches."""
+    """Where an objective is built: its hosted workers among all, seed, numbers, device, and batches.
+
+    ``adversarial``: examples that samples are joined by, of problems that are Perturbable.
+    """
 
     workers: int
     rows: range
@@ -29,6 +33,7 @@ class Place:
     weight_decay: float
     oracle: Literal["auto", "batched", "loop"]
     eval_samples: int
+    adversarial: Adversarial | None = None
 
 
 def one_worker(place: Place, row: int) -> Place:

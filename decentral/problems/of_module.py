@@ -13,6 +13,7 @@ from decentral.problems.sizes import refuse_models
 if TYPE_CHECKING:
     from torch import nn
 
+    from decentral.problems.losses import Loss
     from decentral.problems.model_objective import ModelObjective
     from decentral.problems.models.tried import Tried
 
@@ -45,6 +46,12 @@ class OfModule:
         """See :class:`decentral.problems.capabilities.Counted`; all samples are dealt out."""
         del workers
         return self.most_workers()
+
+    def loss(self) -> Loss:
+        """What is averaged over the samples: cross-entropy, unless a problem says otherwise."""
+        from decentral.problems.losses import cross_entropy
+
+        return cross_entropy
 
     def check(self, batch_size: BatchSize, weight_decay: float) -> None:
         """What can be told before the data are read: nothing more."""
@@ -83,7 +90,12 @@ class OfModule:
         from decentral.problems.model_objective import ModelObjective
 
         made = self.made(place.workers, place.seed)
-        return ModelObjective(*made, place, self.tried(made, place))
+        tried, loss = self.tried(made, place), self.loss()
+        if place.adversarial is None:
+            return ModelObjective(*made, place, tried, loss)
+        from decentral.problems.adversarial_objective import AdversarialObjective
+
+        return AdversarialObjective(*made, place, tried, loss)
 
     def tried(self, made: Made, place: Place) -> Tried:
         """See :class:`decentral.problems.capabilities.Tryable`."""

@@ -14,12 +14,12 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
-from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 
 from decentral.comm.layout import Layout
 from decentral.errors import UserError
+from decentral.problems.losses import Loss, cross_entropy
 from decentral.problems.models.draws import Generators
 from decentral.problems.models.tried import TRUSTED, Tried
 from decentral.problems.models.worker_state import BufferRows
@@ -32,20 +32,14 @@ Blocks = Iterable[tuple[slice, Tensor]]
 Batches = Tensor | list[Tensor]
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross-entropy of logits (B, ..., classes) and labels (B, ...): one per example, or one per token.
-
-    Their mean, or with ``reduction`` "none" all of them, flat.
-    """
-    return functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction=reduction)
-
-
 class BatchedOracle:
     """All hosted workers in one ``vmap``; ``buffers`` name -> (h, *shape) are updated in place."""
 
     name = "batched"
 
-    def __init__(self, module: nn.Module, layout: Layout, buffers: dict[str, Tensor]) -> None:
+    def __init__(
+        self, module: nn.Module, layout: Layout, buffers: dict[str, Tensor], of: Loss = cross_entropy
+    ) -> None:
         self.layout, self.buffers = layout, buffers
         module.train()
 
@@ -57,7 +51,7 @@ class BatchedOracle:
             share: Tensor,
         ) -> Tensor:
             logits = functional_call(module, (params, buffers), (inputs,))
-            return cross_entropy(logits, labels, reduction="none") @ share.flatten()
+            return of(logits, labels, reduction="none") @ share.flatten()
 
         self.attends = any(isinstance(m, nn.Embedding) for m in module.modules())
         self.call = vmap(grad_and_value(loss), in_dims=(0, 0, 0, 0, 0))
@@ -98,10 +92,10 @@ class LoopOracle:
 
     def __init__(
         self, module: nn.Module, layout: Layout, buffers: dict[str, Tensor], workers: range, seed: int,
-        draws: Collection[str] = (),
+        draws: Collection[str] = (), loss: Loss = cross_entropy,
     ) -> None:  # fmt: skip
         self.module, self.layout, self.buffers = module, layout, BufferRows(module, buffers)
-        self.workers, self.seed = workers, seed
+        self.workers, self.seed, self.loss = workers, seed, loss
         self.moves = any(isinstance(m, nn.RNNBase) for m in module.modules())  # cuDNN lays them out anew
         named = dict(module.named_parameters())
         self.parameters = [named[span.name] for span in layout.spans]
@@ -131,18 +125,25 @@ class LoopOracle:
 
     def _one(self, row: int, x: Tensor, inputs: Tensor, labels: Tensor, t: int) -> Tensor:
         self._bind(row, x)
-        self.buffers.lend(row)
+        return self._pass(self.buffers, "model", row, inputs, labels, t)
+
+    def _pass(
+        self, buffers: BufferRows, drawn: str, row: int, inputs: Tensor, labels: Tensor, t: int,
+        weight: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The loss of the model as it is bound, with these buffers; its gradient, times ``weight``, joins the row's."""
+        buffers.lend(row)
         if self.generators.names:
-            self.generators.seed(self.seed, "model", self.workers[row], t)
-        loss = cross_entropy(self.module(inputs), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.buffers.take_back()
+            self.generators.seed(self.seed, drawn, self.workers[row], t)
+        loss = self.loss(self.module(inputs), labels)
+        loss.backward(weight)  # type: ignore[no-untyped-call]
+        buffers.take_back()
         return loss.detach()
 
 
 def choose_oracle(
     wish: str, module: nn.Module, layout: Layout, buffers: dict[str, Tensor], workers: range, seed: int,
-    tried: Tried = TRUSTED,
+    tried: Tried = TRUSTED, loss: Loss = cross_entropy,
 ) -> tuple[BatchedOracle | LoopOracle, str | None]:  # fmt: skip
     """The oracle for this module and number of workers, and a note where the wish could not be met."""
     recurrent = any(isinstance(m, nn.RNNBase) for m in module.modules())
@@ -152,6 +153,6 @@ def choose_oracle(
     if wish == "batched" or (wish == "auto" and not (slow or recurrent) and len(workers) >= 4):
         reason = "torch batches no recurrent layers" if recurrent else tried.unbatchable()
         if not reason:
-            return BatchedOracle(module, layout, buffers), None
+            return BatchedOracle(module, layout, buffers, loss), None
     note = f"{reason}, so gradients are looped, not batched" if reason else None
-    return LoopOracle(module, layout, buffers, workers, seed, tried.draws), note
+    return LoopOracle(module, layout, buffers, workers, seed, tried.draws, loss), note

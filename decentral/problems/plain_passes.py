@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from decentral.comm.layout import Layout
 from decentral.errors import UserError
+from decentral.problems.losses import cross_entropy
 from decentral.problems.models.draws import GENERATORS, Generators
 from decentral.problems.models.observed import Observed, observed
 from decentral.problems.models.worker_state import has_rows, standing_for
-from decentral.problems.oracles import cross_entropy
 from topologies.wording import shown
 
 SEED = 0

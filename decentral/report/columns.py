@@ -71,10 +71,16 @@ COLUMNS = {
         final=True,
     ),
     "mass": Column("mass of push-sum, over the workers", "mass"),
+    "gradient_noise_scale": Column("noise scale of the gradient, in samples", "noise scale"),
+    "gradient_noise": Column("variance of one sample's gradient " + r"tr $\Sigma$", "tr Σ"),
+    "gradient_sq": Column("squared gradient " + r"$\|G\|^2$", "|G|²"),
+    "batch_size": Column("batch of a worker", "batch"),
     "instances_per_s": Column("instances a second", "instances/s", better="high"),
     "occupancy": Column("share of the time that workers work", "occupancy", better="high"),
     "batch_loss": Column("training loss of what was just learned from", "batch loss", better="low"),
     "batch_accuracy": Column("training accuracy of what was just learned from", "batch acc.", better="high"),
+    "scanned": Column("training samples scanned", "scanned"),
+    "assistant_steps": Column("steps of the Assistant", "Assistant's steps"),
     "updates": Column("updates of all nodes", "updates"),
     "gradient_cosine": Column("cosine of the local and the true gradient", "cosine", better="high"),
     "flops": Column("work in total", "work", "FLOP"),
@@ -136,6 +142,8 @@ FIELDS = {
     "dataflow.runtime": "runtime",
     "dataflow.max_active_keys": "active keys",
     "dataflow.workers": "workers",
+    "assistant.name": "assistant",
+    "assistant.synchronous": "synchronous",
 }
 
 

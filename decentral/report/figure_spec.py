@@ -13,7 +13,8 @@ class FigureSpec:
     """One ``[[figure]]`` table.
 
     ``kind`` is a name in :data:`decentral.report.kinds.KINDS`. ``group`` None means all swept fields that are
-    neither ``x`` nor ``panel``; ``log`` None means automatic, "" no logarithmic axis.
+    neither ``x`` nor ``panel``, and none where there is a goal; ``log`` None means automatic, "" no logarithmic axis.
+    ``goal``: a value of the column ``reach``, for kinds that tell what it takes to get there.
     """
 
     y: str
@@ -27,6 +28,8 @@ class FigureSpec:
     title: str = ""
     caption: str = ""
     graph: bool = False
+    reach: str = ""
+    goal: float | None = None
 
     @property
     def stem(self) -> str:
@@ -38,6 +41,8 @@ def group_fields(spec: FigureSpec, experiment: Experiment) -> tuple[str, ...]:
     """The fields that tell one line of the figure from another."""
     if spec.group is not None:
         return spec.group
+    if spec.reach:
+        return ()
     placed = [f for f in (spec.x, spec.panel) if f in experiment.swept]
     return telling_fields(experiment, [f for f in experiment.swept if f not in placed], placed)
 

@@ -54,7 +54,7 @@ def check_figure(spec: FigureSpec, experiment: Experiment) -> None:
         if spec.theory:
             _known("theory", spec.theory, experiment.metrics, "column of results.csv")
     else:
-        for key, column in (("y", spec.y), ("x", spec.x), ("theory", spec.theory)):
+        for key, column in (("y", spec.y), ("x", spec.x), ("theory", spec.theory), ("reach", spec.reach)):
             if column and column in experiment.swept and key == "x":
                 raise UserError(
                     f"figure {shown(spec.stem)}: x = {shown(column)} is a swept field; say kind = 'final'"
@@ -98,6 +98,8 @@ def _known(key: str, name: str, valid: Iterable[str], what: str) -> None:
 def _check_type(where: str, key: str, value: object) -> None:
     if key == "graph":
         good, rule = isinstance(value, bool), "true or false"
+    elif key == "goal":
+        good, rule = isinstance(value, int | float) and not isinstance(value, bool), "a number"
     elif key == "group" and isinstance(value, list | tuple):
         good, rule = all(isinstance(v, str) for v in value), "a field or a list of fields"
     else:
@@ -111,6 +113,7 @@ def _check_choices(where: str, spec: FigureSpec, has_x: bool) -> None:
         raise UserError(f"{where}: kind = {shown(spec.kind)} is unknown; {nearest(spec.kind, KINDS)}")
     if spec.log is not None and spec.log not in LOGS:
         raise UserError(f"{where}: log = {shown(spec.log)} must be one of '', 'x', 'y', 'xy'")
+    _check_goal(where, spec)
     if KINDS[spec.kind].final and not has_x:
         raise UserError(
             f"{where}: kind = {shown(spec.kind)} needs x, a swept field such as 'train.lr' or a final column"
@@ -122,3 +125,14 @@ def _check_choices(where: str, spec: FigureSpec, has_x: bool) -> None:
             f"{where}: name = {shown(spec.name)} must be a file name of letters, digits, '-', '_' or '.', "
             f"{_LONGEST_STEM} at the most"
         )
+
+
+def _check_goal(where: str, spec: FigureSpec) -> None:
+    needs = getattr(KINDS[spec.kind], "needs", ())
+    for key in ("reach", "goal"):
+        if (getattr(spec, key) not in ("", None)) != (key in needs):
+            rule = "needs" if key in needs else "has no meaning for"
+            raise UserError(
+                f"{where}: kind = {shown(spec.kind)} {rule} {key}; kinds with a goal have both, such as "
+                'reach = "train_loss" and goal = 0.1'
+            )

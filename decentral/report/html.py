@@ -165,7 +165,10 @@ def _figure(spec: FigureSpec, png: Path, experiment: Experiment) -> dict[str, An
 
 def _note(spec: FigureSpec, experiment: Experiment) -> str:
     """How to read the marks of a figure."""
-    marks = KINDS[spec.kind].marks
+    kind = KINDS[spec.kind]
+    if own := getattr(kind, "note", ""):
+        return str(own)
+    marks = kind.marks
     seeds = len(experiment.seeds)
     log = " of the logarithm" if scales_of(spec, experiment).log_y else ""
     parts = [f"{marks.mean}: mean over {seeds} seeds; {marks.spread}: one sample standard deviation{log}."]

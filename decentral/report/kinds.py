@@ -9,6 +9,7 @@ KINDS: dict[str, Kind] = {
     name: kind()
     for name, kind in all_loaded(
         {
+            "critical-batch": "decentral.report.critical_batch:CriticalBatch",
             "curves": "decentral.report.curves:Curves",
             "final": "decentral.report.final_points:FinalPoints",
         }

@@ -43,7 +43,10 @@ class Marks(NamedTuple):
 
 
 class Kind(Protocol):
-    """A kind of figure; ``final``: of final values against a swept field or each other, else over the rounds."""
+    """A kind of figure; ``final``: of final values against a swept field or each other, else over the rounds.
+
+    It may have ``needs``, keys of a table that must be there, of "reach" and "goal"; and a ``note`` on how it is read.
+    """
 
     final: bool
     marks: Marks

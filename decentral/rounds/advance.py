@@ -24,6 +24,7 @@ from decentral.algorithms.traits import Method, traits_of
 from decentral.blocks import block_width, column_blocks
 from decentral.comm import Mixer
 from decentral.comm.launch import one_thread
+from decentral.rounds.by_rows import InBlocks
 from decentral.rounds.posting import AHEAD, PostingComm, in_turns
 from decentral.rounds.team import Work, share
 
@@ -53,7 +54,11 @@ def advance(
     width = width or block_width(*x.shape)
     threads = torch.get_num_threads() if x.device.type == "cpu" and comm.ranks == 1 else 1
     if whole or comm.whole or traits_of(method).whole:
-        width, threads, gradient = x.shape[1], 1, _joined(list(gradient))
+        given = list(gradient)
+        if getattr(method, "joins_rows", False) and len(given) > 1:
+            there = InBlocks([g for _, g in given if g is not None])
+            return method.step(x, state, there, comm.at(t), lr)  # type: ignore[arg-type]
+        width, threads, gradient = x.shape[1], 1, _joined(given)
     elif width < x.shape[1]:
         width = min(width, -(-x.shape[1] // threads))  # each thread has a block
     blocks = _Blocks(method, x, state, lr, weight_decay)

@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     from decentral.optimizers.rule import Rule
 
 
+class InBlocks:
+    """Gradients (h, d) that lie in blocks of columns, put together for the rows that are asked for and no others."""
+
+    def __init__(self, blocks: list[Tensor]) -> None:
+        self.blocks = blocks
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return torch.cat([block[rows] for block in self.blocks], dim=1)
+
+
 @dataclass(frozen=True)
 class RowStep:
     """``rule`` on models of this layout: ``in_place``, its own step of x, or its direction.
@@ -33,11 +43,11 @@ class RowStep:
     lr: float
     in_place: bool
 
-    def __call__(self, x: Tensor, state: Any, g: Tensor) -> tuple[Tensor | None, Any]:
+    def __call__(self, x: Tensor, state: Any, g: Tensor | InBlocks) -> tuple[Tensor | None, Any]:
         """(d (h, d), or None where the step was made on x; the state after it)."""
         rows = block_height(*x.shape) if self.rule.whole and x.device.type == "cpu" else len(x)
         if rows >= len(x):
-            return self._act(x, state, g)
+            return self._act(x, state, g[:])
         d = None if self.in_place else torch.empty_like(x)
         left: list[Any] = [state]
         works = (
@@ -51,7 +61,9 @@ class RowStep:
             return None, self.rule.step_(x, state, g, self.layout, self.lr)
         return self.rule.direction(x, state, g, self.layout, self.lr)
 
-    def _part(self, rows: slice, x: Tensor, state: Any, g: Tensor, d: Tensor | None, left: list[Any]) -> None:
+    def _part(
+        self, rows: slice, x: Tensor, state: Any, g: Tensor | InBlocks, d: Tensor | None, left: list[Any]
+    ) -> None:
         """These rows; what the rule leaves of them is put into ``state`` and ``d``, its numbers into ``left``."""
         of_rows = map_state(lambda s: s[rows], state)
         direction, after = self._act(x[rows], of_rows, g[rows])

@@ -7,20 +7,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
 from decentral.algorithms.traits import Method, traits_of, without_optimizer
 from decentral.comm.layout import Layout
 from decentral.comm.stand_ins import Averaged
 from decentral.errors import UserError
 from decentral.optimizers.rule import is_asked, to_ask
 from decentral.rounds.advance import advance
-from decentral.rounds.by_rows import RowStep
+from decentral.rounds.by_rows import InBlocks, RowStep
 from decentral.rounds.trials.gradient_step import averages_gradients, outer_step
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from decentral.comm import Mixer
-    from decentral.optimizers.rule import Rule
+    from decentral.optimizers.rule import Evaluate, Rule
 
 
 class Both(NamedTuple):
@@ -45,10 +47,13 @@ class Ruled:
     Otherwise the rule comes before any communication, and its state stays with its worker. The two states are one,
     which the round loop cuts, a checkpoint keeps and a worker that is away holds still, like a method's own.
 
-    A rule that hears needs :meth:`told`. Of averaged gradients it is told the mean of the losses.
+    A rule that hears needs :meth:`told`. Of averaged gradients it is told the mean of the losses. What a rule that
+    evaluates makes more of x comes next, before any communication, with :meth:`asking`.
     """
 
     losses: Callable[[], Tensor] | None = None
+    evaluate: Evaluate | None = None
+    joins_rows = True  # a gradient in blocks of columns is put together here, some rows at a time
 
     def __init__(self, method: Method[Any], rule: Rule) -> None:
         method = without_optimizer(method)
@@ -70,18 +75,29 @@ class Ruled:
         one.traits = replace(self.traits, whole=traits_of(self.method).whole or rule.whole)
         return one
 
+    def asking(self, evaluate: Evaluate) -> Ruled:
+        """This, for a rule that evaluates the loss."""
+        one = copy.copy(self)
+        one.evaluate = evaluate
+        return one
+
     def init(self, x: Tensor, comm: Mixer) -> Both:
         """Both as they begin."""
         return Both(self.method.init(x, comm), self.rule.init(x, _layout(x, comm)))
 
-    def step(self, x: Tensor, state: Both, g: Tensor, comm: Mixer, lr: float) -> tuple[Tensor, Both]:
+    def step(
+        self, x: Tensor, state: Both, g: Tensor | InBlocks, comm: Mixer, lr: float
+    ) -> tuple[Tensor, Both]:
         """One round from x (h, d) with the gradients g (h, d) at x."""
         of_rule = self._heard(state.rule, comm) if self.rule.hears else state.rule
         rest = comm
         if self.averages:
-            g, rest = comm.mean(g).expand(x.shape), Averaged(comm)
+            g, rest = _mean(g, comm).expand(x.shape), Averaged(comm)
         step = RowStep(self.rule, _layout(x, comm), lr, in_place=self.steps_first)
         d, of_rule = step(x, of_rule, g)
+        if self.rule.evaluates and self.evaluate is not None:
+            mean = (lambda v: comm.along.mean(v)) if self.averages else _own
+            of_rule = self.rule.evaluated(x, of_rule, self.evaluate, mean)
         if not self.rule.whole or traits_of(self.method).whole or comm.whole or len(x) == 1:
             # without d where the method knows what that means
             x, of_method = self.method.step(x, state.method, d, rest, lr)  # type: ignore[arg-type]
@@ -112,6 +128,26 @@ def refuse_second_rule(method: Method[Any], rule: Rule | None) -> None:
             without_optimizer(method)
         except ValueError as error:
             raise UserError(f"[algorithm] {error}; or remove [optimizer]") from None
+
+
+def _mean(g: Tensor | InBlocks, comm: Mixer) -> Tensor:
+    """The mean of all workers' gradients; of each block by itself where no messages are, which is the same mean."""
+    if not isinstance(g, InBlocks) or comm.ranks > 1 or comm.whole:
+        return comm.mean(g[:])
+    return torch.cat([comm.at(comm.t, not k).mean(block) for k, block in enumerate(g.blocks)], dim=1)
+
+
+def refuse_boost(method: Method[Any], rule: Rule | None) -> None:
+    """Raise UserError where a rule moves x itself, and the method does more than a gradient step, or not first."""
+    if rule is not None and rule.evaluates and outer_step(method) != "first":
+        raise UserError(
+            f"{rule.title} makes steps of x itself, and {type(method).__name__} is handed a direction in place of a "
+            "gradient; use a method that steps and then mixes, such as dsgd, or pmsgd with algorithm.momentum = 0"
+        )
+
+
+def _own(numbers: Tensor) -> Tensor:
+    return numbers
 
 
 def _layout(x: Tensor, comm: Mixer) -> Layout:

@@ -72,6 +72,17 @@ class Spared(Rule):
             place += len(spans)
 
 
+def spares(rule: Rule, layout: Layout) -> bool:
+    """Whether :class:`Spared` can ask the rule on such models: for parts, each with its part of the state."""
+    import torch
+
+    if rule.joint or rule.hears:
+        return False
+    parts = (layout.d, len(layout.spans))
+    tensors = tensors_of(rule.init(torch.zeros(1, layout.d), layout))
+    return all(tensor.is_floating_point() and tensor.shape[-1] in parts for tensor in tensors)
+
+
 @dataclass(frozen=True)
 class _Part:
     """A stretch of the layout: its columns, which spans they are, and the rule there."""
@@ -89,10 +100,7 @@ class _Part:
                 return tensor[..., self.columns]
             if tensor.shape[-1] == len(layout.spans):
                 return tensor[..., self.spans]
-            raise ValueError(
-                f"{type(self.rule).__name__} keeps what is of no layer; set the weight decay to 0 where weights are "
-                "rescaled"
-            )
+            raise ValueError(f"{self.rule.title} keeps what is of no layer, so no layer can be spared")
 
         return map_state(cut, state)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from decentral.errors import UserError
@@ -25,23 +27,27 @@ def compute_time(network: Network, problem: Any, place: Place) -> ComputeTime:
         return COMPUTE_TIMES["constant"](compute_s=network.compute.sample_s * place.batch_size)
     if not isinstance(network.compute, Flops):
         return network.compute
-    flops = _gradient_flops(problem, place)
+    flops = gradient_flops(problem, place)
     return COMPUTE_TIMES["constant"](compute_s=flops / network.compute.flops_per_s)
 
 
-def _gradient_flops(problem: Any, place: Place) -> float:
-    """As torch's counter sees them: matrix products and convolutions; or, where it sees none, 2 d.
+def gradient_flops(problem: Any, place: Place) -> float:
+    """As torch's counter sees them; or, where it sees none, 2 d."""
+    objective = problem.build(replace(place, adversarial=None))
+    x = objective.start().unsqueeze(0).clone()
+    return flops_of(lambda: list(objective.gradient(x, 0)), 2.0 * objective.d)
+
+
+def flops_of(work: Callable[[], object], otherwise: float) -> float:
+    """FLOPs of ``work`` as torch's counter sees them: matrix products and convolutions; or, where it sees none, that.
 
     So too where it cannot look: into a model that asks for gradients itself.
     """
     from torch.utils.flop_counter import FlopCounterMode  # here: it takes time to import
 
-    objective = problem.build(place)
-    x = objective.start().unsqueeze(0).clone()
     try:
         with FlopCounterMode(display=False) as counter:
-            for _ in objective.gradient(x, 0):
-                pass
+            work()
     except RuntimeError:
-        return float(2 * objective.d)
-    return float(counter.get_total_flops() or 2 * objective.d)
+        return otherwise
+    return float(counter.get_total_flops() or otherwise)

@@ -43,7 +43,8 @@ class Digests:
     def add_code(self, run: str, config: Any) -> None:
         """The user's code in the values of a run's sections, such as a method of the user's own."""
         for field in dataclasses.fields(config):
-            self.add(run, {"code": code_of(type(getattr(config, field.name)))})
+            value = getattr(config, field.name)
+            self.add(run, {"code": code_of(getattr(value, "brought", type(value)))})
 
     def _leaves(self, value: Any, name: str) -> Iterator[tuple[str, Leaf]]:
         if isinstance(value, nn.Module):

@@ -28,6 +28,7 @@ from decentral.optimizers.schedules import Schedule
 from decentral.problems.capabilities import Counted
 
 if TYPE_CHECKING:
+    from decentral.problems.capabilities import BatchSize
     from decentral.runs.sections.train import Train
 
 Table = Mapping[str, Any]
@@ -125,6 +126,11 @@ class Run:
         """Rounds that there will be at the most."""
         return self.train.rounds
 
+    @property
+    def batch_sizes(self) -> Mapping[str, BatchSize]:
+        """The dotted key of a worker's batch size -> its value; several where it changes."""
+        return {"train.batch_size": self.train.batch_size}
+
     def facts(self) -> Facts:
         """What its schedule may ask of it; this reads the data."""
         train, problem, samples, batch = self.train, self.problem, None, None
@@ -173,8 +179,9 @@ class Field(NamedTuple):
 
 
 def name_of(value: Any, choices: str) -> str:
-    """The name that chose ``value`` in the table ``choices``."""
-    return next(name for name, made in choices_of(choices).items() if made is type(value))
+    """The name that chose ``value`` in the table ``choices``, or its path, which the table does not list."""
+    names = (name for name, made in choices_of(choices).items() if made is type(value))
+    return next(names, None) or str(value.path)
 
 
 def sections_of(kind: type[Run]) -> list[str]:
@@ -208,7 +215,7 @@ def _found(kind: type[Run]) -> dict[str, Field]:
 
 def choices_of(where: str) -> dict[str, Any]:
     """The table, or the union of the tables, that :class:`Named` names."""
-    found: dict[str, Any] = {}
-    for one in where.split():
-        found |= pkgutil.resolve_name(one)
-    return found
+    tables: list[dict[str, Any]] = [pkgutil.resolve_name(one) for one in where.split()]
+    if len(tables) == 1:  # it may know names that it does not list
+        return tables[0]
+    return {name: thing for table in tables for name, thing in table.items()}

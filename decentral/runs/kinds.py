@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from decentral.errors import UserError
+from decentral.runs.assisted.config import AssistedRun
 from decentral.runs.asynchronous.config import AsynchronousRun
 from decentral.runs.dataflow.config import DataflowRun
 from decentral.runs.kind import Run, Table, sections_of
@@ -41,11 +42,12 @@ class Kind(NamedTuple):
 KINDS = (
     Kind(DataflowRun, "decentral.runs.dataflow.training"),
     Kind(StageRun, "decentral.runs.stages.training"),
+    Kind(AssistedRun, "decentral.runs.assisted.training"),
     Kind(AsynchronousRun, "decentral.runs.asynchronous.training"),
     Kind(RoundsRun, "decentral.runs.rounds.execution"),  # by no section of its own, so the last
 )
 # in run ids these stand last, in this order, so that folders of older runs are found again
-_LAST = ("stages", "program", "optimizer", "dataflow")
+_LAST = ("stages", "program", "optimizer", "dataflow", "assistant")
 SECTIONS = tuple(
     sorted(
         dict.fromkeys(key for kind in reversed(KINDS) for key in sections_of(kind.run)),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
+from decentral.comm.layout import Layout
 from decentral.comm.world import World
 from decentral.errors import UserError
-from decentral.problems.capabilities import Tryable, is_ours
+from decentral.optimizers.rule import is_asked
+from decentral.problems.capabilities import Layered, Trainable, Tryable, is_ours
 from decentral.problems.objective import Place
 
 if TYPE_CHECKING:
@@ -48,11 +51,33 @@ def place_of(
         weight_decay=train.weight_decay,
         oracle=oracle,
         eval_samples=train.eval_samples,
+        adversarial=getattr(run, "adversarial", None),
     )
 
 
 def rehearse(run: Run, device: torch.device) -> None:
-    """Try a model of the user's as this run trains it; what is found is remembered. Raises UserError."""
+    """Try a model or a rule of the user's as this run trains it; what is found is remembered. Raises UserError."""
+    problem, rule = run.problem, getattr(run, "optimizer", None)
+    if is_asked(rule) and isinstance(problem, Trainable):
+        rule = rule.decayed(run.train.weight_decay)
+        rule.refuse(lambda: _layout(run), getattr(torch, run.train.dtype))
+    if not isinstance(problem, Tryable) or is_ours(problem):
+        return
+    made, place = problem.made(run.workers, run.seed), place_of(run, range(1), device)
+    for key, size in run.batch_sizes.items():
+        try:
+            problem.tried(made, replace(place, batch_size=size))
+        except UserError as error:
+            raise UserError(str(error).replace("train.batch_size", key)) from error
+    if place.adversarial is not None:
+        objective: Any = problem.build(place)
+        objective.examples(objective.start()[None], 0)
+
+
+def _layout(run: Run) -> Layout:
+    """Of one of its models."""
     problem = run.problem
-    if isinstance(problem, Tryable) and not is_ours(problem):
-        problem.tried(problem.made(run.workers, run.seed), place_of(run, range(1), device))
+    if isinstance(problem, Layered):
+        return Layout.of(problem.made(run.workers, run.seed).module)
+    layout: Layout = problem.build(place_of(run, range(1), torch.device("cpu"))).layout
+    return layout

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from decentral.comm.layout import Layout
 from decentral.errors import UserError
 from decentral.optimizers.before_norms import Normed, before_norms
 from decentral.optimizers.rescaling import Rescaling
@@ -13,10 +14,8 @@ from decentral.optimizers.rescaling_hook import checked
 from decentral.problems.capabilities import Layered, Made
 from decentral.problems.model_objective import ModelObjective
 from decentral.problems.models.draws import GENERATORS, Generators
-from decentral.rounds.spared import Spared
+from decentral.rounds.spared import Spared, spares
 from decentral.rounds.trials.moved_models import goes_on_where_models_are
-from decentral.runs.kind import name_of
-from decentral.runs.sections.names import OPTIMIZERS
 
 if TYPE_CHECKING:
     from decentral.algorithms.traits import Method
@@ -59,10 +58,15 @@ def refuse_rescaling(
     key = f"{section}.rescale = {rule.rescale!r}"
     if not isinstance(run.problem, Layered):
         raise UserError(f"{key} is for models with batch norm, and the problem has no layers; remove the key")
-    if run.train.weight_decay and (rule.joint or rule.hears):
-        name = name_of(rule, OPTIMIZERS)
+    if rule.evaluates:
         raise UserError(
-            f"{key} leaves weights without weight decay, and {name!r} has one for the whole model; set "
+            f"{key} changes models between rounds, and {rule.title} keeps earlier ones, from which it would go on; use "
+            "another rule"
+        )
+    one = run.problem.made(run.workers, run.seed)
+    if run.train.weight_decay and not spares(rule, Layout.of(one.module)):
+        raise UserError(
+            f"{key} leaves weights without weight decay, and {rule.title} has one for the whole model; set "
             "train.weight_decay = 0, or use a rule of each layer such as lamb"
         )
     if method is not None and not goes_on_where_models_are(method):
@@ -71,7 +75,7 @@ def refuse_rescaling(
             "go on; use a method whose state is of gradients, such as dsgd or dmsgd"
         )
     try:
-        checked(made(rule, _layers(run.problem.made(run.workers, run.seed))))
+        checked(made(rule, _layers(one)))
     except ValueError as error:
         raise UserError(f"{section}.{error}") from None
 

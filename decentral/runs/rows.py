@@ -27,13 +27,18 @@ def refuse_rows(run: Run, ranks: int, kept: int = 0) -> None:
     """
     problem, train = run.problem, run.train
     hosted = max(1, run.workers // ranks)
-    if train.batch_size != "full":  # which samples they are, 8 bytes each, and at least a number of each
-        batch = f"train.batch_size = {shown(train.batch_size)}"
-        refuse_size(12.0 * hosted * train.batch_size, batch, "use smaller batches")
+    if train.batch_size != "full":
+        refuse_batch(run, ranks, train.batch_size, "train.batch_size")
     if isinstance(problem, Module) or not isinstance(problem, Sized) or _on_gpu(train.device):
         return
     itemsize = 8 if train.dtype == "float64" else 4
     refuse_models(problem, hosted, itemsize, 1 + kept)
+
+
+def refuse_batch(run: Run, ranks: int, size: int, key: str) -> None:
+    """Raise UserError where batches of a rank's workers have no room, of the size that ``key`` gives."""
+    # which samples they are, 8 bytes each, and at least a number of each
+    refuse_size(12.0 * max(1, run.workers // ranks) * size, f"{key} = {shown(size)}", "use smaller batches")
 
 
 def vectors_kept(method: Method[Any]) -> int:

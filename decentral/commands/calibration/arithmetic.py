@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,8 @@ def gradients(config: RoundsRun, rank: int) -> tuple[Callable[[], None], int]:
     """
     worker = rank % config.topology.workers
     device = device_of(config.train.device, local_rank())
-    objective: Objective = config.problem.build(
-        place_of(config, range(worker, worker + 1), device, config.train.oracle)
-    )
+    place = place_of(config, range(worker, worker + 1), device, config.train.oracle)
+    objective: Objective = config.problem.build(replace(place, adversarial=None))
     batch = config.train.batch_size
     if isinstance(batch, str) or objective.epoch(1) is None:
         raise UserError(

@@ -27,8 +27,8 @@ class EpochBatches:
     """Batches of ``batch_size`` positions for the hosted workers, without replacement within an epoch.
 
     ``sizes``: samples in each hosted worker's shard; ``workers``: their global ids, same length h.
-    Round r of a worker takes entries r B .. r B + B - 1 of its endless order; a batch may straddle
-    epochs (and repeats a sample if it is larger than the shard). The permutation of epoch e depends
+    Round r of a worker takes entries r B .. r B + B - 1 of its endless order, until :meth:`grow` changes B; a batch may
+    straddle epochs (and repeats a sample if it is larger than the shard). The permutation of epoch e depends
     on (seed, "data", worker, e) and the shard's size only: row e mod E of the stream
     (seed, "data", worker, e // E), where E = max(1, 1024 // size) epochs share one generator.
     Raises `UserError` for a batch size or a shard below one.
@@ -41,16 +41,32 @@ class EpochBatches:
         for worker, size in self._shards:
             if size < 1:
                 raise UserError(f"worker {worker} has {size} samples and needs at least 1; use fewer workers")
-        self._batch, self._seed = int(batch_size), int(seed)
-        self._rounds = max(1, WINDOW // max(1, len(self._shards) * self._batch))
-        self._window_index, self._window = -1, np.empty((0, 0, 0), np.int64)
+        self._seed, self._since, self._before = int(seed), 0, 0
+        self._begin(int(batch_size))
         self._blocks: dict[int, tuple[int, Array]] = {}
+
+    def _begin(self, batch_size: int) -> None:
+        """Rounds from ``_since`` on have batches of this size, after the first ``_before`` entries."""
+        self._batch = batch_size
+        self._rounds = max(1, WINDOW // max(1, len(self._shards) * batch_size))
+        self._window_index, self._window = -1, np.empty((0, 0, 0), np.int64)
+
+    def grow(self, batch_size: int, round: int) -> None:
+        """From ``round`` on batches of this size, which go on in each worker's order where earlier rounds end."""
+        self._before, self._since = self.drawn(round), round
+        self._begin(batch_size)
+
+    def drawn(self, rounds: int) -> int:
+        """Entries of a worker's order that the first ``rounds`` rounds take; not of rounds before the last growth."""
+        return self._before + (rounds - self._since) * self._batch
 
     def at(self, round: int) -> Array:
         """Positions (h, B), int64, in each hosted worker's own shard, for ``round`` = 0, 1, 2, ..."""
-        if round < 0:
-            raise ValueError(f"round {round} is negative; rounds count from 0")
-        index, row = divmod(int(round), self._rounds)
+        if round < self._since:
+            raise ValueError(
+                f"round {round} is negative, or before batches grew; rounds count from {self._since}"
+            )
+        index, row = divmod(int(round) - self._since, self._rounds)
         if index != self._window_index:
             self._window, self._window_index = self._draw(index), index
         return np.array(self._window[row])
@@ -63,11 +79,11 @@ class EpochBatches:
         return one
 
     def _draw(self, index: int) -> Array:
-        """Rounds index R .. index R + R - 1 of every hosted worker, (R, h, B)."""
+        """The index-th R rounds of this batch size of every hosted worker, (R, h, B)."""
         window = np.empty((self._rounds, len(self._shards), self._batch), np.int64)
         length = self._rounds * self._batch
         for i, (worker, size) in enumerate(self._shards):
-            order = self._order(worker, size, index * length, length)
+            order = self._order(worker, size, self._before + index * length, length)
             window[:, i] = order.reshape(self._rounds, self._batch)
         return window
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from decentral.errors import UserError
 from decentral.problems.data.data_root import find_file
-from decentral.problems.data.dataset import Dataset, fixed_split
+from decentral.problems.data.dataset import Dataset, Scale, fixed_split
 from decentral.problems.data.file_formats import check_labels, read_cifar10, read_idx, read_libsvm
 from decentral.problems.data.usual_files import cifar10_files, mnist_files
 from topologies.streams import stream
@@ -31,6 +31,8 @@ MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 """The same of red, green, blue over all 50,000 training images, whichever batches are there."""
+
+_MNIST, _CIFAR10 = Scale(MNIST_MEAN, MNIST_STD), Scale(CIFAR10_MEAN, CIFAR10_STD)
 
 
 @functools.cache
@@ -51,7 +53,7 @@ def digits(root: Path | None = None) -> Dataset:
     x, y = table[:, :-1].reshape(-1, 1, 8, 8) / 16, table[:, -1]
     train, test = fixed_split("digits", len(y))
     note = "split 80/20, fixed; pixel (0..16) / 16"
-    return Dataset.of("digits", (x[train], y[train]), (x[test], y[test]), 10, note)
+    return Dataset.of("digits", (x[train], y[train]), (x[test], y[test]), 10, note, Scale())
 
 
 @functools.cache
@@ -74,7 +76,7 @@ def mnist(root: Path | None) -> Dataset:
     x, y = _mnist_part(root, "train")
     test_x, test_y = _mnist_part(root, "t10k")
     note = f"standard split; (pixel/255 - {MNIST_MEAN}) / {MNIST_STD}"
-    return Dataset.of("mnist", (x, y), (test_x, test_y), 10, note)
+    return Dataset.of("mnist", (x, y), (test_x, test_y), 10, note, _MNIST)
 
 
 @functools.cache
@@ -92,7 +94,8 @@ def cifar10(root: Path | None) -> Dataset:
         f"train {', '.join(p.name for p in train)} ({len(y)} images); test {test.name} ({len(test_y)}); "
         f"(pixel/255 - mean) / std with mean {CIFAR10_MEAN}, std {CIFAR10_STD}"
     )
-    return Dataset.of("cifar10", (_standardise(x), y), (_standardise(test_x), test_y), 10, note)
+    x, test_x = (_CIFAR10.of(pixels / np.float32(255)) for pixels in (x, test_x))
+    return Dataset.of("cifar10", (x, y), (test_x, test_y), 10, note, _CIFAR10)
 
 
 @functools.cache
@@ -125,9 +128,4 @@ def _mnist_part(root: Path | None, part: str) -> tuple[Array, Array]:
     if not len(y):
         raise UserError(f"{images}: it holds no images; get the file again")
     check_labels(labels, y, 10)
-    return (x[:, None] / np.float32(255) - np.float32(MNIST_MEAN)) / np.float32(MNIST_STD), y
-
-
-def _standardise(pixels: Array) -> Array:
-    mean, std = (np.array(c, np.float32).reshape(3, 1, 1) for c in (CIFAR10_MEAN, CIFAR10_STD))
-    return np.asarray((pixels / np.float32(255) - mean) / std)
+    return _MNIST.of(x[:, None] / np.float32(255)), y

@@ -26,6 +26,16 @@ def logistic(features: int | Shape, classes: int) -> nn.Module:
     return mlp(features, classes, hidden=())
 
 
+def separating(shape: Shape, classes: int) -> nn.Module:
+    """What a support vector machine trains: linear, without biases, from 0.
+
+    Of two classes only one vector w, whose f = w.x is the logits (0, f).
+    """
+    linear = nn.Linear(math.prod(shape), classes if classes > 2 else 1, bias=False)
+    nn.init.zeros_(linear.weight)
+    return nn.Sequential(nn.Flatten(), linear, *([nn.ZeroPad1d((1, 0))] if classes == 2 else []))
+
+
 def mlp(features: int | Shape, classes: int, hidden: Sequence[int] = (256,)) -> nn.Module:
     """Fully connected network with ReLU between its layers, ``hidden`` units in each hidden layer.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +12,11 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from decentral.errors import UserError, nearest
+from decentral.errors import UserError
 from decentral.problems.data.dataset import Dataset
 from decentral.problems.models.draws import GENERATORS, Generators
-from topologies.wording import LONGEST_VALUE, cut, shown
+from decentral.tables import brought, said
+from topologies.wording import shown
 
 
 def from_factory(path: str, dataset: Dataset) -> nn.Module:
@@ -34,7 +34,7 @@ def from_factory(path: str, dataset: Dataset) -> nn.Module:
     try:
         model = factory(dataset.shape, dataset.classes)
     except Exception as error:
-        raise UserError(f"{call} raised {_said(error)}") from error
+        raise UserError(f"{call} raised {said(error)}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"{call} returned {type(model).__name__}; it must return a torch.nn.Module")
     _try_batch(model, dataset, path)
@@ -48,25 +48,10 @@ def source_of(path: str) -> bytes:
 
 
 def _import_factory(path: str) -> Callable[[tuple[int, ...], int], object]:
-    name, colon, attribute = path.partition(":")
-    if not (name and colon and attribute):
-        raise UserError(f"model {shown(path)} must be written 'module:factory', as in 'my_models:network'")
-    if "" not in sys.path and (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(name)
-    except Exception as error:
-        raise UserError(
-            f"model {shown(path)}: importing {cut(name, LONGEST_VALUE)} from {Path.cwd()} raised {_said(error)}"
-        ) from error
-    factory = getattr(module, attribute, None)
-    if factory is None:
-        known = [key for key, value in vars(module).items() if callable(value)]
-        raise UserError(
-            f"model {shown(path)}: {module.__file__} has no {shown(attribute)}; {nearest(attribute, known)}"
-        )
+    factory = brought(path, "model", "module:factory", "my_models:network")
     if not callable(factory):
-        raise UserError(f"model {shown(path)}: {attribute} is a {type(factory).__name__}, not a function")
+        name = path.partition(":")[2]
+        raise UserError(f"model {shown(path)}: {name} is a {type(factory).__name__}, not a function")
     return cast(Callable[[tuple[int, ...], int], object], factory)
 
 
@@ -83,7 +68,7 @@ def _try_batch(model: nn.Module, dataset: Dataset, path: str) -> None:
         with torch.no_grad(), Generators(GENERATORS).kept():
             out = one(batch)
     except Exception as error:
-        raise UserError(f"{tried} raised {_said(error)}") from error
+        raise UserError(f"{tried} raised {said(error)}") from error
     finally:
         for part, mode in modes:
             part.training = mode
@@ -100,8 +85,3 @@ def _copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except Exception:  # it holds a tensor that is computed from parameters, as nn.utils.weight_norm does
         return model
-
-
-def _said(error: Exception) -> str:
-    """Type and first line of what ``error`` says."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

@@ -50,7 +50,7 @@ class Decentralized(Optimizer):
     so DSGD(variant "atc") mixes x', and a method with momentum adds its own to the optimizer's. Where a method does
     no more with g than x - lr g, first or last in its round, ``optimizer`` itself steps there, in place. Under a method
     that averages gradients (PmSGD) it steps with their mean, which is in ``p.grad`` then, on all ranks alike. In place
-    of AdamW inside DiLoCo it makes the inner steps.
+    of AdamW inside DiLoCo it makes the inner steps. An update rule that hears losses (NLCG) needs ``step(closure)``.
     lr is the largest of the groups' learning rates; a group with another, lr_k, has its gradient times lr_k / lr. A
     learning rate that changes acts as the method says; it should change by the same factor in all groups.
 

@@ -10,7 +10,7 @@ import torch
 import topologies
 from decentral.algorithms.traits import Method, traits_of
 from decentral.comm import LocalComm
-from decentral.comm.layout import Layout
+from decentral.comm.layout import Layout, Span
 from decentral.rounds.trials.columns import PATH
 from decentral.rounds.trials.messages import TRIAL_LR, whole_numbers
 
@@ -50,7 +50,7 @@ def rule_has_momentum(rule: Rule | None) -> bool:
     if rule is None:
         return False
     rule, x = rule.decayed(0.0), torch.zeros(1, 2, dtype=torch.float64)
-    layout = Layout.whole(x.shape[1])
+    layout = Layout((Span("x", 0, 2, (1, 2)),))  # a matrix, which all rules take
     _, state = rule.direction(x, rule.init(x, layout), torch.ones_like(x), layout, TRIAL_LR)
     d, _ = rule.direction(x, state, torch.zeros_like(x), layout, TRIAL_LR)
     return bool(d.any())

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from decentral.algorithms.asynchronous import ASYNCHRONOUS
 from decentral.algorithms.asynchronous.side import AsynchronousMethod
-from decentral.optimizers.rule import Rule
+from decentral.optimizers.rule import Rule, refuse_evaluating
 from decentral.optimizers.schedules import Schedule
 from decentral.runs.kind import OF_STALENESS, Columns, Key, Named, Table
 from decentral.runs.sections.names import ALL_METHODS, OPTIMIZERS, PROBLEMS, SCHEDULES
@@ -41,6 +41,13 @@ class AsynchronousRun(WholeModels):
         if (measured := self.measured()) is None:
             return None
         return Columns((*measured, *(("simulated_s",) if ranks == 1 else ()), *OF_STALENESS), ("answered",))
+
+    def fits(self) -> None:
+        """See :class:`WholeModels`; a step is one gradient."""
+        super().fits()
+        refuse_evaluating(
+            self.optimizer, "a worker without rounds answers its neighbours after each gradient"
+        )
 
     @classmethod
     def is_meant(cls, table: Table) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 from decentral.dataflow.models import NODE_MODELS
 from decentral.errors import UserError
 from decentral.optimizers.of_run import Facts
-from decentral.optimizers.rule import Rule
+from decentral.optimizers.rule import Rule, refuse_evaluating, refuse_to_rescale
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.capabilities import Measured, Trainable
 from decentral.runs.kind import OF_ALL, OF_STALENESS, Columns, Named, Run, Table, choices_of, name_of
@@ -78,15 +78,12 @@ class DataflowRun(Run):
 
     def fits(self) -> None:
         """The problem has a network of nodes."""
+        refuse_evaluating(self.optimizer, "a node has a part of the model and no loss of its own")
         if (name := name_of(self.problem, PROBLEMS)) not in NODE_MODELS:
             raise UserError(
                 f"problem.name = {name!r} has no network of nodes; use one of {', '.join(NODE_MODELS)}"
             )
-        if self.optimizer.rescale is not None or self.optimizer.rescale_every is not None:
-            raise UserError(
-                "optimizer.rescale and optimizer.rescale_every are for weights before a batch norm, and networks of "
-                "nodes have none; remove the key"
-            )
+        refuse_to_rescale(self.optimizer, "networks of nodes have none")
         if self.optimizer.joint or self.optimizer.hears:
             raise UserError(
                 f"optimizer.name = {name_of(self.optimizer, OPTIMIZERS)!r} needs all layers and the loss of a batch in "

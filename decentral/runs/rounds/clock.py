@@ -16,6 +16,7 @@ from decentral.comm import Communicator
 from decentral.comm.ledger import Traffic
 from decentral.network import Clocks, Gossip, Phase, Together, all_gather_s, all_reduce_s
 from decentral.network.compute import ComputeTime
+from decentral.runs.rounds.attack_times import AttackedTime
 from decentral.runs.sections.network import Network
 from decentral.runtime.trace import Span, Trace
 
@@ -40,10 +41,12 @@ class SimulatedTime:
         self.gossip = Gossip(comm.schedule, network.cluster, sent) if comm.rank == 0 else None
         self.spans: list[tuple[int, str, NDArray[np.float64], NDArray[np.float64]]] = []
         self._noted: list[Traffic] = []
+        self._evaluations: list[NDArray[np.int64]] = []
 
-    def note(self) -> None:
-        """A round is over."""
+    def note(self, *evaluations: NDArray[np.int64]) -> None:
+        """A round is over; ``evaluations`` (h,): gradients beside its own that workers computed, if it tells of any."""
         self._noted.append(self.comm.ledger.take_traffic())
+        self._evaluations += evaluations
 
     def computes(self, compute: ComputeTime) -> None:
         """From the next round on a worker computes so long, and sends nothing meanwhile. Every rank calls it."""
@@ -57,25 +60,31 @@ class SimulatedTime:
         noted, self._noted = self._noted, []
         if self.comm.links is not None:
             noted = self._of_all_workers(noted)
+        evaluations, self._evaluations = self._evaluations, []
+        times = 1 + self.comm.observe(np.stack(evaluations, 1)) if evaluations else None
         if self.clocks is None:
             return 0.0
-        for t, traffic in enumerate(noted, self.clocks.round):
+        begun = self.clocks.round
+        for t, traffic in enumerate(noted, begun):
             phases = self._phases(t, traffic)
             self.clocks.spans = [] if t in self.traced else None
             away = self.fates.away(t) if self.fates is not None else ()
-            self.clocks.advance(t, phases[self.early :], phases[: self.early], away)
+            gradients = None if times is None else times[:, t - begun]
+            self.clocks.advance(t, phases[self.early :], phases[: self.early], away, gradients)
             self.spans += [(t, *span) for span in self.clocks.spans or ()]
         return float(self.clocks.time_s.max())
 
     def trace(self) -> Trace:
         """What the first workers did in the rounds that are traced."""
         trace = Trace("simulated", lane="worker")
+        compute = self.clocks.compute if self.clocks is not None else None
         for t, kind, begin_s, end_s in self.spans:
-            for worker, (a, b) in enumerate(
-                zip(begin_s[:LANES].tolist(), end_s[:LANES].tolist(), strict=True)
-            ):
-                if b > a:
-                    trace.spans.append(Span(worker, kind, a, b, t))
+            lanes = list(zip(begin_s[:LANES].tolist(), end_s[:LANES].tolist(), strict=True))
+            spans = [Span(worker, kind, a, b, t) for worker, (a, b) in enumerate(lanes) if b > a]
+            if kind == "compute" and isinstance(compute, AttackedTime):
+                spans = [one for span in spans for one in compute.spans(span, len(lanes))]
+                trace.lane = "rank" if compute.settings.attackers else "worker"
+            trace.spans += spans
         trace.spans.sort(key=lambda span: span.end_s)
         trace.makespan_s = max((span.end_s for span in trace.spans), default=0.0)
         return trace

@@ -14,7 +14,7 @@ from decentral.optimizers.listening import Listening
 from decentral.optimizers.rule import is_asked
 from decentral.problems.capabilities import Layered
 from decentral.rounds.compiled import CompiledMethod
-from decentral.rounds.ruled import refuse_second_rule
+from decentral.rounds.ruled import refuse_boost, refuse_second_rule
 from decentral.rounds.trials.contract import refuse_misfit
 from decentral.rounds.trials.messages import early_messages, messages_a_round
 from decentral.rounds.trials.needs import refuse_unmet
@@ -24,22 +24,27 @@ from decentral.runs.place import place_of
 from decentral.runs.rescaling import refuse_rescaling
 from decentral.runs.rounds.config import RoundsRun
 from decentral.runs.rounds.faults import refuse_faults
-from decentral.runs.rows import refuse_rows, vectors_kept
+from decentral.runs.rows import refuse_batch, refuse_rows, vectors_kept
+from decentral.runs.sections.adversarial import worker_ranks
 from decentral.runs.sections.network import PerSample
 from decentral.runs.sections.phases import Phases
 
 
 def check(run: RoundsRun, world: World) -> None:
     """Raise UserError for it."""
-    workers_a_rank(run.workers, world.ranks)
-    refuse_rows(run, world.ranks, vectors_kept(run.algorithm))
+    ranks = worker_ranks(run.adversarial, run.workers, world.ranks)
+    workers_a_rank(run.workers, ranks)
+    refuse_rows(run, ranks, vectors_kept(run.algorithm) + (run.adversarial is not None))
     mixing, train = run.topology.mixing(), run.train
     refuse_misfit(run.algorithm, getattr(torch, train.dtype))
     refuse_second_rule(run.algorithm, run.optimizer)
+    refuse_boost(run.algorithm, run.optimizer)
     if run.faults:
         refuse_faults(
             run.algorithm, mixing, run.faults, compressed=run.compression is not None, compiled=train.compile
         )
+    if run.noise_scale and run.noise_scale.most_batch:
+        refuse_batch(run, world.ranks, run.noise_scale.most_batch, "noise_scale.most_batch")
     if train.compile:
         _check_compiled(run, world, mixing)
     if run.phases:

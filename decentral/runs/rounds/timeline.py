@@ -1,8 +1,9 @@
 """What each rank did when, in some rounds from the middle of a run: the measured timeline of rounds of workers.
 
-At any moment of a round a rank does one of four things:
+At any moment of a round a rank does one of these things:
 
 - "compute": the gradients at x;
+- "attack": adversarial examples, on a rank that makes them for another;
 - "update": the method's arithmetic, mixing the rows that are here included;
 - "send": packing and encoding what others need, and posting the messages;
 - "wait": until the messages have come and its own have left; also all of an exact mean's collectives.
@@ -82,17 +83,15 @@ class Stopwatch:
             yield block
 
 
-def gathered_rounds(watch: Stopwatch, world: World, hosted: int) -> Trace | None:
+def gathered_rounds(watch: Stopwatch, world: World, lane: str) -> Trace | None:
     """The spans of all ranks as one trace that begins at 0, on rank 0; None elsewhere. Every rank calls it.
 
-    ``hosted``: workers a rank. Cost: some barriers, to compare clocks, and one gather.
+    ``lane``: what a rank is: "worker" where it hosts one. Cost: some barriers, to compare clocks, and one gather.
     """
     from decentral.runtime.mpi import common_start, gathered
 
     here = common_start(world.mpi)
-    trace = Trace(
-        "measured", [_moved(s, -here) for s in watch.spans], lane="worker" if hosted == 1 else "rank"
-    )
+    trace = Trace("measured", [_moved(s, -here) for s in watch.spans], lane=lane)
     pauses = [(begin - here, end - here) for begin, end in watch.pauses]
     cut_out(trace, common(world.agree(pauses)))
     whole = gathered(trace, world.mpi)

@@ -13,7 +13,10 @@ import topologies
 from decentral.comm.links import Links
 from decentral.optimizers.clipping import clipped
 from decentral.optimizers.rule import is_asked
+from decentral.optimizers.spans import nothing_acted_on
+from decentral.problems.adversarial_objective import AdversarialObjective
 from decentral.problems.objective import Objective
+from decentral.problems.other_batches import OtherBatches
 from decentral.rounds import absence
 from decentral.rounds.advance import advance
 from decentral.rounds.compiled import CompiledMethod
@@ -29,23 +32,31 @@ from decentral.runs.metrics import finite, measure, record_interval, traffic
 from decentral.runs.place import Here, place_of
 from decentral.runs.rescaling import rescaling_of, sparing
 from decentral.runs.rounds import checkpoint
+from decentral.runs.rounds.attack_times import with_attacks
 from decentral.runs.rounds.clock import SimulatedTime
 from decentral.runs.rounds.columns import compression_ratios, theory_bias_sq
 from decentral.runs.rounds.config import RoundsRun
+from decentral.runs.rounds.evaluations import Evaluations
 from decentral.runs.rounds.faults import fault_counts, fault_notes, links_with
+from decentral.runs.rounds.noise_scale import RunningNoise
+from decentral.runs.rounds.pairs import Pairs
 from decentral.runs.rounds.rate import Rate
 from decentral.runs.rounds.timeline import Stopwatch, gathered_rounds, middle
+from decentral.runtime.trace import Trace
 
 
 class Training:
     """The state of one run: models x (h, d), the method's state, the round, the time spent in rounds.
 
-    ``end``: the round before which the rounds end that are trained like this one.
+    ``end``: the round before which the rounds end that are trained like this one. ``pairs``: where each rank of workers
+    has another beside it.
     """
 
     def __init__(
-        self, config: RoundsRun, here: Here, journal: Journal, kept: Mapping[str, Any] | None = None
-    ) -> None:
+        self, config: RoundsRun, here: Here, journal: Journal, kept: Mapping[str, Any] | None = None,
+        pairs: Pairs | None = None,
+    ) -> None:  # fmt: skip
+        self.pairs, self.measured = pairs, here.world.ranks > 1 or pairs is not None
         self.config, self.world, self.journal = config, here.world, journal
         self.comm = self.world.communicator(self.world.from_root(config.topology.mixing))
         oracle = config.train.oracle
@@ -55,22 +66,25 @@ class Training:
         self.objective: Objective = config.problem.build(
             place_of(config, self.comm.rows, here.device, oracle)
         )
+        if pairs is not None and isinstance(self.objective, AdversarialObjective):
+            self.objective.attacked_by(pairs.beside.join(self.comm))
         self._furnish_links()
         self.x = self.objective.start().expand(self.comm.h, -1).clone()
         self.rescaling = rescaling_of(config.optimizer, self.objective)
         rule = sparing(config.optimizer, self.rescaling, config.train.weight_decay)
         method, self.weight_decay = ruled(config.algorithm, rule, config.train.weight_decay)
         if isinstance(method, Ruled):
-            method = method.told(lambda: self.objective.losses)
+            method = method.told(lambda: self.objective.losses).asking(OtherBatches(self.objective).evaluated)
         self.state = method.init(self.x, self.comm)
         self.comm.faults = links_with(config.faults, config.algorithm, self.comm, self.x, config.seed)
         self.whole = looks_across(method)
         self.method = CompiledMethod(method, self.comm) if config.train.compile else method
+        self.noise = RunningNoise(config.noise_scale, config) if config.noise_scale else None
         self.simulated = self._clocks()
         self.t, self.end, self.wall_s, limit = 0, config.train.rounds, 0.0, float("inf")
         self.rate = Rate(config, self.world, journal, kept.get("schedule") if kept else None)
         self.record_rounds = record_interval(config.train, ceil(self.objective.record_cost_rounds()))
-        notes = [*self.objective.notes, *_notes(self.comm.schedule), *_method_notes(config, self.whole)]
+        notes = [*self.objective.notes, *_notes(self.comm.schedule), *self._method_notes()]
         if config.faults:
             notes += fault_notes(config.algorithm, self.comm.schedule, config.faults)
         if kept:  # go on from a checkpoint
@@ -80,10 +94,11 @@ class Training:
                     f"begun with {kept['threads']} threads and resumed with {threads}: the last bits may differ"
                 )
             self._take_up(kept)
+        self.evaluations = Evaluations(config.optimizer, self.comm, self.state)
         self.losses = Losses(self.comm, self.x.device, self.t, limit)
         self.watch = Stopwatch(self.world.rank, self.x.device)
         # in one process the timeline is the simulated one
-        self.watched = middle(config.train.rounds, self.t) if self.world.ranks > 1 else range(0)
+        self.watched = middle(config.train.rounds, self.t) if self.measured else range(0)
         journal.begin({"oracle": self.objective.oracle}, notes, kept["row"] if kept else None)
 
     @property
@@ -94,6 +109,8 @@ class Training:
     def _take_up(self, kept: Mapping[str, Any]) -> None:
         self.state = checkpoint.restore(kept, self.comm, self.objective, self.x, self.state)
         self.simulated.restore(kept["clocks"], self.t)
+        if self.noise is not None:
+            self.noise.restore(kept["noise"], self.objective)
 
     def _furnish_links(self) -> None:
         config, comm = self.config, self.comm
@@ -107,9 +124,14 @@ class Training:
         compute = self.world.from_root(lambda: compute_time(config.network, config.problem, place))
         if config.faults is not None:
             compute = config.faults.slowed(compute)
+        if config.adversarial is not None:
+            base = compute
+            compute = self.world.from_root(lambda: with_attacks(base, config.problem, place))
+        if self.noise is not None:
+            compute = self.noise.timed(compute)
         early = sum(early_messages(config.algorithm)) if config.network.overlap else 0
         # over MPI the timeline is the measured one
-        drawn = config.network.said and self.world.ranks == 1
+        drawn = config.network.said and not self.measured
         traced = middle(config.train.rounds, 0) if drawn else range(0)
         return SimulatedTime(config.network, compute, self.comm, config.seed, early, traced)
 
@@ -144,7 +166,7 @@ class Training:
             self.wall_s += time.perf_counter() - began
             if trouble or (record and (trouble := self._record())):
                 return journal.ended("diverged", trouble)
-            if watched and (trace := gathered_rounds(self.watch, self.world, self.comm.h)) is not None:
+            if watched and (trace := self._timeline()) is not None:
                 journal.leave("trace.json", trace.chrome())
             if keep or (any(self.losses.asked) and self.unfinished):
                 self._keep()
@@ -152,6 +174,11 @@ class Training:
             journal.moved(self.t)
             began = time.perf_counter()
         return self._end()
+
+    def _timeline(self) -> Trace | None:
+        if self.pairs is not None:
+            return self.pairs.gathered(self.watch)
+        return gathered_rounds(self.watch, self.world, "worker" if self.comm.h == 1 else "rank")
 
     def _round(self) -> None:
         """One round, and what is noted of it."""
@@ -161,16 +188,20 @@ class Training:
                 self._advance(lr, self.watch)
         else:
             self._advance(lr)
-        self.simulated.note()
+        self.simulated.note(*self.evaluations.newly(self.state))
         self.losses.note(self.objective.losses)
         self.t += 1
 
     def _advance(self, lr: float, watch: Stopwatch | None = None) -> None:
         away, buffers = self.comm.faults.away(self.t) if self.comm.faults else [], self.objective.buffers
         still = absence.stand(away, self.x, self.state, buffers)
+        if self.noise is not None:
+            self.noise.before(self.t, self.objective)
         gradient = self.objective.gradient(self.x, self.t)
         if watch is not None:
             gradient = watch.computing(gradient)
+        if self.noise is not None:
+            gradient = self.noise.seen(gradient, self.comm, self.t, self.objective)
         if self.config.train.clip_norm:
             gradient = clipped(gradient, self.config.train.clip_norm)
         self.x, self.state = advance(
@@ -200,14 +231,15 @@ class Training:
         return ""
 
     def _seen(self) -> tuple[int | None, float | None]:
-        """Samples, and passes over the data, until here."""
-        return self.objective.samples(self.t), self.objective.epoch(self.t)
+        """Samples, and passes over the data, until here. Every rank calls it."""
+        return self.evaluations.of_rounds(self.objective, self.t)
 
     def _more(self) -> dict[str, float]:
         """Columns of a record besides those of all runs. Every rank calls it."""
         of_method = self.state.method if isinstance(self.method, Ruled) else self.state
         faults = fault_counts(self.comm, of_method) if self.config.faults else {}
-        return {**self.rate.columns(self.t), **compression_ratios(self.comm), **faults}
+        noise = self.noise.columns() if self.noise is not None else {}
+        return {**self.rate.columns(self.t), **compression_ratios(self.comm), **faults, **noise}
 
     def _keep(self) -> None:
         """A checkpoint."""
@@ -222,7 +254,16 @@ class Training:
 
     def _marks(self) -> dict[str, Any]:
         """What a checkpoint holds besides."""
-        return {"schedule": self.rate.state()}
+        return {"schedule": self.rate.state(), "noise": None if self.noise is None else self.noise.state()}
+
+    def _method_notes(self) -> list[str]:
+        method, rule = self.config.algorithm, self.config.optimizer
+        notes = [cut_note(method, rule)] if self.whole else []
+        if is_asked(rule):
+            if rule_has_momentum(rule):
+                notes.append(momentum_twice(method, rule.title))
+            notes.append(nothing_acted_on(rule, self.objective.layout))
+        return [note for note in notes if note]
 
     def _end(self) -> Outcome:
         if self.simulated.spans:
@@ -241,10 +282,3 @@ def _notes(mixing: topologies.Schedule) -> list[str]:
     if all(map(topologies.is_column_stochastic, matrices)):
         return []
     return ["the columns of the mixing matrix do not sum to one: gossip weighs some workers more than others"]
-
-
-def _method_notes(run: RoundsRun, whole: bool) -> list[str]:
-    notes = [cut_note(run.algorithm, run.optimizer)] if whole else []
-    if is_asked(run.optimizer) and rule_has_momentum(run.optimizer):
-        notes.append(momentum_twice(run.algorithm, type(run.optimizer).__name__))
-    return [note for note in notes if note]

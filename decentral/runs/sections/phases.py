@@ -99,6 +99,11 @@ class Phases:
             )
         schedule = named({"name": "constant", **(replicas.schedule or {})}, f"{REPLICAS}.schedule", DECAYS)
         rule = _rule(replicas.optimizer, algorithm, optimizer)
+        if rule.hears or rule.evaluates:
+            raise UserError(
+                f"{rule.title} goes by losses, which workers alone are not told; set {REPLICAS}.optimizer to another "
+                "rule"
+            )
         return cls(replicas, schedule, rule, until, keys.average_first)
 
     @property

@@ -111,6 +111,7 @@ class Plan:
             "batches": functools.partial(self.samples.batch, worker),
             "steps": steps,
             "lr": config.lr,
+            "loss": self.samples.objective.loss,
             "make_head": self.head,
             "clip_norm": config.train.clip_norm or 0.0,
         }

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from decentral.algorithms.traits import Method
 from decentral.errors import UserError
-from decentral.optimizers.rule import Rule
+from decentral.optimizers.rule import Rule, refuse_evaluating
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.capabilities import Layered, Measured
 from decentral.problems.language_settings import Language
@@ -99,6 +99,7 @@ class StageRun(Run):
     def fits(self) -> None:
         """The problem has layers; workers have stretches of a text; the program can gossip; a norm is of all."""
         problem, gossips = self.problem, self.topology is not None
+        refuse_evaluating(self.optimizer, "a stage has a part of the model and no loss of its own")
         if self.train.clip_norm and self.stages.count > 1:
             raise UserError(
                 f"train.clip_norm = {self.train.clip_norm} is for the norm of a worker's whole gradient, and a stage "

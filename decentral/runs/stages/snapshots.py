@@ -16,7 +16,6 @@ from torch.nn.functional import cosine_similarity
 
 from decentral.problems.model_objective import ModelObjective
 from decentral.runtime.driver import Driver, Sent
-from decentral.stages.heads.local_losses import cross_entropy
 from decentral.stages.layers import Network
 from decentral.stages.peer_comm import ALL_REDUCE, GOSSIP
 from decentral.stages.peers import PeerStage
@@ -131,7 +130,7 @@ class Assembly:
         self.modules.train()
         self.modules.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            torch.autograd.backward(cross_entropy(self.network(inputs), labels))
+            torch.autograd.backward(self.objective.loss(self.network(inputs), labels))
         local = {name: g for s in snapshots for name, g in s.gradients.items()}
         cosines = []
         for i, layer in enumerate(self.modules):

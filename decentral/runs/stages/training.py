@@ -256,5 +256,5 @@ def _mean(values: Sequence[float]) -> float:
 def _notes(run: StageRun) -> list[str]:
     if run.algorithm is None or not is_asked(run.optimizer) or not rule_has_momentum(run.optimizer):
         return []
-    note = momentum_twice(run.algorithm, type(run.optimizer).__name__)
+    note = momentum_twice(run.algorithm, run.optimizer.title)
     return [note] if note else []
