@@ -312,6 +312,8 @@ def test_what_cannot_be_rescaled_in_a_script_is_refused():
     assert len(sgd.param_groups) == 1
     with pytest.raises(ValueError, match="rescales weights already"):
         rescaled(rescaled(sgd, net, X), net, X)
+    with pytest.raises(ValueError, match="BoostedOptimizer keeps earlier models"):
+        rescaled(OPTIMIZERS["seboost"]().build(net.parameters(), 0.1, 0.0), net, X)
     with pytest.raises(ValueError, match="leave it out, and say"):
         SGD(rescale="layer").build(net.parameters(), 0.1, 0.0)
 

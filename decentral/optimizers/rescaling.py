@@ -28,6 +28,9 @@ class Rescaling:
     such a weight is orthogonal to it and grows as 1 / |w|, so its effective learning rate is lr / |w|^2: with norm 1 it
     is lr, where weight decay holds it up only in balance with the steps. These weights and biases have no weight decay.
 
+    In rounds it comes after all of the round, for a mean of weights of norm 1 is shorter; so each worker's weights have
+    norm 1 when the round ends, and the next gradient is taken there.
+
     Reference: Liu, Cui, Wan, Mao, Chan, arXiv 2102.03497 (weight rescaling in the place of weight decay). That it comes
     after every step by default, the two granularities, that running statistics go along and that a rule's momentum is
     left alone are our form.
