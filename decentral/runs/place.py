@@ -8,7 +8,7 @@ import torch
 
 from decentral.comm.world import World
 from decentral.errors import UserError
-from decentral.problems.capabilities import Tryable, is_ours
+from decentral.problems.capabilities import Solved, Tryable, is_ours
 from decentral.problems.objective import Place
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ def place_of(
 
 
 def rehearse(run: Run, device: torch.device) -> None:
-    """Try a model of the user's as this run trains it; what is found is remembered. Raises UserError."""
+    """Try a model of the user's as this run trains it, or find an optimum; that is remembered. Raises UserError."""
     problem = run.problem
+    if isinstance(problem, Solved):
+        problem.solve(run.workers, run.seed, run.train.weight_decay)
     if isinstance(problem, Tryable) and not is_ours(problem):
         problem.tried(problem.made(run.workers, run.seed), place_of(run, range(1), device))
