@@ -10,11 +10,14 @@ import tomli_w
 import torch
 from command import decentral, experiment, metrics, read_csv, write
 from scipy.optimize import brentq
+from torch.nn.functional import cross_entropy
 
 import topologies
 from decentral.algorithms import DSGD, DecentLaM, DmSGD, PmSGD
 from decentral.comm import LocalComm
 from decentral.errors import UserError
+from decentral.problems.classification import LogisticRegression
+from decentral.problems.optimum import logistic_optimum
 from decentral.problems.quadratic import Quadratic
 from decentral.rounds.trials.stability import (
     amplification,
@@ -286,6 +289,27 @@ def test_truncated_data_files_are_refused(home):
 def test_a_model_that_is_not_there_is_refused(home):
     assert "problem.factory is missing" in run(home, problem={"name": "module"})
     assert "No module named 'no_such'" in run(home, problem={"name": "module", "factory": "no_such:make"})
+
+
+@pytest.mark.parametrize("decay", [1e-320, 1e-11])
+def test_an_optimum_that_cannot_be_found_is_refused_before_the_run(home, decay):
+    problem = {"name": "logistic-regression", "optimum": True}
+    assert f"train.weight_decay = {decay} is too small" in run(
+        home, problem=problem, train={"weight_decay": decay}
+    )
+
+
+@pytest.mark.parametrize("decay", [1e-3, 1e-5, 1e-7])
+def test_the_optimum_is_one_by_torch_s_gradient(decay):
+    settings = LogisticRegression(data="digits", optimum=True)
+    data, shards = settings.made(4, 0).dataset, settings.made(4, 0).shards
+    x = logistic_optimum(data, shards, decay)[0].requires_grad_()
+    inputs = data.train_x.double().flatten(1)
+    weight, bias = x[: -data.classes].view(data.classes, -1), x[-data.classes :]
+    losses = [cross_entropy(inputs[of] @ weight.T + bias, data.train_y[of]) for of in shards]
+    (sum(losses) / len(shards) + decay / 2 * x @ x).backward()
+    # strong convexity bounds the distance to the optimum by |gradient| / decay
+    assert x.grad.norm() / decay < 1e-6 * x.detach().norm()
 
 
 def test_an_optimum_that_is_not_unique_is_refused(home):

@@ -57,6 +57,14 @@ class Counted(Problem, Protocol):
 
 
 @runtime_checkable
+class Solved(Problem, Protocol):
+    """Settings of a problem whose optimum takes some seconds, and may not be found."""
+
+    def solve(self, workers: int, seed: int, weight_decay: float) -> None:
+        """Find the optimum, if it is asked for; it is remembered. Raises UserError."""
+
+
+@runtime_checkable
 class Sized(Problem, Protocol):
     """Settings of a problem that can say what it takes before it is built."""
 

@@ -91,6 +91,16 @@ class LogisticRegression(Classification):
             raise ValueError(
                 "problem.optimum = true needs train.weight_decay > 0, else the optimum is not unique; set it, e.g. 1e-3"
             )
+        if self.optimum and weight_decay < _LEAST_DECAY:
+            raise ValueError(
+                f"train.weight_decay = {weight_decay} is too small for problem.optimum = true, which needs "
+                f"{_LEAST_DECAY} at the least to be found in double precision; set it higher, 1e-3 for example"
+            )
+
+    def solve(self, workers: int, seed: int, weight_decay: float) -> None:
+        """See :class:`decentral.problems.capabilities.Solved`."""
+        if self.optimum:
+            _optimum(self, workers, seed, weight_decay)
 
     def columns(self, workers: int, weight_decay: float) -> tuple[str, ...]:
         """With the distances to the optimum, if it is asked for."""
@@ -111,7 +121,10 @@ class LogisticRegression(Classification):
         return objective
 
 
-@functools.lru_cache(maxsize=4)
+_LEAST_DECAY = 1e-10
+
+
+@functools.lru_cache(maxsize=64)
 def _optimum(settings: LogisticRegression, workers: int, seed: int, weight_decay: float) -> Tensor:
     """x* (1, d): the methods of a sweep share it."""
     from decentral.problems.optimum import logistic_optimum

@@ -11,7 +11,7 @@ from decentral.comm.layout import Layout
 from decentral.comm.world import World
 from decentral.errors import UserError
 from decentral.optimizers.rule import is_asked
-from decentral.problems.capabilities import Layered, Trainable, Tryable, is_ours
+from decentral.problems.capabilities import Layered, Solved, Trainable, Tryable, is_ours
 from decentral.problems.objective import Place
 
 if TYPE_CHECKING:
@@ -56,8 +56,10 @@ def place_of(
 
 
 def rehearse(run: Run, device: torch.device) -> None:
-    """Try a model or a rule of the user's as this run trains it; what is found is remembered. Raises UserError."""
+    """Try a model or a rule of the user's as this run trains it, or find an optimum; that is remembered. UserError."""
     problem, rule = run.problem, getattr(run, "optimizer", None)
+    if isinstance(problem, Solved):
+        problem.solve(run.workers, run.seed, run.train.weight_decay)
     if is_asked(rule) and isinstance(problem, Trainable):
         rule = rule.decayed(run.train.weight_decay)
         rule.refuse(lambda: _layout(run), getattr(torch, run.train.dtype))
