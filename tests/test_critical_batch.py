@@ -9,7 +9,7 @@ from decentral.report.figure_tables import parse_figure
 from decentral.report.goals import tuned_batches
 from decentral.report.hyperbola import fit
 from decentral.report.plots import render
-from decentral.report.results import read_experiment
+from decentral.report.reading import read_experiment
 
 S_MIN, E_MIN = 120.0, 40_000.0
 SIZES = np.array([16.0, 64, 256, 1024, 4096])

@@ -182,9 +182,10 @@ def test_gradients_in_blocks_and_workers_by_turns_have_the_same_bits_and_bytes(r
         comm, x, both = LocalComm(RING), X.clone(), Ruled(method, rule.decayed(DECAY))
         comm.layout = LAYOUT
         state = both.init(x, comm)
-        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        torch.set_num_threads(threads)
         for t, (lr, g) in enumerate(zip(STEADY, G, strict=True)):
             x, state = advance(both, x, state, [(part, g[:, part].clone()) for part in blocks], comm, t, lr)
+        torch.set_num_threads(1)
         return [x, *tensors_of(state)], comm.ledger.bytes_sent.tolist(), int(comm.ledger.messages)
 
     whole = told([slice(0, D)])

@@ -10,7 +10,7 @@ import torch
 import decentral
 import topologies
 from decentral.comm import Communicator, LocalComm, Mixer
-from decentral.comm.stand_ins import Around, AtOnce
+from decentral.comm.stand_ins import Around, AtOnce, Averaged
 from decentral.comm.world import LocalWorld, find_world
 from decentral.rounds.compiled import _CountingComm, _TracedComm
 from decentral.rounds.early import EarlyComm
@@ -25,7 +25,9 @@ PATH = topologies.mixing_matrix(topologies.path(5))
 EQUAL = topologies.mixing_matrix(topologies.complete(6), "uniform")
 DIRECTED = topologies.mixing_matrix(topologies.exponential(6), "uniform")
 GRAPHS = {"ring": RING, "path": PATH, "complete": EQUAL, "directed": DIRECTED}
-KINDS = {LocalComm, RecordingComm, PeerComm, PostingComm, EarlyComm, _TracedComm, _CountingComm, ModeComm}
+KINDS = {
+    LocalComm, RecordingComm, PeerComm, PostingComm, EarlyComm, Averaged, _TracedComm, _CountingComm, ModeComm,
+}  # fmt: skip
 
 
 def models(w):
@@ -128,6 +130,16 @@ def test_what_left_early_is_mixed_and_billed_as_what_did_not(graph, ask):
     assert torch.equal(early.mean(x), comm.mean(x))
     assert np.array_equal(comm.ledger.bytes_sent, other.ledger.bytes_sent)
     assert (early.n, early.h, early.rows, early.ranks) == (comm.n, comm.h, comm.rows, 1)
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_what_has_been_averaged_stays_and_the_rest_is_mixed(graph):
+    w = GRAPHS[graph]
+    x, comm = models(w), LocalComm(w)
+    averaged, others = answers(Averaged(comm).at(0), x), answers(LocalComm(w), x)
+    assert torch.equal(torch.as_tensor(averaged.pop("mean")), x)
+    others.pop("mean")
+    assert_equal(averaged, others)
 
 
 @pytest.mark.parametrize("graph", ["ring", "path", "directed"])

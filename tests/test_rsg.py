@@ -20,6 +20,7 @@ from decentral.optimizers import ARSG, RSG
 from decentral.runs.journal import Journal
 from decentral.runs.rounds.training import Training
 from decentral.stages.programs.backprop import BackProp
+from decentral.tables import fields_of
 
 RULES = [RSG(), RSG(0.9, 0.3, boost_at=4), ARSG(), ARSG(0.9, 0.2, 5, beta2=0.8, eps=1e-3)]
 
@@ -86,9 +87,8 @@ def test_a_built_optimizer_has_groups_gaps_and_saved_states(rule):
 
 @pytest.mark.parametrize("rule", RULES[1:3], ids=repr)
 def test_a_run_a_worker_without_rounds_and_stages_make_the_paper_s_step(tmp_path, rule):
-    name, settings = type(rule).__name__.lower(), vars(rule) | {}
-    settings.pop("weight_decay", None)
-    config = digits(tmp_path, optimizer={"name": name, **settings})
+    name = type(rule).__name__.lower()
+    config = digits(tmp_path, optimizer={"name": name, **fields_of(rule)})
     training = Training(config, HERE, Journal())
     objective = config.problem.build(training.objective.place)
     of = [lambda x, t=t: torch.cat([g for _, g in objective.gradient(x, t)], dim=1) for t in range(6)]

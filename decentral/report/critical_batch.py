@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from decentral.report.columns import group_label
 from decentral.report.figure_spec import FigureSpec
@@ -36,6 +35,8 @@ class CriticalBatch:
 
     def draw(self, ax: Any, runs: Sequence[Run], scene: Scene) -> None:
         """See :class:`decentral.report.scene.Kind`; both axes are logarithmic."""
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
         for axis, scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
             scale("log")
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
