@@ -151,8 +151,8 @@ THINGS = {
                 return self._joined(g, x).sign(), state
         ''',
         "decentral/optimizers/__init__.py",
-        '        "sgd": ',
-        '        "signed": "decentral.optimizers.signed:Signed",',
+        '            "sgd": ',
+        '            "signed": "decentral.optimizers.signed:Signed",',
     ),
     "learning-rate schedule": Made(
         "decentral/optimizers/sawtooth.py",

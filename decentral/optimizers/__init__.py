@@ -28,24 +28,25 @@ class Rules(dict[str, type[Rule]]):
         return pkgutil.resolve_name("decentral.optimizers.by_path:rule_of")(name)
 
 
-OPTIMIZERS: dict[str, type[Rule]] = all_loaded(
-    {
-        "sgd": "decentral.optimizers.sgd:SGD",
-        "adam": "decentral.optimizers.adam:Adam",
-        "adamw": "decentral.optimizers.adam:AdamW",
-        "lars": "decentral.optimizers.lars:LARS",
-        "larc": "decentral.optimizers.lars:LARC",
-        "lamb": "decentral.optimizers.lamb:LAMB",
-        "lambc": "decentral.optimizers.lamb:LAMBC",
-        "novograd": "decentral.optimizers.novograd:NovoGrad",
-        "rsg": "decentral.optimizers.rsg:RSG",
-        "arsg": "decentral.optimizers.rsg:ARSG",
-        "nlcg": "decentral.optimizers.nlcg:NLCG",
-        "muon": "decentral.optimizers.muon:Muon",
-        "seboost": "decentral.optimizers.seboost:SEBOOST",
-    }
+OPTIMIZERS = Rules(
+    all_loaded(
+        {
+            "sgd": "decentral.optimizers.sgd:SGD",
+            "adam": "decentral.optimizers.adam:Adam",
+            "adamw": "decentral.optimizers.adam:AdamW",
+            "lars": "decentral.optimizers.lars:LARS",
+            "larc": "decentral.optimizers.lars:LARC",
+            "lamb": "decentral.optimizers.lamb:LAMB",
+            "lambc": "decentral.optimizers.lamb:LAMBC",
+            "novograd": "decentral.optimizers.novograd:NovoGrad",
+            "rsg": "decentral.optimizers.rsg:RSG",
+            "arsg": "decentral.optimizers.rsg:ARSG",
+            "nlcg": "decentral.optimizers.nlcg:NLCG",
+            "muon": "decentral.optimizers.muon:Muon",
+            "seboost": "decentral.optimizers.seboost:SEBOOST",
+        }
+    )
 )
-OPTIMIZERS = Rules(OPTIMIZERS)
 """By name or path, as ``[optimizer] name = ...`` has it."""
 SEBOOST.bases = OPTIMIZERS
 
