@@ -1,7 +1,8 @@
 """Blocks of columns, or of rows, of (h, d) that stay in cache.
 
 About half a million elements a block: a few such arrays fit in a last-level cache. With very many workers a block keeps
-some hundred columns all the same, because shorter pieces of rows cost more than cache misses do.
+some hundred columns all the same, because shorter pieces of rows cost more than cache misses do. Blocks of rows are
+larger: what looks at whole rows makes many small operations a block, between which threads wait for one another.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 _ELEMENTS, _COLUMNS = 1 << 19, 192
+_ELEMENTS_OF_ROWS = 1 << 21
 
 
 def block_width(h: int, d: int) -> int:
@@ -16,9 +18,10 @@ def block_width(h: int, d: int) -> int:
     return max(_ELEMENTS // h, min(_COLUMNS, d))
 
 
-def block_height(h: int, d: int) -> int:
-    """Rows a block at the most, of whole rows."""
-    return min(h, max(1, _ELEMENTS // d))
+def block_height(h: int, d: int, threads: int) -> int:
+    """Rows a block at the most, of whole rows; where there is work enough for several threads, each has a block."""
+    share = h if h * d <= _ELEMENTS else -(-h // threads)
+    return min(share, max(1, _ELEMENTS_OF_ROWS // d))
 
 
 def column_blocks(columns: slice, width: int) -> list[slice]:

@@ -178,13 +178,14 @@ def test_all_reduce_averages_and_then_comes_the_rule(rule):
 @pytest.mark.parametrize("method", [DSGD(), DecentLaM(), PmSGD(0.0)], ids=said)
 @pytest.mark.parametrize("rule", FEW, ids=said)
 def test_gradients_in_blocks_and_workers_by_turns_have_the_same_bits_and_bytes(rule, method, monkeypatch):
-    def told(blocks, threads=1):
+    def told(blocks, threads=1, laid=torch.clone):
         comm, x, both = LocalComm(RING), X.clone(), Ruled(method, rule.decayed(DECAY))
         comm.layout = LAYOUT
         state = both.init(x, comm)
         torch.set_num_threads(threads)
         for t, (lr, g) in enumerate(zip(STEADY, G, strict=True)):
-            x, state = advance(both, x, state, [(part, g[:, part].clone()) for part in blocks], comm, t, lr)
+            given = [(part, laid(g[:, part])) for part in blocks]
+            x, state = advance(both, x, state, given, comm, t, lr)
         torch.set_num_threads(1)
         return [x, *tensors_of(state)], comm.ledger.bytes_sent.tolist(), int(comm.ledger.messages)
 
@@ -192,8 +193,10 @@ def test_gradients_in_blocks_and_workers_by_turns_have_the_same_bits_and_bytes(r
     blocks = [slice(0, 5), slice(5, 40), slice(40, D)]
     others = [told(blocks)]
     for rows in (1, 3):
-        monkeypatch.setattr("decentral.rounds.by_rows.block_height", lambda h, d, rows=rows: rows)
+        monkeypatch.setattr("decentral.rounds.by_rows.block_height", lambda h, d, threads, rows=rows: rows)
         others += [told(blocks), told([slice(0, D)]), told(blocks, threads=2)]
+    spans = [span.columns for span in LAYOUT.spans]
+    others += [told(spans), told(spans, laid=lambda g: g.T.contiguous().T)]
     for other in others:
         assert all(map(torch.equal, other[0], whole[0]))
         assert other[1:] == whole[1:]

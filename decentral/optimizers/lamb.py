@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from decentral.optimizers.adam import Moments, check_moments
+from decentral.optimizers.quotient import add_quotient_
 from decentral.optimizers.rule import Rule, check_choices
-from decentral.optimizers.spans import Exclude, added_, decayed_, norms, scaled_, where_acted
+from decentral.optimizers.spans import Exclude, Spans, added_, decay_of, norms, scaled_, where_acted
 from topologies.settings import finite_settings, plain_settings
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class LAMB(Rule):
     """
 
     layers: ClassVar[bool] = True
+    apart: ClassVar[bool] = True
 
     beta1: float = 0.9
     beta2: float = 0.999
@@ -49,38 +51,25 @@ class LAMB(Rule):
         return Moments(x.new_zeros(x.shape), x.new_zeros(x.shape), 0)
 
     def direction(
-        self, x: Tensor, state: Moments, g: Tensor, layout: Layout, lr: float
+        self, x: Tensor, state: Moments, g: Spans, layout: Layout, lr: float
     ) -> tuple[Tensor, Moments]:
         """See :class:`Rule`."""
         del lr
         u, ratio, state = self._after(x, state, g, layout)
         return scaled_(u, ratio, layout), state
 
-    def step_(self, x: Tensor, state: Moments, g: Tensor, layout: Layout, lr: float) -> Moments:
+    def step_(self, x: Tensor, state: Moments, g: Spans, layout: Layout, lr: float) -> Moments:
         """See :class:`Rule`."""
         u, ratio, state = self._after(x, state, g, layout)
         added_(x, u, ratio * -lr, layout)
         return state
 
-    def _after(self, x: Tensor, state: Moments, g: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Moments]:
-        """(u but for a number, what it is to be multiplied by, the moments with g in them).
-
-        The number, that of the two bias corrections, costs no pass over u: its inverse is on the decay.
-        """
-        import torch
-
-        k = state.steps + 1
-        m = state.m.lerp_(g, 1 - self.beta1)
-        v = state.v.mul_(self.beta2).addcmul_(g, g, value=1 - self.beta2)
-        root = (1 - self.beta2**k) ** 0.5
-        number = root / (1 - self.beta1**k)
-        u = v.sqrt().add_(self.eps * root)
-        u = torch.div(m, u, out=u)
-        if self.weight_decay:
-            decayed_(u, x, self.weight_decay / number, layout, self.exclude)
-        both = of_x, of_u = norms(x, layout), norms(u, layout).mul_(number)
-        ratio = where_acted(self.bounded(of_x / of_u), layout, self.exclude, both)
-        return u, ratio.mul_(number), Moments(m, v, k)
+    def _after(self, x: Tensor, state: Moments, g: Spans, layout: Layout) -> tuple[Tensor, Tensor, Moments]:
+        """(u, what it is to be multiplied by, the moments with g in them)."""
+        u = decay_of(x, self.weight_decay, layout, self.exclude)
+        state = add_quotient_(u, state, g, layout, (self.beta1, self.beta2), self.eps)
+        both = of_x, of_u = norms(x, layout), norms(u, layout)
+        return u, where_acted(self.bounded(of_x / of_u), layout, self.exclude, both), state
 
     def bounded(self, ratio: Tensor) -> Tensor:
         """The trust ratio (h, L) that is used."""

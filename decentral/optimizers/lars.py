@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from decentral.optimizers.rule import Rule, check_choices
 from decentral.optimizers.sgd import Velocity
-from decentral.optimizers.spans import Exclude, acted_on, added_, norms, where_acted
+from decentral.optimizers.spans import Exclude, Spans, acted_on, added_, norms, where_acted
 from topologies.settings import finite_settings, plain_settings
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class LARS(Rule):
     """
 
     layers: ClassVar[bool] = True
+    apart: ClassVar[bool] = True
 
     momentum: float = 0.9
     trust: float = 0.001
@@ -55,7 +56,7 @@ class LARS(Rule):
         return Velocity(x.new_zeros(x.shape))
 
     def direction(
-        self, x: Tensor, state: Velocity, g: Tensor, layout: Layout, lr: float
+        self, x: Tensor, state: Velocity, g: Spans, layout: Layout, lr: float
     ) -> tuple[Tensor, Velocity]:
         """See :class:`Rule`."""
         m = self._after(x, state, g, layout, lr)
@@ -63,13 +64,13 @@ class LARS(Rule):
             return m, Velocity(m)
         return (m.div(lr) if lr else m.new_zeros(m.shape)), Velocity(m)
 
-    def step_(self, x: Tensor, state: Velocity, g: Tensor, layout: Layout, lr: float) -> Velocity:
+    def step_(self, x: Tensor, state: Velocity, g: Spans, layout: Layout, lr: float) -> Velocity:
         """See :class:`Rule`."""
         m = self._after(x, state, g, layout, lr)
         x.sub_(m, alpha=1.0 if self.velocity == "scaled" else lr)
         return Velocity(m)
 
-    def _after(self, x: Tensor, state: Velocity, g: Tensor, layout: Layout, lr: float) -> Tensor:
+    def _after(self, x: Tensor, state: Velocity, g: Spans, layout: Layout, lr: float) -> Tensor:
         both = of_x, of_g = norms(x, layout), norms(g, layout)
         rate = self.trust * of_x / (of_g + self.weight_decay * of_x)
         rate = where_acted(rate, layout, self.exclude, both)
@@ -89,6 +90,7 @@ class LARC(Rule):
     """
 
     layers: ClassVar[bool] = True
+    apart: ClassVar[bool] = True
 
     momentum: float = 0.9
     trust: float = 0.002
@@ -107,7 +109,7 @@ class LARC(Rule):
         return Velocity(x.new_zeros(x.shape))
 
     def direction(
-        self, x: Tensor, state: Velocity, g: Tensor, layout: Layout, lr: float
+        self, x: Tensor, state: Velocity, g: Spans, layout: Layout, lr: float
     ) -> tuple[Tensor, Velocity]:
         """See :class:`Rule`."""
         both = of_x, of_g = norms(x, layout), norms(g, layout)
@@ -118,7 +120,7 @@ class LARC(Rule):
         return m, Velocity(m)
 
 
-def _gathered(rule: LARS | LARC, m: Tensor, x: Tensor, g: Tensor, rate: Tensor, layout: Layout) -> Tensor:
+def _gathered(rule: LARS | LARC, m: Tensor, x: Tensor, g: Spans, rate: Tensor, layout: Layout) -> Tensor:
     """m, in place: momentum m + rate (g + decay x), without the decay on what is excluded."""
     added_(m.mul_(rule.momentum), g, rate, layout)
     if not rule.weight_decay:

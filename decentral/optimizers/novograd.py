@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from decentral.optimizers.adam import check_moments
 from decentral.optimizers.rule import Rule
-from decentral.optimizers.spans import added_, norms
+from decentral.optimizers.spans import Spans, added_, norms
 from topologies.settings import finite_settings, plain_settings
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class NovoGrad(Rule):
     """
 
     layers: ClassVar[bool] = True
+    apart: ClassVar[bool] = True
 
     beta1: float = 0.95
     beta2: float = 0.98
@@ -52,7 +53,7 @@ class NovoGrad(Rule):
         return LayerMoments(x.new_zeros(x.shape), x.new_zeros((len(x), len(layout.sizes))), 0)
 
     def direction(
-        self, x: Tensor, state: LayerMoments, g: Tensor, layout: Layout, lr: float
+        self, x: Tensor, state: LayerMoments, g: Spans, layout: Layout, lr: float
     ) -> tuple[Tensor, LayerMoments]:
         """See :class:`Rule`."""
         del lr

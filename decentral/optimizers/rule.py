@@ -39,10 +39,11 @@ class Rule(ABC):
     it: it may be g, or lie in the state. lr may change from step to step, and may be 0.
 
     ``layers``: whether it looks at whole spans, as a norm of each layer does. It is then given whole rows; others act
-    alike on every column, and may be given some columns only, with the layout of all. ``joint``: whether it looks at
-    the whole model as one vector, so that it needs all layers in one place. ``hears``: whether it is told, before each
-    step, the loss of the batch that g is of: :meth:`heard`. ``evaluates``: whether it looks, after its step of x, at
-    the loss at other models: :meth:`evaluated`.
+    alike on every column, and may be given some columns only, with the layout of all. ``apart``: whether g may come as
+    its spans (:data:`decentral.optimizers.spans.Spans`), so that nobody has to put them together. ``joint``: whether
+    it looks at the whole model as one vector, so that it needs all layers in one place. ``hears``: whether it is told,
+    before each step, the loss of the batch that g is of: :meth:`heard`. ``evaluates``: whether it looks, after its step
+    of x, at the loss at other models: :meth:`evaluated`.
     ``weight_decay``: ``[train]`` has it, and :meth:`decayed` puts it in. The rule says what it does: join the gradient,
     shrink the weights by itself, or enter a ratio of norms.
 
@@ -51,6 +52,7 @@ class Rule(ABC):
     """
 
     layers: ClassVar[bool] = False
+    apart: ClassVar[bool] = False
     joint: ClassVar[bool] = False
     hears: ClassVar[bool] = False
     evaluates: ClassVar[bool] = False

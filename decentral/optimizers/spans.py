@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import compress
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, Union
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,22 +13,36 @@ if TYPE_CHECKING:
 Exclude = Literal["vectors", "none"]
 """What a rule of layers leaves to plain steps: biases and the gains of norms, or nothing."""
 
+Spans = Union["Tensor", Sequence["Tensor"]]
+"""Rows (h, d), or their L spans, (h, size) each, that lie apart."""
 
-def norms(x: Tensor, layout: Layout) -> Tensor:
+
+def spans_of(x: Spans, layout: Layout) -> list[Tensor]:
+    """The L spans (h, size) of x."""
+    return list(x if isinstance(x, Sequence) else x.split_with_sizes(layout.sizes, 1))
+
+
+def pieces_of(x: Spans, layout: Layout) -> list[Tensor]:
+    """The spans (size,) of each row of x, row after row."""
+    if isinstance(x, Sequence):
+        return [part for row in zip(*(part.unbind(0) for part in x), strict=True) for part in row]
+    return [part for row in x.unbind(0) for part in row.split_with_sizes(layout.sizes)]
+
+
+def norms(x: Spans, layout: Layout) -> Tensor:
     """Euclidean norms (h, L) of the L spans of x (h, d).
 
     On a CPU row by row, so that a worker's norms are the same bits whoever else is hosted with it.
     """
     import torch
 
-    if len(x) > 1 and not x.stride(0):  # a mean, the same row for all
+    if not isinstance(x, Sequence) and len(x) > 1 and not x.stride(0):  # a mean, the same row for all
         return norms(x[:1], layout).expand(len(x), -1)
-    if x.device.type != "cpu":
-        parts = x.split_with_sizes(layout.sizes, 1)
+    parts = spans_of(x, layout)
+    if parts[0].device.type != "cpu":
         return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in parts], 1)
     # in C++, a call for all spans of all rows
-    pieces = [part for row in x.unbind(0) for part in row.split_with_sizes(layout.sizes)]
-    return torch.stack(torch._foreach_norm(pieces)).view(len(x), len(layout.sizes))
+    return torch.stack(torch._foreach_norm(pieces_of(x, layout))).view(len(parts[0]), len(parts))
 
 
 def scaled_(x: Tensor, factors: Tensor, layout: Layout) -> Tensor:
@@ -39,26 +53,25 @@ def scaled_(x: Tensor, factors: Tensor, layout: Layout) -> Tensor:
     return x
 
 
-def added_(x: Tensor, y: Tensor, factors: Tensor, layout: Layout) -> Tensor:
+def added_(x: Tensor, y: Spans, factors: Tensor, layout: Layout) -> Tensor:
     """x + factors y, (h, d), in place: each span of y times that of ``factors`` (h, L), in one pass."""
     import torch
 
-    mine, theirs = (one.split_with_sizes(layout.sizes, 1) for one in (x, y))
+    mine, theirs = (spans_of(one, layout) for one in (x, y))
     torch._foreach_addcmul_(mine, theirs, factors.unsqueeze(2).unbind(1))
     return x
 
 
-def decayed_(x: Tensor, y: Tensor, decay: float, layout: Layout, exclude: Exclude) -> Tensor:
-    """x + decay y, (h, d), in place, on the spans that ``exclude`` leaves."""
-    import torch
-
-    if not any(acts := acted_on(layout, exclude)):
-        return x
-    if all(acts):
-        return x.add_(y, alpha=decay)
-    mine, theirs = (list(compress(one.split_with_sizes(layout.sizes, 1), acts)) for one in (x, y))
-    torch._foreach_add_(mine, theirs, alpha=decay)
-    return x
+def decay_of(x: Tensor, decay: float, layout: Layout, exclude: Exclude) -> Tensor:
+    """decay x, (h, d), and 0 on the spans that ``exclude`` names."""
+    acts = acted_on(layout, exclude)
+    if not decay or not any(acts):
+        return x.new_zeros(x.shape)
+    u = x.mul(decay)
+    for part, acted in zip(spans_of(u, layout), acts, strict=True):
+        if not acted:
+            part.zero_()
+    return u
 
 
 def acted_on(layout: Layout, exclude: Exclude) -> list[bool]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from decentral.comm.layout import Layout
     from decentral.optimizers.rule import Rule
+    from decentral.optimizers.spans import Spans
 
 
 class InBlocks:
@@ -28,6 +29,12 @@ class InBlocks:
 
     def __getitem__(self, rows: slice) -> Tensor:
         return torch.cat([block[rows] for block in self.blocks], dim=1)
+
+    def spans(self, rows: slice, layout: Layout) -> Spans:
+        """These rows, apart as they lie where each block is a span."""
+        apart = [block.shape[1] for block in self.blocks] == layout.sizes
+        # a batch of backward passes may leave a block column by column, where sums have another order
+        return [block[rows].contiguous() for block in self.blocks] if apart else self[rows]
 
 
 @dataclass(frozen=True)
@@ -45,18 +52,25 @@ class RowStep:
 
     def __call__(self, x: Tensor, state: Any, g: Tensor | InBlocks) -> tuple[Tensor | None, Any]:
         """(d (h, d), or None where the step was made on x; the state after it)."""
-        rows = block_height(*x.shape) if self.rule.whole and x.device.type == "cpu" else len(x)
-        if rows >= len(x):
-            return self._act(x, state, g[:])
-        d = None if self.in_place else torch.empty_like(x)
+        h, d = x.shape
+        in_turns = self.rule.whole and x.device.type == "cpu"
+        rows = block_height(h, d, torch.get_num_threads()) if in_turns else h
+        if rows >= h:
+            return self._act(x, state, self._given(g, slice(None)))
+        directions = None if self.in_place else torch.empty_like(x)
         left: list[Any] = [state]
         works = (
-            partial(self._part, slice(k, k + rows), x, state, g, d, left) for k in range(0, len(x), rows)
+            partial(self._part, slice(k, k + rows), x, state, g, directions, left) for k in range(0, h, rows)
         )
         _do(works)
-        return d, with_tensors(left[0], tensors_of(state))
+        return directions, with_tensors(left[0], tensors_of(state))
 
-    def _act(self, x: Tensor, state: Any, g: Tensor) -> tuple[Tensor | None, Any]:
+    def _given(self, g: Tensor | InBlocks, rows: slice) -> Any:
+        if isinstance(g, InBlocks) and self.rule.apart:
+            return g.spans(rows, self.layout)
+        return g[rows]
+
+    def _act(self, x: Tensor, state: Any, g: Any) -> tuple[Tensor | None, Any]:
         if self.in_place:
             return None, self.rule.step_(x, state, g, self.layout, self.lr)
         return self.rule.direction(x, state, g, self.layout, self.lr)
@@ -66,7 +80,7 @@ class RowStep:
     ) -> None:
         """These rows; what the rule leaves of them is put into ``state`` and ``d``, its numbers into ``left``."""
         of_rows = map_state(lambda s: s[rows], state)
-        direction, after = self._act(x[rows], of_rows, g[rows])
+        direction, after = self._act(x[rows], of_rows, self._given(g, rows))
         for target, source in zip(tensors_of(of_rows), tensors_of(after), strict=True):
             if target.data_ptr() != source.data_ptr():
                 target.copy_(source)
