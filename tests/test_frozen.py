@@ -28,7 +28,7 @@ RULES = {
     "lars": {"trust": 0.02},
     "larc": {"trust": 0.1},
     "lamb": {},
-    "lambc": {"upper": 0.7},
+    "lambc": {"upper": 0.05},
     "novograd": {},
     "nlcg": {"update": "polak-ribiere", "period": 2, "threshold": 0.1},
 }
