@@ -1,16 +1,13 @@
 """A frozen parameter stays as it is and the others make the steps of the equations: under all rules, in all places."""
 
-import copy
-
 import pytest
 import torch
 from dataflow_networks import Chain, play
-from nlcg_loop import Loop
+from plain_workers import ROUNDS, RULES, WORKERS, Plain, Workers, configured, of_workers
 from test_metrics import HERE
-from test_rules import DECAY, by_itself
+from test_rules import DECAY
 from torch import nn
-from torch.nn.functional import cross_entropy
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import vector_to_parameters
 
 import decentral.runs.asynchronous.training as asynchronous
 import decentral.runs.rounds.training as rounds
@@ -18,121 +15,10 @@ import decentral.runs.stages.training as stages
 from decentral.comm import LocalComm
 from decentral.dataflow.updates import Updates
 from decentral.optimizers import OPTIMIZERS
-from decentral.runs.experiment import expand
 from decentral.runs.journal import Journal
-from decentral.runs.place import place_of
 
-RULES = {
-    "sgd": {"momentum": 0.9},
-    "adamw": {},
-    "lars": {"trust": 0.02},
-    "larc": {"trust": 0.1},
-    "lamb": {},
-    "lambc": {"upper": 0.05},
-    "novograd": {},
-    "nlcg": {"update": "polak-ribiere", "period": 2, "threshold": 0.1},
-}
-ROUNDS, WORKERS = 10, 3
 ANY = pytest.mark.parametrize("name", RULES)
 BY_LAYERS = pytest.mark.parametrize("name", [name for name in RULES if name != "nlcg"])  # it needs all layers
-
-
-class Plain:
-    """A model and the loop of the rule's equation, on what it learns."""
-
-    def __init__(self, rule, module):
-        self.module = module
-        self.free = [p for p in module.parameters() if p.requires_grad]
-        if type(rule).__name__ == "NLCG":
-            self.loop = Loop(parameters_to_vector(self.free).detach(), rule, DECAY)
-        else:
-            self.loop = by_itself(rule, self.free, 1.0, DECAY)
-
-    def gradient(self, loss):
-        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, self.free)])
-
-    def step(self, g, loss, lr):
-        """With the gradient g (d,)."""
-        if isinstance(self.loop, Loop):
-            self.loop.x = self.x
-            self.loop.step(g, loss, lr)
-            self.x = self.loop.x
-            return
-        for p, part in zip(self.free, g.split([p.numel() for p in self.free]), strict=True):
-            p.grad = part.view_as(p)
-        self.loop.param_groups[0]["lr"] = lr
-        self.loop.step()
-
-    @property
-    def x(self):
-        """(d,): what it learns."""
-        return parameters_to_vector(self.free).detach().clone()
-
-    @x.setter
-    def x(self, row):
-        vector_to_parameters(row.clone(), self.free)
-
-
-def configured(name, **more):
-    """A run of the partly frozen model, with a falling learning rate."""
-    table = {
-        "name": "small",
-        "problem": {"name": "module", "factory": "users_models:partly_frozen", "data": "digits"},
-        "optimizer": {"name": name, **RULES[name]},
-        "schedule": {"name": "cosine"},
-        "train": {
-            "lr": 0.1, "rounds": ROUNDS, "batch_size": 16, "dtype": "float64", "weight_decay": DECAY,
-        },
-        **more,
-    }  # fmt: skip
-    (planned,) = expand(table).runs
-    return planned.config
-
-
-def of_workers(method):
-    momentum = {"momentum": 0.0} if method == "pmsgd" else {}
-    return {"topology": {"name": "ring", "workers": WORKERS}, "algorithm": {"name": method, **momentum}}
-
-
-class Workers:
-    """Plain models of the workers of a run, each with its own batches."""
-
-    def __init__(self, config, workers):
-        self.config = config
-        self.objective = config.problem.build(place_of(config, range(workers), torch.device("cpu")))
-        self.module = copy.deepcopy(self.objective.evaluation.module)
-        self.each = [Plain(config.optimizer, copy.deepcopy(self.module)) for _ in range(workers)]
-
-    def losses(self, t):
-        inputs, labels = self.objective._batch(t)
-        return [cross_entropy(one.module(inputs[i]), labels[i]) for i, one in enumerate(self.each)]
-
-    def train(self, rounds, after=lambda x: x, averaged=False):
-        """x (n, d) after rounds; ``after``: what becomes of x after the steps; ``averaged``: gradients, before them."""
-        for t in range(rounds):
-            lr = self.config.lr(min(t, ROUNDS - 1))
-            losses = self.losses(t)
-            g = [one.gradient(loss) for one, loss in zip(self.each, losses, strict=True)]
-            losses = [loss.detach() for loss in losses]
-            if averaged:
-                g, losses = [sum(g) / len(g)] * len(g), [sum(losses) / len(g)] * len(g)
-            for one, *rest in zip(self.each, g, losses, strict=True):
-                one.step(*rest, lr)
-            for one, row in zip(self.each, after(self.x), strict=True):
-                one.x = row
-        return self.x
-
-    @property
-    def x(self):
-        return torch.stack([one.x for one in self.each])
-
-    def same(self, module, i=0):
-        """That worker's model: what is frozen to the bit, as it was initialised."""
-        for p, q in zip(module.parameters(), self.each[i].module.parameters(), strict=True):
-            torch.testing.assert_close(p, q, rtol=0, atol=1e-10 if p.requires_grad else 0)
-        pairs = zip(module.parameters(), self.module.parameters(), strict=True)
-        assert [torch.equal(p, q) for p, q in pairs] == [not p.requires_grad for p in module.parameters()]
-        assert [p.requires_grad for p in module.parameters()] == [True, False, False, True, True, True]
 
 
 @ANY
