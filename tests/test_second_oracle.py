@@ -4,6 +4,7 @@ import pytest
 import torch
 from test_any_torch import looped
 from test_methods import gradients
+from test_rule_runs import KINDS, run, write
 from test_rules import DECAY, RING, SPANS, in_rounds, start
 from torch import nn
 
@@ -128,6 +129,13 @@ def test_workers_take_turns_at_its_optimizers(name):
     g, x = gradients(4, 31, 14), start(4, 31)
     found, _ = in_rounds(DSGD(), OPTIMIZERS[path](), x, g, DECAY, layout=SPANS)
     assert torch.equal(found, looped(path, {}, x, g, LocalComm(RING)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_run_takes_soap(home, kind):
+    rows = run(write(home / "x.toml", kind, optimizer={"name": "pytorch_optimizer:SOAP"}), home / "out")
+    first, *_, last = [float(row["train_loss"]) for row in rows]
+    assert last < first
 
 
 # ----------------------------------------------------------------------------------------------- where it is otherwise
