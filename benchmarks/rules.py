@@ -1,7 +1,9 @@
 """Update rules of layers: as a torch optimizer against AdamW, and in a run of 64 workers against SGD with momentum.
 
 Question: what do norms of layers cost? The optimizers step the 59 parameters of a ResNet-20 (270 thousand numbers), one
-thread each; the runs are whole rounds, of an MLP 784-256-10 with 32 examples a worker.
+thread each; the runs are whole rounds, of an MLP 784-256-10 with 32 examples a worker. rsg and arsg, which look at no
+layers, are here as optimizers. muon and nlcg are not: they multiply matrices and measure a whole model, and a limit for
+one pass over memory says nothing of them.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from decentral.runs.place import Here
 from decentral.runs.rounds.training import Training
 
 RULES = ("lars", "larc", "lamb", "lambc", "novograd")
+OPTIMIZERS_ONLY = ("rsg", "arsg")
 
 
 def measure() -> list[Line]:
@@ -36,11 +39,12 @@ def measure() -> list[Line]:
 
 def _optimizers() -> list[Line]:
     works = {"adamw": _stepping(torch.optim.AdamW, lr=1e-4, weight_decay=1e-2, foreach=True)}
-    works |= {name: _stepping(OPTIMIZERS[name]().build, lr=1e-4, weight_decay=1e-2) for name in RULES}
+    names = (*RULES, *OPTIMIZERS_ONLY)
+    works |= {name: _stepping(OPTIMIZERS[name]().build, lr=1e-4, weight_decay=1e-2) for name in names}
     with one_thread():
         times = interleaved(works, repeats=101, warm=5)
     what = "a step on a ResNet-20, {}: ours / torch.optim.AdamW(foreach=True)"
-    return [at_most(what.format(name), times[name], times["adamw"], 1.5) for name in RULES]
+    return [at_most(what.format(name), times[name], times["adamw"], 1.5) for name in names]
 
 
 def _stepping(build: Callable[..., torch.optim.Optimizer], **settings: Any) -> Callable[[], Any]:

@@ -1,5 +1,6 @@
 """Any torch optimizer by its path: each worker steps as a plain loop with one of its own, in every kind of run."""
 
+import sys
 import tomllib
 
 import pytest
@@ -37,6 +38,7 @@ TORCH_S = {
 ALL = [
     *(("torch.optim:" + name, keys) for name, keys in TORCH_S.items()),
     ("users_optimizers:Rich", {"beta": 0.7}),
+    ("users_optimizers:Counting", {}),
 ]
 BY_NAME = pytest.mark.parametrize(("path", "keys"), ALL, ids=[path for path, _ in ALL])
 
@@ -224,7 +226,8 @@ def test_two_ranks_have_the_bits_of_one_process(tmp_path):
         ({"name": "users_optimizers:Keeping"}, "keeps a set in state[0]['past'], which cannot be saved"),
     ],
 )  # fmt: skip
-def test_refusals(home, optimizer, words):
+def test_refusals(home, monkeypatch, optimizer, words):
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)  # as if it were not installed
     said = decentral("run", write(home / "x.toml", optimizer=optimizer), "--out", "out")
     text = said.err.removesuffix("\n")
     assert (said.code, words in text, len(text) < 300, "\n" in text) == (2, True, True, False), said.err

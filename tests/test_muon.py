@@ -3,8 +3,8 @@
 import pytest
 import torch
 from layer_loops import ByTorch
-from test_layer_rules import LAYOUT, RATES, RING, G, X, fill, network, said
-from test_rules import DECAY, in_rounds
+from layered_workers import LAYOUT, RATES, G, X, fill, network, said
+from test_rules import DECAY, RING, in_rounds
 from torch import nn
 
 from decentral.algorithms import DSGD, PmSGD

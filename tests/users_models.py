@@ -134,6 +134,16 @@ def frozen(shape, classes):
     return model
 
 
+def partly_frozen(shape, classes):
+    """Three layers, of which the first learns its weight alone and the second its bias alone."""
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 10)
+    )
+    model[1].bias.requires_grad_(False)
+    model[3].weight.requires_grad_(False)
+    return model
+
+
 def doubled(shape, classes):
     model = net(nn.Tanh())
     model[1].weight.register_hook(lambda g: 2 * g)

@@ -34,6 +34,21 @@ class Rich(Optimizer):
                 p.data = p - group["lr"] / state["count"] ** 0.5 * sum(state["sums"])
 
 
+class Counting(Optimizer):
+    """Its group has a count from the first step on, which moves nothing."""
+
+    def __init__(self, params, lr=0.1, weight_decay=0.0):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["count"] = group.get("count", 0) + 1
+            for p in group["params"]:
+                decayed = p.grad + group["weight_decay"] * p
+                p.sub_(decayed, alpha=group["lr"] * (1 - 1 / group["count"]))
+
+
 class Hidden(Optimizer):
     """Its count is an attribute."""
 

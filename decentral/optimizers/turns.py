@@ -107,6 +107,8 @@ class _Turn:
             {(self.parameters[key] if isinstance(key, int) else key): v for key, v in memory["state"].items()}
         )
         for group, written in zip(self.optimizer.param_groups, memory["groups"], strict=True):
+            for key in self.of.written:  # it may not have been there yet
+                group.pop(key, None)
             group.update(written)
 
     def step(self, g: Tensor, lr: float) -> None:
