@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from decentral.optimizers.adam import Moments, check_moments
+from decentral.optimizers.adam import Adam, Moments, check_moments
 from decentral.optimizers.rule import Rule, check_choices
 from decentral.optimizers.spans import Exclude, added_, decayed_, norms, scaled_, where_acted
 from topologies.settings import finite_settings, plain_settings
@@ -31,6 +31,7 @@ class LAMB(Rule):
     """
 
     layers: ClassVar[bool] = True
+    trusts: ClassVar[bool] = True
 
     beta1: float = 0.9
     beta2: float = 0.999
@@ -81,6 +82,15 @@ class LAMB(Rule):
         both = of_x, of_u = norms(x, layout), norms(u, layout).mul_(number)
         ratio = where_acted(self.bounded(of_x / of_u), layout, self.exclude, both)
         return u, ratio.mul_(number), Moments(m, v, k)
+
+    def trust_ratios(self, x: Tensor, state: Moments, g: Tensor, layout: Layout, lr: float) -> Tensor:
+        """|w| / |u|, u by Adam's own text; see :class:`Rule`."""
+        apart = state._replace(m=state.m.clone(), v=state.v.clone())
+        u, _ = Adam(self.beta1, self.beta2, self.eps).direction(x, apart, g, layout, lr)
+        if self.weight_decay:
+            decayed_(u, x, self.weight_decay, layout, self.exclude)
+        both = of_x, of_u = norms(x, layout), norms(u, layout)
+        return where_acted(self.bounded(of_x / of_u), layout, self.exclude, both)
 
     def bounded(self, ratio: Tensor) -> Tensor:
         """The trust ratio (h, L) that is used."""
