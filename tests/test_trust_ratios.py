@@ -240,9 +240,7 @@ optimizer.name = "lars"
 
 @pytest.mark.mpi
 @pytest.mark.usefixtures("home")
-def test_on_two_ranks_a_run_that_was_killed_and_one_that_begins_leave_the_file_of_one_process(
-    tmp_path, dying
-):  # noqa: F811
+def test_runs_that_go_on_or_begin_on_two_ranks_leave_the_file_of_one_process(tmp_path, dying):  # noqa: F811
     (tmp_path / "x.toml").write_text(RUNS)
     assert decentral("run", tmp_path / "x.toml", "--out", tmp_path / "whole").code == 0
     die(dying, 2, tmp_path / "x.toml", "--out", tmp_path / "out")
