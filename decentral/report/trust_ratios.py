@@ -12,11 +12,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from decentral.report.columns import title_of
+from decentral.report.columns import group_label
 from decentral.report.csv_files import read_csv
+from decentral.report.figure_spec import telling_fields
 from decentral.report.line_styles import COLORS, styles_of
 from decentral.report.page_style import plain
-from decentral.report.results import Array, Experiment
+from decentral.report.results import MISSING, Array, Experiment
 from decentral.report.scene import shown
 from decentral.report.stored import remedy_of, understood
 
@@ -40,12 +41,14 @@ def trust_ratios(experiment: Experiment) -> Figure | None:
     if not found:
         return None
     looks = _looks(list(dict.fromkeys(layer for _, ratios in found for layer in ratios)))
+    names = telling_fields(experiment, experiment.swept)
     rows, columns = -(-len(found) // ACROSS), min(ACROSS, len(found))
     figure = Figure(figsize=(4.5 * columns, 2.6 * rows + 0.6), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, (run, ratios) in zip(axes, found, strict=False):
         _draw(axis, ratios, looks)
-        axis.set_title(plain(textwrap.fill(title_of(experiment, run), LETTERS)), loc="left")
+        title = group_label(names, [run.fields.get(name, MISSING) for name in names])
+        axis.set_title(plain(textwrap.fill(title, LETTERS)), loc="left")
     for axis in axes[len(found) :]:
         axis.remove()
     _legend(figure, looks, columns)
