@@ -1,5 +1,6 @@
 """Trust ratios over time: against loops of the papers' equations, in runs, on ranks, resumed, drawn, refused."""
 
+import importlib.util
 import math
 import tomllib
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from command import but_wall_time, decentral, metrics, read_csv, write
 from layer_loops import acts, size
+from ranks import ROOT
 from ranks import decentral as launch
 from synthetic_experiment import small
 from test_layer_rules import LAYOUT, RATES, RULES, G, X, said
@@ -354,3 +356,19 @@ def test_the_report_shows_them(tmp_path):
     assert done.code == 0, done.err
     assert (tmp_path / "out" / "figures" / "trust_ratios.png").stat().st_size > 5_000
     assert "What the trust ratio of each layer was" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_table_of_the_experiments_counts_them():
+    """Two seeds, two layers, eight rounds of two workers."""
+    spec = importlib.util.spec_from_file_location("ratios", ROOT / "experiments" / "ratios.py")
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    t, ones = np.arange(8.0), np.ones(8)
+    a, b = np.array([1, 2, 4, 8, 8, 8, 1, 3.0]), np.array([3, 1, 1, 1, 1, 1, 5, 7.0])
+    one, two = (
+        {"a": np.stack([t, mean, mean / 2, mean * 3]), "b": np.stack([t, ones, ones, ones])}
+        for mean in (a, b)
+    )
+    found = table.numbers([one, two])
+    assert found["a"] == pytest.approx((2, 1, 7.5, 4, 7 / 16, 1 / 4, 24, 6, 6, 2.5, 8))
+    assert found["b"] == pytest.approx((1, 1, 1, 1, 1, 1, 1, 1, 1, 2.5, 8))
