@@ -24,7 +24,8 @@ MOST = 100_000
 class TrustRatios:
     """``[trust_ratios]`` in TOML: what the rule multiplies lr by, layer by layer, goes into trust_ratios.csv.
 
-    ``every``: rounds from one measurement to the next; one takes about as long as the rule's own step.
+    ``every``: rounds from one measurement to the next; one takes up to about one and a half times as
+    long as the rule's own step.
     """
 
     every: int = 1
