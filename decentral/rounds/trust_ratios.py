@@ -1,4 +1,4 @@
-"""The trust ratios of a rule's step on the hosted workers, some of them at a time, so that their rows stay in cache."""
+"""The trust ratios of a rule's step on the hosted workers, one at a time, so that their rows stay in cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from decentral.algorithms.state import map_state
-from decentral.blocks import block_height
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,5 +21,4 @@ def trust_ratios(step: RowStep, x: Tensor, state: Any, g: Tensor | InBlocks) -> 
         of_rows = map_state(lambda s: s[rows], state)
         return step.rule.trust_ratios(x[rows], of_rows, g[rows], step.layout, step.lr)
 
-    height = block_height(*x.shape)
-    return torch.cat([of(slice(k, k + height)) for k in range(0, len(x), height)])
+    return torch.cat([of(slice(k, k + 1)) for k in range(len(x))])
