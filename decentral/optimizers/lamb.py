@@ -33,6 +33,7 @@ class LAMB(Rule):
 
     layers: ClassVar[bool] = True
     apart: ClassVar[bool] = True
+    trusts: ClassVar[bool] = True
 
     beta1: float = 0.9
     beta2: float = 0.999
@@ -70,6 +71,11 @@ class LAMB(Rule):
         state = add_quotient_(u, state, g, layout, (self.beta1, self.beta2), self.eps)
         both = of_x, of_u = norms(x, layout), norms(u, layout)
         return u, where_acted(self.bounded(of_x / of_u), layout, self.exclude, both), state
+
+    def trust_ratios(self, x: Tensor, state: Moments, g: Tensor, layout: Layout, lr: float) -> Tensor:
+        """|w| / |u|; see :class:`Rule`."""
+        del lr
+        return self._after(x, state._replace(m=state.m.clone(), v=state.v.clone()), g, layout)[1]
 
     def bounded(self, ratio: Tensor) -> Tensor:
         """The trust ratio (h, L) that is used."""

@@ -38,6 +38,7 @@ class LARS(Rule):
 
     layers: ClassVar[bool] = True
     apart: ClassVar[bool] = True
+    trusts: ClassVar[bool] = True
 
     momentum: float = 0.9
     trust: float = 0.001
@@ -70,10 +71,15 @@ class LARS(Rule):
         x.sub_(m, alpha=1.0 if self.velocity == "scaled" else lr)
         return Velocity(m)
 
-    def _after(self, x: Tensor, state: Velocity, g: Spans, layout: Layout, lr: float) -> Tensor:
+    def trust_ratios(self, x: Tensor, state: Velocity, g: Spans, layout: Layout, lr: float) -> Tensor:
+        """lambda; see :class:`Rule`."""
+        del state, lr
         both = of_x, of_g = norms(x, layout), norms(g, layout)
         rate = self.trust * of_x / (of_g + self.weight_decay * of_x)
-        rate = where_acted(rate, layout, self.exclude, both)
+        return where_acted(rate, layout, self.exclude, both)
+
+    def _after(self, x: Tensor, state: Velocity, g: Spans, layout: Layout, lr: float) -> Tensor:
+        rate = self.trust_ratios(x, state, g, layout, lr)
         if self.velocity == "scaled":
             rate = rate * lr
         return _gathered(self, state.m, x, g, rate, layout)
@@ -91,6 +97,7 @@ class LARC(Rule):
 
     layers: ClassVar[bool] = True
     apart: ClassVar[bool] = True
+    trusts: ClassVar[bool] = True
 
     momentum: float = 0.9
     trust: float = 0.002
@@ -112,12 +119,17 @@ class LARC(Rule):
         self, x: Tensor, state: Velocity, g: Spans, layout: Layout, lr: float
     ) -> tuple[Tensor, Velocity]:
         """See :class:`Rule`."""
+        m = _gathered(self, state.m, x, g, self.trust_ratios(x, state, g, layout, lr), layout)
+        return m, Velocity(m)
+
+    def trust_ratios(self, x: Tensor, state: Velocity, g: Spans, layout: Layout, lr: float) -> Tensor:
+        """a; see :class:`Rule`."""
+        del state
         both = of_x, of_g = norms(x, layout), norms(g, layout)
         rate = self.trust * of_x / of_g
         if self.mode == "clip":
             rate = (rate / lr).clamp_(max=1.0) if lr else rate.new_ones(rate.shape)
-        m = _gathered(self, state.m, x, g, where_acted(rate, layout, self.exclude, both), layout)
-        return m, Velocity(m)
+        return where_acted(rate, layout, self.exclude, both)
 
 
 def _gathered(rule: LARS | LARC, m: Tensor, x: Tensor, g: Spans, rate: Tensor, layout: Layout) -> Tensor:

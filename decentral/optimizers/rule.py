@@ -43,7 +43,8 @@ class Rule(ABC):
     its spans (:data:`decentral.optimizers.spans.Spans`), so that nobody has to put them together. ``joint``: whether
     it looks at the whole model as one vector, so that it needs all layers in one place. ``hears``: whether it is told,
     before each step, the loss of the batch that g is of: :meth:`heard`. ``evaluates``: whether it looks, after its step
-    of x, at the loss at other models: :meth:`evaluated`.
+    of x, at the loss at other models: :meth:`evaluated`. ``trusts``: whether layers have a trust ratio:
+    :meth:`trust_ratios`.
     ``weight_decay``: ``[train]`` has it, and :meth:`decayed` puts it in. The rule says what it does: join the gradient,
     shrink the weights by itself, or enter a ratio of norms.
 
@@ -56,6 +57,7 @@ class Rule(ABC):
     joint: ClassVar[bool] = False
     hears: ClassVar[bool] = False
     evaluates: ClassVar[bool] = False
+    trusts: ClassVar[bool] = False
 
     weight_decay: float = field(default=0.0, init=False)
     rescale: Literal["layer", "filter"] | None = field(default=None, kw_only=True)
@@ -126,6 +128,13 @@ class Rule(ABC):
         """
         del x, evaluate, mean
         return state
+
+    def trust_ratios(self, x: Tensor, state: Any, g: Tensor, layout: Layout, lr: float) -> Tensor:
+        """(h, L): the factors on lr in the step from here, of the L spans; 1 on those that are left to plain steps.
+
+        For who ``trusts``. x, state and g are those that :meth:`direction` would be given, and stay as they are.
+        """
+        raise NotImplementedError(f"{self.title} has no trust ratios")
 
     def build(self, parameters: Iterable[Any], lr: float, weight_decay: float) -> Optimizer:
         """The rule as a torch optimizer of these parameters, or groups of them."""

@@ -36,6 +36,13 @@ DRAWINGS = {
         "All messages of each run of the first seed: a worker's own steps from asking for an average until the answer "
         "was added; of push-sum from sending a share until it was added. The numbers are in each run's staleness.csv.",
     ),
+    "trust_ratios": Drawing(
+        later("decentral.report.trust_ratios:trust_ratios"),
+        "What the trust ratio of each layer was",
+        "The factor on the learning rate, of layers that the rule acts on, in runs of the first seed. Lines: mean of "
+        "the workers; bands: from the least to the largest of them, where they differ. The numbers are in each run's "
+        "trust_ratios.csv.",
+    ),
     "parts": Drawing(
         later("decentral.report.parts:parts"),
         "What the parts of the factorisation stand for",

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from decentral.optimizers.rule import Evaluate, Rule
 
 
+Watch = Callable[[RowStep, "Tensor", Any, "Tensor | InBlocks", int], None]
+"""(a step of the rule, the models, state and gradients that it will be given, round): for who watches."""
+
+
 class Both(NamedTuple):
     """The state of the method, and that of the rule."""
 
@@ -49,10 +53,12 @@ class Ruled:
 
     A rule that hears needs :meth:`told`. Of averaged gradients it is told the mean of the losses. What a rule that
     evaluates makes more of x comes next, before any communication, with :meth:`asking`.
+    ``watch`` is shown all that the rule is about to be given, :meth:`watched`.
     """
 
     losses: Callable[[], Tensor] | None = None
     evaluate: Evaluate | None = None
+    watch: Watch | None = None
     joins_rows = True  # a gradient in blocks of columns is put together here, some rows at a time
 
     def __init__(self, method: Method[Any], rule: Rule) -> None:
@@ -81,6 +87,12 @@ class Ruled:
         one.evaluate = evaluate
         return one
 
+    def watched(self, watch: Watch) -> Ruled:
+        """This, with somebody who looks, before each step of the rule, at what it will be given."""
+        one = copy.copy(self)
+        one.watch = watch
+        return one
+
     def init(self, x: Tensor, comm: Mixer) -> Both:
         """Both as they begin."""
         return Both(self.method.init(x, comm), self.rule.init(x, _layout(x, comm)))
@@ -94,6 +106,8 @@ class Ruled:
         if self.averages:
             g, rest = _mean(g, comm).expand(x.shape), Averaged(comm)
         step = RowStep(self.rule, _layout(x, comm), lr, in_place=self.steps_first)
+        if self.watch is not None:
+            self.watch(step, x, of_rule, g, comm.t)
         d, of_rule = step(x, of_rule, g)
         if self.rule.evaluates and self.evaluate is not None:
             mean = (lambda v: comm.along.mean(v)) if self.averages else _own

@@ -56,6 +56,16 @@ class Spared(Rule):
             after = _put_back(of_part, left, state)
         return after
 
+    def trust_ratios(self, x: Tensor, state: Any, g: Tensor, layout: Layout, lr: float) -> Tensor:
+        """See :class:`Rule`; for a rule that ``trusts``."""
+        import torch
+
+        found = []
+        for part in self._parts(layout):
+            of = (x[:, part.columns], part.of(state, layout), g[:, part.columns])
+            found.append(part.rule.trust_ratios(*of, part.layout, lr))
+        return torch.cat(found, 1)
+
     def _parts(self, layout: Layout) -> Iterator[_Part]:
         place = 0
         for spared, group in itertools.groupby(layout.spans, lambda span: span.name in self.names):

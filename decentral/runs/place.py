@@ -62,7 +62,7 @@ def rehearse(run: Run, device: torch.device) -> None:
         problem.solve(run.workers, run.seed, run.train.weight_decay)
     if is_asked(rule) and isinstance(problem, Trainable):
         rule = rule.decayed(run.train.weight_decay)
-        rule.refuse(lambda: _layout(run), getattr(torch, run.train.dtype))
+        rule.refuse(lambda: layout_of(run), getattr(torch, run.train.dtype))
     if not isinstance(problem, Tryable) or is_ours(problem):
         return
     made, place = problem.made(run.workers, run.seed), place_of(run, range(1), device)
@@ -76,7 +76,7 @@ def rehearse(run: Run, device: torch.device) -> None:
         objective.examples(objective.start()[None], 0)
 
 
-def _layout(run: Run) -> Layout:
+def layout_of(run: Run) -> Layout:
     """Of one of its models."""
     problem = run.problem
     if isinstance(problem, Layered):

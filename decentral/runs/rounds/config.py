@@ -24,6 +24,7 @@ from decentral.runs.sections.noise_scale import NoiseScale
 from decentral.runs.sections.phases import REPLICAS, Phases
 from decentral.runs.sections.topology import Topology
 from decentral.runs.sections.train import Train
+from decentral.runs.sections.trust_ratios import TrustRatios
 from decentral.runs.whole_models import WholeModels
 
 RATIOS = (
@@ -60,6 +61,7 @@ class RoundsRun(WholeModels):
     phases: Phases | None
     adversarial: Adversarial | None
     noise_scale: NoiseScale | None
+    trust_ratios: TrustRatios | None
 
     @property
     def all_rounds(self) -> int:
@@ -125,6 +127,7 @@ class RoundsRun(WholeModels):
             (self.phases, self.adversarial, "[phases] draws batches that [adversarial] has no examples of"),
             (self.phases, self.noise_scale, "[phases] changes the batches that [noise_scale] measures"),
             (grows, self.adversarial, "noise_scale.most_batch changes the batches that [adversarial] moves"),
+            (self.phases, self.trust_ratios, "[phases] changes the rule that [trust_ratios] measures"),
             (
                 grows,
                 isinstance(self.schedule, OfRun),

@@ -12,6 +12,7 @@ from decentral.errors import UserError
 from decentral.network import Gossip, all_reduce_s
 from decentral.optimizers.listening import Listening
 from decentral.optimizers.rule import is_asked
+from decentral.optimizers.spans import nothing_acted_on
 from decentral.problems.capabilities import Layered
 from decentral.rounds.compiled import CompiledMethod
 from decentral.rounds.ruled import refuse_boost, refuse_second_rule
@@ -20,7 +21,7 @@ from decentral.rounds.trials.messages import early_messages, messages_a_round
 from decentral.rounds.trials.needs import refuse_unmet
 from decentral.rounds.trials.stability import refuse_unstable
 from decentral.runs.computing import compute_time
-from decentral.runs.place import place_of
+from decentral.runs.place import layout_of, place_of
 from decentral.runs.rescaling import refuse_rescaling
 from decentral.runs.rounds.config import RoundsRun
 from decentral.runs.rounds.faults import refuse_faults
@@ -49,6 +50,8 @@ def check(run: RoundsRun, world: World) -> None:
         _check_compiled(run, world, mixing)
     if run.phases:
         _check_phases(run.phases, run)
+    if run.trust_ratios and (why := nothing_acted_on(run.optimizer, layout_of(run))):
+        raise UserError(f"[trust_ratios] would record nothing: {why}")
     refuse_rescaling(run, run.optimizer, run.algorithm)
     if run.phases:
         refuse_rescaling(run, run.phases.rule, None, "phases.replicas.optimizer")

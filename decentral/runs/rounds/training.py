@@ -42,6 +42,7 @@ from decentral.runs.rounds.noise_scale import RunningNoise
 from decentral.runs.rounds.pairs import Pairs
 from decentral.runs.rounds.rate import Rate
 from decentral.runs.rounds.timeline import Stopwatch, gathered_rounds, middle
+from decentral.runs.rounds.trust import FILE, Trust
 from decentral.runtime.trace import Trace
 
 
@@ -78,6 +79,9 @@ class Training:
         self.state = method.init(self.x, self.comm)
         self.comm.faults = links_with(config.faults, config.algorithm, self.comm, self.x, config.seed)
         self.whole = looks_across(method)
+        self.trust = Trust(config.trust_ratios, config.optimizer, self.comm) if config.trust_ratios else None
+        if self.trust is not None and isinstance(method, Ruled):
+            method = method.watched(self.trust.watch)
         self.method = CompiledMethod(method, self.comm) if config.train.compile else method
         self.noise = RunningNoise(config.noise_scale, config) if config.noise_scale else None
         self.simulated = self._clocks()
@@ -111,6 +115,8 @@ class Training:
         self.simulated.restore(kept["clocks"], self.t)
         if self.noise is not None:
             self.noise.restore(kept["noise"], self.objective)
+        if self.trust is not None:
+            self.trust.restore(kept["trust"])
 
     def _furnish_links(self) -> None:
         config, comm = self.config, self.comm
@@ -142,7 +148,10 @@ class Training:
         look at their losses together. Raises Stopped then.
         """
         with stopping.put_off():
-            return self._run()
+            outcome = self._run()
+            if self.trust is not None:
+                self.journal.leave(FILE, self.trust.text())
+            return outcome
 
     def _run(self) -> Outcome:
         train, journal = self.config.train, self.journal
@@ -254,7 +263,9 @@ class Training:
 
     def _marks(self) -> dict[str, Any]:
         """What a checkpoint holds besides."""
-        return {"schedule": self.rate.state(), "noise": None if self.noise is None else self.noise.state()}
+        noise = None if self.noise is None else self.noise.state()
+        trust = {} if self.trust is None else {"trust": self.trust.state()}
+        return {"schedule": self.rate.state(), "noise": noise, **trust}
 
     def _method_notes(self) -> list[str]:
         method, rule = self.config.algorithm, self.config.optimizer
