@@ -12,7 +12,7 @@ from layer_loops import acts, size
 from ranks import ROOT
 from ranks import decentral as launch
 from synthetic_experiment import small
-from test_layer_rules import LAYOUT, RATES, RULES, G, X, said
+from layered_workers import LAYOUT, RATES, RULES, G, X, said
 from test_resume import Died, die, dying  # noqa: F401
 from test_rules import DECAY, RING
 
