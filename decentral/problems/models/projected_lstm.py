@@ -55,7 +55,7 @@ class GroupLSTM(nn.Module):
         check_sizes(inputs=q, cells=n, projection=p, groups=k)
         if n % k or p % k or q % k:
             raise UserError(
-                f"g-lstm: groups = {k} must divide cells = {n}, projection = {p} and inputs = {q}"
+                f"g-lstm: groups = {k} must divide cells = {n}, projection = {p} and inputs = {q}; choose others"
             )
         self.k, self.q, self.n, self.p = k, q, n, p
         self.groups = nn.ModuleList(Cells(q, n, p, k) for _ in range(k))
