@@ -2,6 +2,7 @@
 
 The input products of all steps are one product before the first step; a step has the recurrent product, the cells and
 the projection; gradients of weights are one product each behind the last step. Autograd sees one operation a layer.
+Products are not in place by name (``addmm_``), since torch's counter of FLOPs would not see them.
 """
 
 from __future__ import annotations
@@ -107,13 +108,13 @@ def inputs_in(rows: Tensor, groups: Sequence[Part], biased: bool) -> Tensor:
 def states_in(u: Tensor, h: Sequence[Tensor], groups: Sequence[Part]) -> None:
     """Add what each group's slice of h' (B, p/k) gives to u (k, B, a)."""
     for out, own, group in zip(u, h, groups, strict=True):
-        out.addmm_(own, group.of_h.T)
+        torch.addmm(out, own, group.of_h.T, out=out)
 
 
 def states_back(du: Tensor, groups: Sequence[Part], dh: Sequence[Tensor]) -> None:
     """Add the gradient at each group's slice of h' to ``dh``."""
     for out, given, group in zip(dh, du, groups, strict=True):
-        out.addmm_(given, group.of_h)
+        torch.addmm(out, given, group.of_h, out=out)
 
 
 def inputs_back(du: Tensor, rows: Tensor, groups: Sequence[Part]) -> Tensor:
@@ -128,7 +129,7 @@ def project(m: Tensor, groups: Sequence[Part], h: Tensor) -> None:
     """h (B, p) = sum_g P_g m_g of m (k, B, s), groups ascending."""
     torch.mm(m[0], groups[0].projection.T, out=h)
     for own, group in zip(m[1:], groups[1:], strict=True):
-        h.addmm_(own, group.projection.T)
+        torch.addmm(h, own, group.projection.T, out=h)
 
 
 def unproject(dh: Tensor, groups: Sequence[Part], dm: Tensor) -> None:
