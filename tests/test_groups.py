@@ -112,7 +112,7 @@ TABLE = {
     "name": "groups",
     "seeds": [0],
     "problem": {"name": "g-lstm", "groups": 4, "cells": 16, "projection": 8, "context": 6},
-    "train": {"lr": 0.3, "rounds": 4, "batch_size": 4, "record_every": 2, "eval_samples": 20, "dtype": "float64"},
+    "train": {"lr": 0.3, "rounds": 3, "batch_size": 4, "record_every": 2, "eval_samples": 20, "dtype": "float64"},
 }  # fmt: skip
 RING = {"topology": {"name": "ring", "workers": 4}}
 
@@ -137,7 +137,7 @@ def rounds():
         {"problem": {"name": name} | more, "algorithm": {"name": method}}
         for (name, more), method in zip(models.items(), ("pmsgd", "dmsgd", "decentlam"), strict=True)
     ]
-    return TABLE | RING | {"problem": sizes, "optimizer": {"name": "lamb"}, "sweep": {"case": cases}}
+    return TABLE | RING | {"problem": sizes, "optimizer": {"name": "lars"}, "sweep": {"case": cases}}
 
 
 def stages():
@@ -180,14 +180,16 @@ def test_a_run_of_groups_is_one_of_back_propagation(tmp_path):
         found.append(lines)
         costs = json.loads(next((tmp_path / name / "runs").glob("*/activation_bytes.json")).read_text())
         assert len(costs) == count
-        assert min(costs.values()) > 4 * 6 * 4 * 8 * 8 // count  # gates and states of a batch, at the least
+        assert (
+            min(costs.values()) > 2 * 4 * 6 * 4 * 16 * 8 // count
+        )  # two layers' gates of a batch, at the least
     for ours, whole in zip(*found, strict=True):
         for key in ("train_loss", "test_loss", "batch_loss", "flops"):
             assert float(ours[key]) == pytest.approx(float(whole[key]), rel=1e-12), key
         assert float(ours["gradient_cosine"]) == pytest.approx(1, abs=1e-12)
         assert float(ours["critical_flops"]) < 0.5 * float(whole["critical_flops"])
     sent = (
-        4 * 4 * 6 * 8 * 8 * 3 * (2 * 2 + 1)
+        3 * 4 * 6 * 8 * 8 * 3 * (2 * 2 + 1)
     )  # steps, batch, tokens, p, float64, S - 1; two layers, and the ends
     assert float(found[0][-1]["bytes_sent_mean"]) == sent
 
