@@ -439,6 +439,6 @@ def test_an_unknown_partition_is_refused_by_name():
 
 def test_the_list_of_problems_shows_the_keys():
     said = re.sub(r"\s+", " ", decentral("list", "problems").out)
-    assert said.count("partition=contiguous") == 2
-    for name in ("transformer", "lstm"):
+    assert said.count("partition=contiguous") == 5
+    for name in ("transformer", "lstm", "lstmp", "f-lstm", "g-lstm"):
         assert name in said

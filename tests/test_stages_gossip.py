@@ -168,7 +168,7 @@ def test_exact_gossip_after_local_steps_is_local_training_on_all_the_workers_sam
 
 
 SETTINGS = {"local": {"blocks": "overlapping"}, "penalty": {"setting": "batch"}, "block-admm": {"zeta": 0.1}}
-GOSSIPING = [name for name, program in PROGRAMS.items() if getattr(program, "lockstep", True)]
+GOSSIPING = [name for name, program in PROGRAMS.items() if program.lockstep and not program.across]
 
 
 @pytest.mark.parametrize("name", GOSSIPING)

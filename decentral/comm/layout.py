@@ -16,10 +16,15 @@ from topologies.wording import shown
 
 Kind = Literal["convolution", "dense", "recurrent", "other"]
 
+
+class Recurrent(nn.Module):
+    """A layer with a state that goes from token to token and is not torch's own, or a part of such a layer."""
+
+
 _KINDS: tuple[tuple[Kind, tuple[type[nn.Module], ...]], ...] = (
     ("convolution", (nn.modules.conv._ConvNd,)),
     ("dense", (nn.Linear, nn.Bilinear)),
-    ("recurrent", (nn.RNNBase, nn.RNNCellBase)),
+    ("recurrent", (nn.RNNBase, nn.RNNCellBase, Recurrent)),
 )
 
 

@@ -51,7 +51,9 @@ class Language(OfModule):
 
         text = self.read()
         windows = windows_of(text, self.context)
-        return Made(self.model(text, seed), windows, deal_windows(windows, workers, self.partition, seed))
+        return Made(
+            self.model(text, seed), windows, deal_windows(windows, workers, self.partition, seed, text.unit)
+        )
 
     def batches(self, made: Made, seed: int, batch_size: BatchSize) -> Draw:
         """See :class:`decentral.problems.capabilities.Layered`: windows anywhere in a worker's stretch of the text."""

@@ -17,7 +17,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 
-from decentral.comm.layout import Layout
+from decentral.comm.layout import Layout, Recurrent
 from decentral.errors import UserError
 from decentral.problems.losses import Loss, cross_entropy
 from decentral.problems.models.draws import Generators
@@ -146,7 +146,7 @@ def choose_oracle(
     tried: Tried = TRUSTED, loss: Loss = cross_entropy,
 ) -> tuple[BatchedOracle | LoopOracle, str | None]:  # fmt: skip
     """The oracle for this module and number of workers, and a note where the wish could not be met."""
-    recurrent = any(isinstance(m, nn.RNNBase) for m in module.modules())
+    recurrent = any(isinstance(m, nn.RNNBase | Recurrent) for m in module.modules())
     device = next(module.parameters()).device
     slow = device.type == "cpu" and any(isinstance(m, _LOOP_WINS) for m in module.modules())
     reason = ""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from decentral.runtime.requests import Program
+    from decentral.stages.layers import Network
     from decentral.stages.stage import Stage
 
 
@@ -19,10 +20,12 @@ class StageProgram(ABC):
     ``lockstep``: all stages make an update in each step; only then can stages of several workers gossip.
     ``of_one_loss``: a step makes one update, by the gradient of the network's own loss, which is noted before it; only
     then can an update rule be told the loss.
+    ``across``: each stage has a part of every layer, not layers of its own.
     """
 
     lockstep: ClassVar[bool] = True
     of_one_loss: ClassVar[bool] = True
+    across: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, stage: Stage) -> Program:
@@ -37,6 +40,11 @@ class StageProgram(ABC):
     def goes_by_steps(self) -> bool:
         """Whether it takes what an update changes for the optimizer's step: nothing else may change weights."""
         return False
+
+    def part(self, network: Network, index: int, count: int) -> Network:
+        """What stage ``index`` of ``count`` has layers of: the network, or its own part where it is cut ``across``."""
+        del index, count
+        return network
 
     def check(self, spans: Sequence[range], layers: Sequence[nn.Module]) -> None:  # noqa: B027 - most can train all
         """Raise ValueError for a network of these layers, cut so, that it cannot train."""

@@ -6,7 +6,7 @@ A split is a position in the text: training before, validation behind, no window
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,16 +23,18 @@ TINY_SHAKESPEARE_HOME = "https://github.com/karpathy/char-rnn/tree/master/data/t
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """A text as tokens: token i is ``characters[i]``, characters ascending by code point.
+    """A text as tokens: token i is ``characters[i]``, in ascending order of code points; words of a text by words.
 
+    ``unit``: what tokens are, "characters" or "words".
     ``train``, ``validation``: int64, (N,), shared by all who load the text in this process: do not write to them.
     """
 
     name: str
-    characters: str
+    characters: Sequence[str]
     train: Tensor
     validation: Tensor
     note: str
+    unit: str = "characters"
 
     @property
     def vocabulary(self) -> int:
@@ -40,8 +42,9 @@ class Text:
         return len(self.characters)
 
     def decode(self, tokens: Tensor) -> str:
-        """The characters of ``tokens`` (T,)."""
-        return "".join(self.characters[i] for i in tokens.tolist())
+        """The characters of ``tokens`` (T,), or the words, with blanks between them."""
+        between = "" if self.unit == "characters" else " "
+        return between.join(self.characters[i] for i in tokens.tolist())
 
 
 @functools.cache
@@ -54,7 +57,7 @@ def sums(root: Path | None = None) -> Text:
     order = stream(0, "text", "sums").permutation(100 * 100).tolist()
     lines = [f"{a}+{b}={a + b}\n" for a, b in (divmod(i, 100) for i in order)]
     cut = len(lines) * 9 // 10
-    return _text(
+    return by_characters(
         "sums", "".join(lines[:cut]), "".join(lines[cut:]), "first 9,000 lines of 10,000 for training"
     )
 
@@ -72,7 +75,9 @@ def tiny_shakespeare(root: Path | None) -> Text:
     if "\0" in text:
         raise UserError(f"{path}: it holds NUL bytes, as UTF-16 does; save it as UTF-8")
     cut = len(text) * 9 // 10
-    return _text("tiny-shakespeare", text[:cut], text[cut:], "first 90 % of the characters for training")
+    return by_characters(
+        "tiny-shakespeare", text[:cut], text[cut:], "first 90 % of the characters for training"
+    )
 
 
 def text_batches(
@@ -102,7 +107,8 @@ def text_windows(tokens: Tensor, context: int) -> tuple[Tensor, Tensor]:
     return tokens[:length].view(count, context), tokens[1 : length + 1].view(count, context)
 
 
-def _text(name: str, train: str, validation: str, note: str) -> Text:
+def by_characters(name: str, train: str, validation: str, note: str) -> Text:
+    """A text of these two parts."""
     points = np.frombuffer((train + validation).encode("utf-32-le"), np.uint32)
     alphabet, tokens = np.unique(points, return_inverse=True)
     both = torch.from_numpy(tokens.astype(np.int64))

@@ -25,11 +25,11 @@ def windows_of(text: Text, context: int) -> Dataset:
     Raises UserError if a part is too short for one window.
     """
     train, test = (text_windows(part, context) for part in (text.train, text.validation))
-    note = f"{text.note}; windows of {context} characters"
+    note = f"{text.note}; windows of {context} {text.unit}"
     return Dataset(*train, *test, text.vocabulary, text.name, note)
 
 
-def deal_windows(windows: Dataset, workers: int, kind: str, seed: int) -> Parts:
+def deal_windows(windows: Dataset, workers: int, kind: str, seed: int, unit: str = "characters") -> Parts:
     """Sorted training windows (int64) of each of the n workers; together all, sizes differing by one at most.
 
     ``kind``: ``iid`` deals a random permutation, drawn from the stream (seed, "partition"); ``contiguous`` gives
@@ -41,7 +41,7 @@ def deal_windows(windows: Dataset, workers: int, kind: str, seed: int) -> Parts:
         raise UserError(f"unknown partition {shown(kind)}; {nearest(kind, WINDOW_PARTITIONS)}")
     if not 1 <= workers <= count:
         raise UserError(
-            f"the text {shown(windows.name)} has {count} windows of {context} characters, too few for "
+            f"the text {shown(windows.name)} has {count} windows of {context} {unit}, too few for "
             f"{workers} workers; use fewer workers or a shorter problem.context"
         )
     return WINDOW_PARTITIONS[kind](count, workers, seed)

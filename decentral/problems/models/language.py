@@ -25,7 +25,7 @@ def transformer(
     GPT-2. At most ``context`` tokens; ``heads`` attention heads of width / heads each.
     Raises UserError for a size below one, or if ``heads`` does not divide ``width``.
     """
-    _check(vocabulary=vocabulary, context=context, width=width, depth=depth, heads=heads)
+    check_sizes(vocabulary=vocabulary, context=context, width=width, depth=depth, heads=heads)
     if width % heads:
         raise UserError(f"transformer: heads = {heads} must divide width = {width}")
     layers = [TokenEmbedding(vocabulary, context, width), *(Block(width, heads) for _ in range(depth))]
@@ -45,7 +45,7 @@ def lstm(vocabulary: int, width: int = 128, depth: int = 2) -> LayeredNetwork:
 
     Raises UserError for a size below one.
     """
-    _check(vocabulary=vocabulary, width=width, depth=depth)
+    check_sizes(vocabulary=vocabulary, width=width, depth=depth)
     layers = [nn.Embedding(vocabulary, width), *(LSTMLayer(width) for _ in range(depth))]
     return LayeredNetwork(layers, nn.Linear(width, vocabulary))
 
@@ -115,7 +115,8 @@ class LSTMLayer(nn.Module):
         return hidden
 
 
-def _check(**sizes: int) -> None:
+def check_sizes(**sizes: int) -> None:
+    """Raise UserError for a size below one, by its name."""
     for name, size in sizes.items():
         if size < 1:
             raise UserError(f"language model: {name} = {size} must be at least 1")

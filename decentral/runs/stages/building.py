@@ -115,13 +115,14 @@ class Plan:
             "make_head": self.head,
             "clip_norm": config.train.clip_norm or 0.0,
         }
+        part = functools.partial(config.program.part, network, count=len(self.spans))
         if config.topology is None:
             make = functools.partial(
                 self._optimizer, self.rescaling.spared(network) if self.rescaling else set()
             )
-            return [self._rescaled(Stage(k, self.spans, network, make, **shared)) for k in indices]
+            return [self._rescaled(Stage(k, self.spans, part(k), make, **shared)) for k in indices]
         peers = Peers(mixing, *self._ruled)
-        made = [PeerStage(worker, peers, k, self.spans, network, **shared) for k in indices]
+        made = [PeerStage(worker, peers, k, self.spans, part(k), **shared) for k in indices]
         for stage in made:
             self._rescaled(stage)
             if isinstance(stage.method, Ruled):
@@ -163,6 +164,13 @@ class Plan:
 
     def _cut(self) -> list[range]:
         wish, depth = self.config.stages, len(self.network.layers)
+        if self.config.program.across:
+            if wish.cut != "even":
+                raise UserError(
+                    f"stages.cut = {shown(wish.cut)} is between layers, and this program has a part of each on every "
+                    "stage; remove the key"
+                )
+            return [range(depth)] * wish.count
         if isinstance(wish.cut, list):
             return cut_at(depth, wish.cut)
         if wish.cut == "even":

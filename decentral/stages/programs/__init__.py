@@ -10,6 +10,7 @@ PROGRAMS: dict[str, type[StageProgram]] = all_loaded(
         "backprop": "decentral.stages.programs.backprop:BackProp",
         "gpipe": "decentral.stages.programs.gpipe:GPipe",
         "1f1b": "decentral.stages.programs.one_forward_one_backward:OneForwardOneBackward",
+        "groups": "decentral.stages.programs.groups:Groups",
         "local": "decentral.stages.programs.local:Local",
         "interlocking": "decentral.stages.programs.interlocking:Interlocking",
         "last-layers": "decentral.stages.programs.last_layers:LastLayers",
