@@ -49,7 +49,7 @@ class MaskedSquares:
         squares = torch.where(rated, logits - labels, 0.0).square()
         if reduction == "mean":
             return squares.sum() / rated.sum()
-        return squares.flatten() * (labels.numel() / rated.sum())
+        return squares.flatten() * (labels.numel() / rated.sum().to(squares.dtype))
 
     def terms(self, labels: Tensor) -> int:
         """How many numbers the mean of these labels is over."""
