@@ -24,6 +24,7 @@ NAMES = (
     "drop_in",
     "rules",
     "cells",
+    "recommender",
 )
 
 for name in sys.argv[1:] or NAMES:

@@ -21,6 +21,7 @@ PROBLEMS: dict[str, type[Problem]] = all_loaded(
         "lstmp": "decentral.problems.projected_settings:LSTMP",
         "f-lstm": "decentral.problems.projected_settings:FLSTM",
         "g-lstm": "decentral.problems.projected_settings:GLSTM",
+        "recommender": "decentral.problems.recommender:Recommender",
         "list-reduction": "decentral.problems.instances:ListReduction",
         "sentiment-trees": "decentral.problems.instances:SentimentTrees",
         "basic-deduction": "decentral.problems.instances:BasicDeduction",

@@ -57,6 +57,15 @@ class Counted(Problem, Protocol):
 
 
 @runtime_checkable
+class Repeating(Counted, Protocol):
+    """Settings of a problem of which a batch is that of several rounds."""
+
+    @property
+    def rounds_a_batch(self) -> int:
+        """Rounds from one batch to the next."""
+
+
+@runtime_checkable
 class Solved(Problem, Protocol):
     """Settings of a problem whose optimum takes some seconds, and may not be found."""
 

@@ -62,13 +62,19 @@ class Evaluation:
         self.some = slice(0, place.eval_samples)
         self.some_test = self.test_x[self.some], self.test_y[self.some]
         chosen = np.concatenate(shards)
-        weights = np.concatenate([np.full(len(s), 1 / len(s)) for s in shards])
+        weights = np.concatenate([self.shares(dataset, shard) for shard in shards])
         if len(chosen) > place.eval_samples:
             draw = stream(place.seed, "eval").permutation(len(chosen))[: place.eval_samples]
             chosen, weights = chosen[draw], weights[draw]
         self.train_x = placed(dataset.train_x[chosen], place)
         self.train_y = dataset.train_y[chosen].to(place.device)
         self.weights = torch.from_numpy(weights / weights.sum()).to(place.device)
+
+    @staticmethod
+    def shares(dataset: Dataset, shard: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Of each of a worker's samples, what it is of the worker's mean loss."""
+        del dataset
+        return np.full(len(shard), 1 / len(shard))
 
     def rounds_worth(self, round_samples: float) -> float:
         """Rounds of ``round_samples`` samples in all whose work (forward and backward: thrice) is a record's."""

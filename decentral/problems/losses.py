@@ -1,4 +1,4 @@
-"""What is averaged over samples: losses of logits (B, ..., classes) and labels (B, ...)."""
+"""What is averaged over samples: losses of logits (B, ..., classes) and labels (B, ...), or of numbers."""
 
 from __future__ import annotations
 
@@ -33,3 +33,27 @@ def hinge(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
     wrong = torch.arange(z.shape[1], device=z.device) != y
     losses = (z + wrong.to(z.dtype)).max(1).values - z.gather(1, y).squeeze(1)
     return losses.mean() if reduction == "mean" else losses
+
+
+class MaskedSquares:
+    """MMSE = sum_ui m_ui (y_ui - r_ui)^2 / sum_ui m_ui over a batch of outputs y (B, n) and ratings r (B, n).
+
+    m is 1 where r is a number and 0 where it is NaN: what is rated, a rating of 0 too. So it is divided by the ratings
+    of the whole batch, and not user by user. Root mean square error is its root. Kuchaiev and Ginsburg 2017 (arXiv
+    1708.01715).
+    """
+
+    def __call__(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+        """The quotient, or with ``reduction`` "none" B n numbers, flat, whose mean it is."""
+        rated = ~labels.isnan()
+        squares = torch.where(rated, logits - labels, 0.0).square()
+        if reduction == "mean":
+            return squares.sum() / rated.sum()
+        return squares.flatten() * (labels.numel() / rated.sum().to(squares.dtype))
+
+    def terms(self, labels: Tensor) -> int:
+        """How many numbers the mean of these labels is over."""
+        return int((~labels.isnan()).sum())
+
+
+masked_squares = MaskedSquares()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -33,8 +33,10 @@ class ModelObjective:
     """Mean ``loss`` of the hosted workers' samples; see :class:`decentral.problems.objective.Objective`.
 
     ``shards``: the samples of the training part that each of the n workers owns. Labels are (N,), or (N, T) of tokens.
-    ``tried``: what a trial of the module has found, if it is not one of this package's.
+    ``tried``: what a trial of the module has found, if it is not one of this package's. ``judged_by``: who measures.
     """
+
+    judged_by: ClassVar[type[Evaluation]] = Evaluation
 
     def __init__(
         self,
@@ -66,7 +68,7 @@ class ModelObjective:
         self.draws = tried.draws
         self.notes = [*([note] if note else []), *tried.notes]
         self.losses = self._start.new_zeros(h)
-        self.evaluation = Evaluation(module, self.layout, dataset, shards, place, tried, loss)
+        self.evaluation = self.judged_by(module, self.layout, dataset, shards, place, tried, loss)
         self.batches: EpochBatches | None = None
         self._full: tuple[list[Tensor], list[Tensor]] | None = None
         if place.batch_size == "full":

@@ -40,6 +40,10 @@ COLUMNS = {
     "test_accuracy": Column("test accuracy of the averaged model", "test acc.", better="high"),
     "test_accuracy_worker_mean": Column("test accuracy, mean of the workers", "acc. mean", better="high"),
     "test_accuracy_worker_min": Column("test accuracy of the worst worker", "acc. worst", better="high"),
+    "test_rmse": Column("test RMSE of the averaged model", "test RMSE", better="low"),
+    "test_rmse_worker_mean": Column("test RMSE, mean of the workers", "RMSE mean", better="low"),
+    "test_rmse_worker_max": Column("test RMSE of the worst worker", "RMSE worst", better="low"),
+    "test_rmse_floor": Column("test RMSE of who knows all but the noise", "RMSE floor"),
     "consensus_sq": Column(
         "squared distance between the workers\n" + r"$(1/n)\,\Sigma_i\,\|x_i-\bar{x}\|^2$",
         "consensus²",

@@ -22,6 +22,7 @@ from decentral.report.statistics import Spread, final_values, spread
 
 PRIORITY = (
     "test_accuracy",
+    "test_rmse",
     "bias_sq",
     "bytes_sent_mean",
     "simulated_s",

@@ -117,7 +117,7 @@ class Progress:
 
 def _newest(row: Mapping[str, Any]) -> list[tuple[str, float]]:
     """The columns to watch: the bias where there is an optimum, else how far workers are apart, and the accuracy."""
-    watched = ("bias_sq",) if "bias_sq" in row else ("consensus_sq", "test_accuracy")
+    watched = ("bias_sq",) if "bias_sq" in row else ("consensus_sq", "test_accuracy", "test_rmse")
     return [(key, row[key]) for key in watched if key in row]
 
 

@@ -61,6 +61,9 @@ class Stage:
         # asked once a step, whoever asks: each answer may be new memory, which micro-batches would keep apart
         self.batch: Batches = lru_cache(maxsize=_KEPT_BATCHES)(lambda t: batches(t))
         self.steps, self.lr, self.loss = steps, lr, loss
+        self.terms: Callable[[Tensor], int] = getattr(
+            loss, "terms", len
+        )  # of labels, what their mean loss is over
         self.modules: nn.ModuleList = nn.ModuleList(self.layers.values())
         if self.head is not None:
             self.modules.append(self.head)

@@ -18,6 +18,7 @@ from topologies.wording import shown
 if TYPE_CHECKING:
     from decentral.problems.data.babi import Deductions
     from decentral.problems.data.dataset import Dataset
+    from decentral.problems.data.ratings import Ratings
     from decentral.problems.data.sentiment_trees import Treebank
     from decentral.problems.data.text import Text
 
@@ -118,8 +119,26 @@ DEDUCTIONS = {
 }
 """Stories as graphs, with questions."""
 
+RATINGS = {
+    "low-rank": Source(
+        "decentral.problems.data.ratings:low_rank",
+        "a fifth of 1,000 users x 150 items, of low rank and a known noise; embedded",
+    ),
+    "movielens": Source(
+        "decentral.problems.data.rating_files:movielens",
+        "MovieLens' ratings.csv (userId, movieId, rating, timestamp); from the data root",
+        "movielens/ratings.csv",
+    ),
+    "movielens-100k": Source(
+        "decentral.problems.data.rating_files:movielens_100k",
+        "100,000 ratings of 1,682 films by 943 people; u.data from the data root",
+        "ml-100k/u.data",
+    ),
+}
+"""Who rated what, how and when."""
+
 SOURCES: dict[str, Mapping[str, Source]] = {
-    "data set": DATASETS, "text": TEXTS, "treebank": TREEBANKS, "deductions": DEDUCTIONS,
+    "data set": DATASETS, "text": TEXTS, "treebank": TREEBANKS, "deductions": DEDUCTIONS, "ratings": RATINGS,
 }  # fmt: skip
 """What is loaded, in a word -> its sets by name."""
 
@@ -149,6 +168,12 @@ def load_trees(name: str = "signed-words", data_root: str | None = None) -> Tree
 def load_deductions(name: str = "generated", data_root: str | None = None) -> Deductions:
     """The questions called ``name``; see `load`."""
     found: Deductions = _load("deductions", name, data_root)
+    return found
+
+
+def load_ratings(name: str = "low-rank", data_root: str | None = None) -> Ratings:
+    """The ratings called ``name``; see `load`."""
+    found: Ratings = _load("ratings", name, data_root)
     return found
 
 

@@ -179,12 +179,15 @@ class Training:
             self.controller.trouble = overflow(mark, x, self.comm)
             return
         steps = sum(s.steps for s in parts)
-        samples, epoch = objective.samples(1), objective.epoch(1)  # a round is n steps
+        samples, epoch = (
+            objective.samples(2),
+            objective.epoch(2),
+        )  # a round is n steps; a batch may be that of two
         bytes_, messages, away = zip(*(s.sent for s in parts), strict=True)
         seen = Seen(
             mark,
-            None if samples is None else samples * steps // self.n,
-            None if epoch is None else epoch * steps / self.n,
+            None if samples is None else samples * steps // (2 * self.n),
+            None if epoch is None else epoch * steps / (2 * self.n),
             *times, bytes_, sum(messages), sum(away),
         )  # fmt: skip
         self.journal.record(seen, values | staleness_columns(histogram(s.staleness for s in parts)))

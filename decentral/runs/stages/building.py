@@ -51,12 +51,14 @@ class Plan:
         self.network = network_of(self.samples.objective.evaluation.module)
         self.spare = _copied(self.network)  # what passes leave in its buffers is in no stage's
         self.shapes = boundary_shapes(self.spare, self.samples.example)
+        objective = self.samples.objective
         self.make_head = head_maker(
             self.shapes,
             self.samples.example.shape,
-            self.samples.objective.classes,
+            objective.classes,
             config.seed,
             config.stages.heads,
+            objective.loss if objective.train_y.is_floating_point() else None,
         )
         self.spans = self._cut()
         check_ties(self.network, self.spans)

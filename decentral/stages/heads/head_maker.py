@@ -10,7 +10,7 @@ from decentral.errors import UserError, nearest
 from decentral.problems.models.initialise import initialise
 from decentral.stages.heads import HEADS
 from decentral.stages.heads.local_head import LocalHead, make_head
-from decentral.stages.heads.local_losses import LOSSES, make_loss
+from decentral.stages.heads.local_losses import LOSSES, Loss, OfLogits, make_loss
 from topologies.streams import stream_key
 from topologies.wording import shown
 
@@ -21,11 +21,13 @@ def head_maker(
     classes: int,
     seed: int,
     tables: Mapping[str, Mapping[str, Any]] | None = None,
+    own: Loss | None = None,
 ) -> Callable[[str, int], LocalHead]:
     """``make(name, layer)``: the head after ``layer``, for stages that ask by name.
 
     A name is that of a head in HEADS, trained by cross-entropy, or "HEAD+LOSS" with a loss in LOSSES, for instance
     "conv+predsim". ``shapes``: of the layers' outputs, from :func:`decentral.stages.shapes.boundary_shapes`.
+    ``own``: the network's loss, where labels are numbers and no classes: it trains all heads.
     ``tables``: name of a head or loss -> its parameters. First parameters are drawn from a stream of (seed, "head",
     layer), on the CPU: they do not depend on how the network is cut.
     Making the heads of all boundaries once checks them. Raises UserError for unknown names and parameters, and for a
@@ -40,13 +42,22 @@ def head_maker(
 
     def make(name: str, layer: int) -> LocalHead:
         head, _, loss = name.partition("+")
+        if own is not None and loss:
+            raise UserError(
+                f"local loss {shown(loss)} is of classes, and the problem's labels are numbers; write {shown(head)}, "
+                "which is trained by the problem's own loss"
+            )
         loss = loss or "cross-entropy"
         shape = shapes[layer]
         takes = inspect.signature(HEADS[head]).parameters if head in HEADS else {}
         place = {key: value for key, value in (("layer", layer), ("shapes", shapes)) if key in takes}
 
         def build() -> LocalHead:
-            trained_by = make_loss(loss, shape, classes, input_shape, **tables.get(loss, {}))
+            trained_by = (
+                make_loss(loss, shape, classes, input_shape, **tables.get(loss, {}))
+                if own is None
+                else OfLogits(own)
+            )
             return make_head(head, shape, classes, trained_by, **place, **tables.get(head, {}))
 
         made = initialise(build, stream_key(seed, "head", layer))

@@ -20,6 +20,8 @@ from decentral.tables import from_table
 from topologies.wording import shown
 
 Inputs = Callable[[], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Of logits and labels, their mean."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -38,6 +40,19 @@ class CrossEntropy(nn.Module):
         """The loss; ``h`` and ``inputs`` are not used."""
         del h, inputs
         return cross_entropy(logits, labels)
+
+
+class OfLogits(nn.Module):
+    """A loss of the local head's logits and the labels, whatever these are. No parameters."""
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        self.of = loss
+
+    def forward(self, h: Tensor, logits: Tensor, labels: Tensor, inputs: Inputs) -> Tensor:
+        """The loss; ``h`` and ``inputs`` are not used."""
+        del h, inputs
+        return self.of(logits, labels)
 
 
 class PredSim(nn.Module):

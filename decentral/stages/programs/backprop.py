@@ -50,7 +50,7 @@ def backprop_step(
     Returns the pass that went backward last, and the gradient at its input.
     """
     kept: dict[int, Pass] = {}
-    size = len(stage.labels(t))
+    size = stage.terms(stage.labels(t))
     for direction, m in order:
         if direction == "forward":
             x = stage.inputs(t, m, parts) if stage.first else (yield Recv(stage.from_previous(ACTIVATIONS)))
@@ -61,7 +61,13 @@ def backprop_step(
         if stage.last:
             labels = stage.labels(t, m, parts)
             dx = yield Compute(
-                "backward", stage.backward_from_loss, kept[m], labels, t, len(labels) / size, tag=(t, m)
+                "backward",
+                stage.backward_from_loss,
+                kept[m],
+                labels,
+                t,
+                stage.terms(labels) / size,
+                tag=(t, m),
             )
         else:
             dy = yield Recv(stage.from_next(GRADIENTS))
