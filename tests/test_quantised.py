@@ -1,7 +1,7 @@
 """Batch norms as integers: equal to exact arithmetic at every x, with the fewest bits that any integers can have."""
 
 from fractions import Fraction
-from math import floor, log2
+from math import log2
 
 import numpy as np
 import pytest
@@ -14,8 +14,8 @@ RNG = np.random.default_rng(14)
 
 def exact(alpha, beta, reach, lowest=None, highest=None):
     """floor(alpha x + beta + 1/2), clipped, at all x in [-R, R], of the exact numbers that these floats are."""
-    a, b = Fraction(alpha), Fraction(beta)
-    values = [floor(a * x + b + Fraction(1, 2)) for x in range(-reach, reach + 1)]
+    (p, q), (r, s) = Fraction(alpha).as_integer_ratio(), Fraction(beta).as_integer_ratio()
+    values = [(2 * (p * s * x + r * q) + q * s) // (2 * q * s) for x in range(-reach, reach + 1)]
     if lowest is not None:
         values = [max(lowest, y) for y in values]
     return np.array([y if highest is None else min(highest, y) for y in values], dtype=np.int64)
@@ -88,12 +88,11 @@ def test_ties_go_up_and_flat_channels_are_constants():
 
 def test_numbers_that_floats_cannot_tell_apart_are_told_apart():
     """floor(x / 6 +- 2^-80 + 1/2): in doubles both are the same."""
-    third, little = Fraction(1, 6), Fraction(1, 2**80)
-    above = fixed_point([third], [little], 9)
-    below = fixed_point([third], [-little], 9)
-    assert above.at(0, 3) == 1  # 1/2 and a little + 1/2
-    assert below.at(0, 3) == 0
-    assert float(third + little) == float(third - little)
+    sixth, little = Fraction(1, 6), Fraction(1, 2**80)
+    above, below = fixed_point([sixth], [little], 9), fixed_point([sixth], [-little], 9)
+    assert integers(above, 0, 9)[12] == 1  # x = 3: floor(1 + 2^-80)
+    assert integers(below, 0, 9)[12] == 0
+    assert float(sixth * 3 + little) == float(sixth * 3 - little)
 
 
 def test_the_corners_of_a_long_staircase_are_few():

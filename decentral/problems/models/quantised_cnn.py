@@ -114,12 +114,13 @@ class QuantisedHead(nn.Module):
 def integer_weight(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Integers q, |q| <= m = 2^(bits - 1) - 1, in the numbers of ``weight``, and the step s with weight ~ s q.
 
-        s = 2 mean |w| / sqrt(m),      q = round(clip(w / s, -m, m)),     dq/dw = 1/s where nothing is clipped
+        s = mean |w| 2^(3 - bits),     q = round(clip(w / s, -m, m)),     dq/dw = 1/s where nothing is clipped
 
-    One s for the tensor, which grows with it, so that a batch norm after it makes its length meaningless.
+    So weights are clipped near four times their mean size, and with two bits at twice. One s for the tensor, which
+    grows with it, so that a batch norm after it makes its length meaningless.
     """
     most = (1 << bits - 1) - 1
-    step = (2 * weight.detach().abs().mean() / most**0.5).clamp_min(1e-30)
+    step = (weight.detach().abs().mean() * 2.0 ** (3 - bits)).clamp_min(1e-30)
     return passed_through((weight / step).clamp(-most, most)), step
 
 
