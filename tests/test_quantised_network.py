@@ -43,6 +43,7 @@ def test_rounding_gives_integers_and_is_the_identity_to_the_gradient():
     assert y.tolist() == [-2, 0, 0, 1, 2, 127, 3]
     y.square().sum().backward()
     assert x.grad.tolist() == [-4, 0, 0, 2, 4, 254, 6]
+    assert passed_through(x, 4).tolist() == [-2.5, -0.5, 0.5, 0.75, 1.5, 126.5, 3.0]
 
 
 def test_weights_are_integers_of_their_bits_whose_step_follows_their_size():

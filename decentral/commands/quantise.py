@@ -50,7 +50,7 @@ def report(run: Path, out: Path | None, as_json: bool) -> None:
     path = out or home / FILE
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"--out {path} should be a file in a folder that exists, as in --out integers.npz")
-    module, dataset = _trained(home)
+    module, dataset = trained(home)
     network = converted(module)
     images = dataset.test_x.to(next(module.parameters()).dtype)
     if differs := first_difference(module, network, images):
@@ -82,8 +82,11 @@ def _run_folder(run: Path) -> Path:
     raise UserError(f"{run} is not the folder of a run, which has a config.toml; give DIR/runs/ID")
 
 
-def _trained(home: Path) -> tuple[nn.Module, Dataset]:
-    """The averaged model of a run that has finished, in evaluation mode on the CPU, and its data."""
+def trained(home: Path) -> tuple[nn.Module, Dataset]:
+    """The averaged model of a run that has finished, in evaluation mode on the CPU, and its data.
+
+    Raises UserError for a run without such a model.
+    """
     status = status_of(home)
     config = load(home / "config.toml").runs[0].config
     _refuse_other_problems(home, config)

@@ -66,15 +66,19 @@ def _layer(block: QuantisedBlock, input_bits: int, number: int) -> IntegerConvol
 
 
 def fixed_map(block: QuantisedBlock, reach: int, number: int = 0) -> FixedPoint:
-    """A, B and n of a block's batch norm, for sums of integers within ``reach``."""
-    a, b = block.affine()
-    if not (a.isfinite().all() and b.isfinite().all()):
+    """A, B and n of a block's batch norm, for sums of integers within ``reach``; ``number``: which layer it is."""
+    if not all(one.isfinite().all() for one in block.affine()):
         raise UserError(f"the batch norm of layer {number} is not finite: train at a lower train.lr")
+    return fixed_point(*affine_of_sums(block), reach, 0, (1 << block.bits) - 1)
+
+
+def affine_of_sums(block: QuantisedBlock) -> tuple[list[Fraction], list[Fraction]]:
+    """alpha and beta of each channel: the block in evaluation from sums of integers to integers, before rounding."""
+    a, b = block.affine()
     # sums are integers times 2^-fraction, activations integers times 2^-(bits - 1): powers of two, and so exact
     unit = Fraction(2) ** (block.fraction - block.conv.fraction)
     alpha = [Fraction(value) * unit for value in a.tolist()]
-    beta = [Fraction(value) * 2**block.fraction for value in b.tolist()]
-    return fixed_point(alpha, beta, reach, 0, 2**block.bits - 1)
+    return alpha, [Fraction(value) * (1 << block.fraction) for value in b.tolist()]
 
 
 @torch.no_grad()

@@ -39,8 +39,9 @@ class IntegerConvolution:
         most = (1 << self.activation_bits) - 1
         wide: type[np.int32] | type[np.int64] = np.int32 if self.width <= 32 else np.int64
         a, b = (one.astype(wide)[:, None, None] for one in (self.scale, self.shift))
-        y: Integers = a * self.sums(x).astype(wide, copy=False) + b
-        return np.clip(y >> self.bits, 0, most).astype(np.int32)
+        moved: Integers = a * self.sums(x).astype(wide, copy=False) + b
+        y: Integers = np.clip(moved >> self.bits, 0, most)
+        return y.astype(np.int32)
 
     def sums(self, x: Integers) -> Integers:
         """The convolution before that, int32."""

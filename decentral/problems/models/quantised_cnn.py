@@ -64,8 +64,7 @@ class QuantisedBlock(nn.Module):
         """Activations."""
         sums, most, unit = self.conv(x), (1 << self.bits) - 1, 1 << self.fraction
         if self.training:
-            scaled: Tensor = self.norm(sums) * unit
-            return passed_through(scaled.clamp(0, most)) / unit
+            return passed_through(self.norm(sums).clamp(0, most / unit), unit)
         a, b = (part.view(-1, 1, 1) for part in self.affine())
         y = floor_of_sum(a * sums.double() * unit, b * unit)
         return (y.clamp(0, most) / unit).to(sums.dtype)

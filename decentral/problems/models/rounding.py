@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
-def passed_through(x: Tensor) -> Tensor:
-    """round(x), halves to even, with the derivative 1 (straight-through estimator, Bengio et al., arXiv 1308.3432).
+def passed_through(x: Tensor, unit: int = 1) -> Tensor:
+    """round(unit x) / unit, halves to even, with the derivative 1: straight-through estimator (arXiv 1308.3432).
 
-    The value is exactly an integer: round(x) - x is exact, since the two are within a factor of two or one is 0.
+    ``unit``: a power of two, so that the values are exactly integers over it.
     """
-    return x + (x.round() - x).detach()
+    rounded: Tensor = _PassedThrough.apply(x, unit)  # type: ignore[no-untyped-call]
+    return rounded
+
+
+class _PassedThrough(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, unit: int) -> Tensor:
+        return (x * unit).round_().mul_(1 / unit)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
 
 
 def floor_of_sum(p: Tensor, b: Tensor) -> Tensor:
