@@ -25,6 +25,7 @@ NAMES = (
     "rules",
     "cells",
     "recommender",
+    "quantised",
 )
 
 for name in sys.argv[1:] or NAMES:

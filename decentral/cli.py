@@ -236,6 +236,23 @@ def plot(folders: tuple[Path, ...], out: Path, **options: Any) -> None:
 
 
 @cli.command()
+@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE.npz", help="File to write [RUN/integers.npz]."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+def quantise(run: Path, out: Path | None, as_json: bool) -> None:
+    """Turn a trained quantised-cnn into a network of integers, check it on all test images, and tell its bits.
+
+    RUN is the folder of a run that has ended, DIR/runs/ID.
+    """
+    load_run()  # torch, the quick way
+    from decentral.commands.quantise import report
+
+    report(run, out, as_json)
+
+
+@cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 def doctor(as_json: bool) -> None:
     """What this machine offers: MPI, torch, devices, threads, data; and what to do about what is missing."""

@@ -13,6 +13,7 @@ PROBLEMS: dict[str, type[Problem]] = all_loaded(
         "linear-svm": "decentral.problems.linear_svm:LinearSVM",
         "mlp": "decentral.problems.classification:MLP",
         "cnn": "decentral.problems.classification:CNN",
+        "quantised-cnn": "decentral.problems.quantised:QuantisedCNN",
         "resnet20": "decentral.problems.classification:ResNet20",
         "resnet": "decentral.problems.classification:ResNet",
         "vgg": "decentral.problems.classification:VGG",

@@ -42,7 +42,10 @@ def placed(inputs: Tensor, place: Place) -> Tensor:
 
 
 class Evaluation:
-    """Test data, and a fixed subset of the training data with the weights that make its loss f's."""
+    """Test data, and a fixed subset of the training data with the weights that make its loss f's.
+
+    ``last``: the averaged model (d,) and its buffers, on rank 0 after the last record of a run.
+    """
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class Evaluation:
         self.train_x = placed(dataset.train_x[chosen], place)
         self.train_y = dataset.train_y[chosen].to(place.device)
         self.weights = torch.from_numpy(weights / weights.sum()).to(place.device)
+        self.last: tuple[Tensor, dict[str, Tensor]] | None = None
 
     @staticmethod
     def shares(dataset: Dataset, shard: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -103,6 +107,7 @@ class Evaluation:
         ]
         values = dict.fromkeys(("train_loss", "train_accuracy", "test_loss", "test_accuracy"), float("nan"))
         if comm.rank == 0:
+            self.last = (mean[0], averaged) if last else None
             train, right = self._judged("train", mean[0], averaged, self.train_x, self.train_y)
             values["train_loss"] = float((train.double() * self.weights).sum())
             values["train_accuracy"] = float((right.double() * self.weights).sum() / self.train_y[:1].numel())

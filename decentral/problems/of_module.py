@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from decentral.problems.capabilities import BatchSize, Draw, Made
 from decentral.problems.objective import OF_SAMPLES, Place
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OfModule:
-    """Settings of such a problem, without keys of its own: see :mod:`decentral.problems.capabilities`."""
+    """Settings of such a problem, without keys of its own: see :mod:`decentral.problems.capabilities`.
+
+    ``keeps_model``: whether its runs leave the averaged model.
+    """
+
+    keeps_model: ClassVar[bool] = False
 
     @abstractmethod
     def read(self) -> Any:

@@ -22,6 +22,7 @@ from decentral.runs.divergence import overflow
 from decentral.runs.gathering import Gathering
 from decentral.runs.hosts import hosts
 from decentral.runs.journal import Journal, Outcome, Seen
+from decentral.runs.kept_model import leave_model
 from decentral.runs.metrics import finite, measure, record_interval
 from decentral.runs.place import Here, place_of
 from decentral.runs.rows import refuse_rows
@@ -137,6 +138,8 @@ class Training:
             "batch_loss": boss.batch_loss,
         }
         self.journal.record(seen, {**values, **done, **staleness_columns(boss.staleness)})
+        if t == self.config.train.rounds:
+            leave_model(self.journal, self.config.problem, objective)
 
 
 def _hosts(world: World) -> list[int]:

@@ -28,6 +28,7 @@ from decentral.runs import stopping
 from decentral.runs.computing import compute_time
 from decentral.runs.divergence import Losses, overflow
 from decentral.runs.journal import Journal, Outcome, Seen
+from decentral.runs.kept_model import leave_model
 from decentral.runs.metrics import finite, measure, record_interval, traffic
 from decentral.runs.place import Here, place_of
 from decentral.runs.rescaling import rescaling_of, sparing
@@ -237,6 +238,8 @@ class Training:
         samples, epoch = self._seen()
         seen = Seen(self.t, samples, epoch, self.wall_s, simulated_s, *moved)
         self.journal.record(seen, {**values, **self._more()})
+        if not self.unfinished:
+            leave_model(self.journal, self.config.problem, self.objective)
         return ""
 
     def _seen(self) -> tuple[int | None, float | None]:

@@ -25,6 +25,7 @@ from decentral.runs.divergence import overflow
 from decentral.runs.gathering import Gathering
 from decentral.runs.hosts import hosts
 from decentral.runs.journal import Journal, Outcome, Seen
+from decentral.runs.kept_model import leave_model
 from decentral.runs.metrics import finite, measure, record_interval
 from decentral.runs.place import Here
 from decentral.runs.rescaling import refuse_rescaling
@@ -181,6 +182,8 @@ class Training:
             {**values, **more},
             {f"gradient_cosine_{i}": cosine for i, cosine in enumerate(of_layer)},
         )
+        if done == config.train.rounds:
+            leave_model(self.journal, config.problem, objective)
 
     def _cosines(self, own: Sequence[Snapshot], worker: int, t: int) -> list[float]:
         generators = self.plan.generators
