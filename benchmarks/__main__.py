@@ -23,6 +23,7 @@ NAMES = (
     "asynchronous",
     "drop_in",
     "rules",
+    "decoder",
 )
 
 for name in sys.argv[1:] or NAMES:
