@@ -53,7 +53,7 @@ def _loop(e: torch.Tensor) -> Callable[[], torch.Tensor]:
 
 
 def _path(emissions: list[list[float]]) -> tuple[list[float], list[int], list[list[float]]]:
-    """Scores and durations at each frame; 1 on the best path that ends at the last: delta forward, pointers backward."""
+    """Scores and durations at each frame, and 1 on the best path that ends at the last one, by pointers."""
     delta, begin, pointers = [UNREACHED] * STATES, [0] * STATES, []
     scores, durations = [], []
     for t, row in enumerate(emissions):

@@ -18,6 +18,7 @@ PROBLEMS: dict[str, type[Problem]] = all_loaded(
         "vgg": "decentral.problems.classification:VGG",
         "transformer": "decentral.problems.language_settings:Transformer",
         "lstm": "decentral.problems.language_settings:LSTM",
+        "keyword": "decentral.problems.keyword:Keyword",
         "list-reduction": "decentral.problems.instances:ListReduction",
         "sentiment-trees": "decentral.problems.instances:SentimentTrees",
         "basic-deduction": "decentral.problems.instances:BasicDeduction",

@@ -40,6 +40,8 @@ COLUMNS = {
     "test_accuracy": Column("test accuracy of the averaged model", "test acc.", better="high"),
     "test_accuracy_worker_mean": Column("test accuracy, mean of the workers", "acc. mean", better="high"),
     "test_accuracy_worker_min": Column("test accuracy of the worst worker", "acc. worst", better="high"),
+    "false_reject_rate": Column("share of keywords missed", "missed", better="low"),
+    "equal_error_rate": Column("equal error rate of the detector", "EER", better="low"),
     "consensus_sq": Column(
         "squared distance between the workers\n" + r"$(1/n)\,\Sigma_i\,\|x_i-\bar{x}\|^2$",
         "consensus²",

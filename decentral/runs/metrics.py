@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from decentral.comm import Communicator
+from decentral.problems.capabilities import Leaving
 from decentral.problems.objective import Objective
+from decentral.runs.journal import Journal
 from decentral.runs.sections.train import Train
 
 _COLUMNS = 8192  # fixed, so that a worker's sum has the same order in every world
@@ -33,6 +35,13 @@ def measure(x: Tensor, comm: Communicator, objective: Objective, last: bool) -> 
         distances["bias_sq"] = _mean_square_distance(x, objective.optimum, comm)
         distances["mean_bias_sq"] = float(_square_distance(mean, objective.optimum)[0])
     return {**objective.evaluate(mean, x, comm, last), **distances}
+
+
+def leave_findings(objective: Objective, journal: Journal) -> None:
+    """Files of what the last record found, where the objective has some."""
+    if isinstance(objective, Leaving):
+        for name, text in objective.files().items():
+            journal.leave(name, text)
 
 
 class Moved(NamedTuple):

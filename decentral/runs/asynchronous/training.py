@@ -27,7 +27,7 @@ from decentral.runs.computing import compute_time
 from decentral.runs.divergence import overflow
 from decentral.runs.gathering import Gathering
 from decentral.runs.journal import Journal, Outcome, Seen
-from decentral.runs.metrics import finite, measure, record_interval
+from decentral.runs.metrics import finite, leave_findings, measure, record_interval
 from decentral.runs.place import Here, place_of
 from decentral.runs.rescaling import refuse_rescaling, rescaling_of, sparing
 from decentral.runs.rows import refuse_rows
@@ -198,3 +198,4 @@ class Training:
         trace.lane = "worker"
         trace.spans = [span for span in trace.spans if span.stage < self.n]
         self.journal.leave("trace.json", trace.chrome())
+        leave_findings(self.objective, self.journal)

@@ -28,7 +28,7 @@ from decentral.runs import stopping
 from decentral.runs.computing import compute_time
 from decentral.runs.divergence import Losses, overflow
 from decentral.runs.journal import Journal, Outcome, Seen
-from decentral.runs.metrics import finite, measure, record_interval, traffic
+from decentral.runs.metrics import finite, leave_findings, measure, record_interval, traffic
 from decentral.runs.place import Here, place_of
 from decentral.runs.rescaling import rescaling_of, sparing
 from decentral.runs.rounds import checkpoint
@@ -268,6 +268,7 @@ class Training:
     def _end(self) -> Outcome:
         if self.simulated.spans:
             self.journal.leave("trace.json", self.simulated.trace().chrome())
+        leave_findings(self.objective, self.journal)
         return self.journal.ended(final=self._final())
 
     def _final(self) -> dict[str, Any]:

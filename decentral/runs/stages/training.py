@@ -25,7 +25,7 @@ from decentral.runs.divergence import overflow
 from decentral.runs.gathering import Gathering
 from decentral.runs.hosts import hosts
 from decentral.runs.journal import Journal, Outcome, Seen
-from decentral.runs.metrics import finite, measure, record_interval
+from decentral.runs.metrics import finite, leave_findings, measure, record_interval
 from decentral.runs.place import Here
 from decentral.runs.rescaling import refuse_rescaling
 from decentral.runs.rows import refuse_rows
@@ -238,6 +238,7 @@ class Training:
         journal.leave("activation_bytes.json", dict(enumerate(self.profile.activation_bytes)))
         journal.leave("trace.json", trace.chrome())
         journal.leave("staleness.json", staleness)
+        leave_findings(self.objective, journal)
         if findings:
             journal.leave("findings.npz", functools.partial(np.savez, **findings))
 
