@@ -103,9 +103,9 @@ class Errors:
 
     @functools.cached_property
     def curve(self) -> tuple[Array, Array]:
-        """(false alarms an hour, share of false rejects) for 0, 1, 2, ... false alarms, at the lowest threshold of each.
+        """(false alarms an hour, share of false rejects) for 0, 1, 2, ... false alarms at most.
 
-        So many or fewer: where scores are equal no threshold parts them.
+        Each at the lowest threshold that has no more; where scores are equal no threshold parts them.
         """
         thresholds = np.append(np.sort(self.other)[::-1], -math.inf)
         rejected = np.searchsorted(np.sort(self.said), thresholds, side="right") / len(self.said)

@@ -90,7 +90,7 @@ class Keyword(OfModule):
         return frame_network(dataset.shape[-1], self.context, self.hidden, dataset.classes)
 
     def batches(self, made: Made, seed: int, batch_size: BatchSize) -> Draw:
-        """See :class:`decentral.problems.capabilities.Layered`. Stages have one loss from their first step to the last."""
+        """See :class:`decentral.problems.capabilities.Layered`. Stages have one loss for all steps."""
         from decentral.errors import UserError
         from decentral.problems.step_batches import of_shards
 

@@ -42,7 +42,7 @@ class KeywordObjective(ModelObjective):
         hours = _hours(self.evaluation.test_y[~detector.said(self.evaluation.test_y)])
         if settings.false_alarms_per_hour * hours < 1:
             self.notes.append(
-                f"the test part has {hours:.3g} hours without the keyword, so false_reject_rate is at no false alarm at all"
+                f"the test part has {hours:.3g} hours without the keyword: false_reject_rate is at no false alarm at all"
             )
         self._curve = ""
 

@@ -47,8 +47,8 @@ DRAWINGS = {
     "detection": Drawing(
         later("decentral.report.detection:detection"),
         "Keywords missed against false alarms",
-        "The averaged model of each run at its end, on all test data; a point for each threshold on its scores. Lines of "
-        "one colour: seeds. The numbers are in each run's detection.csv.",
+        "The averaged model of each run at its end, on all test data, as the threshold on its scores falls. Lines of one "
+        "colour: seeds. The numbers are in each run's detection.csv.",
     ),
     "stages": Drawing(later("decentral.report.stage_table:stage_table"), "Stages"),
     "nodes": Drawing(later("decentral.report.node_table:node_table"), "Nodes"),

@@ -35,7 +35,8 @@ def w8a(root: Path) -> tuple[int, ...]:
 
 def fsdd(root: Path) -> tuple[int, ...]:
     """Recordings for training and for testing, by the names of the files."""
-    test = sum(r.number < TEST_NUMBERS for r in (found := recordings_in(root)))
+    found = recordings_in(root)
+    test = sum(r.number < TEST_NUMBERS for r in found)
     return len(found) - test, test
 
 

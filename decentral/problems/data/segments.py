@@ -28,14 +28,14 @@ def segments_of(speech: Speech, keyword: int, states: int) -> Dataset:
     """
     if not 0 <= keyword < len(speech.vocabulary):
         raise UserError(
-            f"problem.keyword = {keyword} is no word of {speech.name}, whose words are 0 to {len(speech.vocabulary) - 1}"
+            f"problem.keyword = {keyword} is no word of {speech.name}; choose one from 0 to {len(speech.vocabulary) - 1}"
         )
     said, test = speech.words == keyword, speech.test
     for part, some in (("training", ~test), ("test", test)):
         if not (said & some).any() or not (~said & some).any():
             raise UserError(
-                f"{speech.name} has no keyword {keyword} ({speech.vocabulary[keyword]}), or nothing else, in its {part} "
-                "part; choose another problem.keyword"
+                f"{speech.name} has no keyword {keyword} ({speech.vocabulary[keyword]}), or nothing else, in its "
+                f"{part} part; choose another problem.keyword"
             )
     longest = int((speech.progress[said] >= 0).sum(1).max())
     if states > longest:
@@ -59,8 +59,8 @@ def deal_segments(speech: Speech, workers: int, kind: str, seed: int) -> list[ND
     names = np.unique(speakers)
     if workers > len(names):
         raise UserError(
-            f'problem.partition = "speaker" has {len(names)} speakers for {workers} workers; use {len(names)} workers at '
-            'most, or "iid"'
+            f'problem.partition = "speaker" has {len(names)} speakers for {workers} workers; use {len(names)} workers '
+            'at most, or "iid"'
         )
     holder = np.searchsorted(names, speakers) % workers
     return [np.flatnonzero(holder == worker) for worker in range(workers)]

@@ -39,14 +39,14 @@ class Speech:
 
 
 PHONEMES, THIRDS = 12, 3
-_WORDS = "abcd abce fbcd abdc dcba agcd hiab cdjk efgh ijkl".split()
+_WORDS = ("abcd", "abce", "fbcd", "abdc", "dcba", "agcd", "hiab", "cdjk", "efgh", "ijkl")
 _TRAIN, _TEST, _FRAMES, _SPEAKERS = 1_000, 3_000, 48, 8
 _NOISE = 1.6  # standard deviation of a frame's numbers, where those of two phonemes differ by about 1
 
 
 @functools.cache
 def spoken_phonemes(root: Path | None = None) -> Speech:
-    """Ten words of four of twelve phonemes, 1,000 windows to learn from and 3,000 to judge, 48 frames of 20 numbers each.
+    """Ten words of four of twelve phonemes: 1,000 windows to learn from, 3,000 to judge, 48 frames of 20 numbers each.
 
     A phoneme has three states, a state 1 + Poisson(1.2) frames, and a frame is Gaussian around the mean of its state
     plus an offset of its speaker, one of eight. Every fifth word is the first, "abcd"; the others share phonemes with
@@ -69,7 +69,7 @@ def spoken_phonemes(root: Path | None = None) -> Speech:
     progress = np.where(state < 0, -1, (said + 0.5) / (spelled.shape[1] * THIRDS))
     return Speech(
         "spoken-phonemes", frames.astype(np.float32), progress.astype(np.float32), words, speakers,
-        np.arange(count) >= _TRAIN, tuple(_WORDS), "drawn from a fixed stream; 1,000 windows for training, then 3,000",
+        np.arange(count) >= _TRAIN, _WORDS, "drawn from a fixed stream; 1,000 windows for training, then 3,000",
     )  # fmt: skip
 
 

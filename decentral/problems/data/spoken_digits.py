@@ -52,8 +52,8 @@ def spoken_digits(root: Path | None) -> Speech:
     for part, some in (("test", test), ("training", ~test)):
         if not some.any():
             raise UserError(
-                f"{recordings[0].path.parent}: no recording is in the {part} part (numbers 0 to {TEST_NUMBERS - 1} are for "
-                f"testing); get the set from {FSDD_HOME}"
+                f"{recordings[0].path.parent}: no recording is in the {part} part (numbers 0 to {TEST_NUMBERS - 1} are "
+                f"for testing); get the set from {FSDD_HOME}"
             )
     frames = np.stack(windows)
     mean, std = frames[~test].mean((0, 1)), frames[~test].std((0, 1))
@@ -65,7 +65,7 @@ def spoken_digits(root: Path | None) -> Speech:
         np.array([r.digit for r in recordings]),
         np.array([names.index(r.speaker) for r in recordings]),
         test,
-        tuple("zero one two three four five six seven eight nine".split()),
+        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
         "recordings numbered 0 to 4 are the test part; log-mel bands standardised by the training part",
     )
 
@@ -78,8 +78,8 @@ def recordings_in(root: Path | None) -> list[Recording]:
         match = _NAME.fullmatch(path.name)
         if match is None:
             raise UserError(
-                f"{folder}: {shown(path.name)} is not called DIGIT_SPEAKER_NUMBER.wav, as 7_jackson_12.wav is; rename or "
-                "remove it"
+                f"{folder}: {shown(path.name)} is not called DIGIT_SPEAKER_NUMBER.wav, as 7_jackson_12.wav is; rename "
+                "or remove it"
             )
         digit, speaker, number = match.groups()
         found.append(Recording(path, int(digit), speaker, int(number)))
