@@ -26,6 +26,7 @@ NAMES = (
     "cells",
     "recommender",
     "quantised",
+    "decoder",
 )
 
 for name in sys.argv[1:] or NAMES:

@@ -8,7 +8,7 @@ from ranks import decentral as in_ranks
 
 from decentral.problems.data import load
 from decentral.quantised.stored import load as read
-from decentral.runs.kept_model import kept_model
+from decentral.runs.findings import kept_model
 
 EVERY_WAY = """
 [problem]

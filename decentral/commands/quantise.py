@@ -23,7 +23,7 @@ from decentral.quantised.size import sizes
 from decentral.quantised.stored import save
 from decentral.report.stored import remedy_of, status_of
 from decentral.runs.experiment import load
-from decentral.runs.kept_model import NAME, kept_model
+from decentral.runs.findings import MODEL, kept_model
 from decentral.runs.kind import Run, name_of
 from decentral.runs.sections.names import PROBLEMS
 from topologies.wording import shown
@@ -94,14 +94,14 @@ def trained(home: Path) -> tuple[nn.Module, Dataset]:
         raise UserError(f"{home} has not ended; go on with it by `decentral run ... --resume`")
     if status["status"] != "finished":
         raise UserError(f"{home} has {status['status']}, so there is no model; train it again")
-    if not (home / NAME).is_file():
-        raise UserError(f"{home} has no {NAME}, which its run has left; {remedy_of(home)}")
+    if not (home / MODEL).is_file():
+        raise UserError(f"{home} has no {MODEL}, which its run has left; {remedy_of(home)}")
     made = config.problem.made(config.workers, config.seed)
     module = in_numbers(made.module, torch.device("cpu"), getattr(torch, config.train.dtype))
     try:
         module.load_state_dict(kept_model(home))
     except RuntimeError as error:
-        raise UserError(f"{home / NAME} is of another model; {remedy_of(home)}") from error
+        raise UserError(f"{home / MODEL} is of another model; {remedy_of(home)}") from error
     return module.eval(), made.dataset
 
 

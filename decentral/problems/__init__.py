@@ -23,6 +23,7 @@ PROBLEMS: dict[str, type[Problem]] = all_loaded(
         "f-lstm": "decentral.problems.projected_settings:FLSTM",
         "g-lstm": "decentral.problems.projected_settings:GLSTM",
         "recommender": "decentral.problems.recommender:Recommender",
+        "keyword": "decentral.problems.keyword:Keyword",
         "list-reduction": "decentral.problems.instances:ListReduction",
         "sentiment-trees": "decentral.problems.instances:SentimentTrees",
         "basic-deduction": "decentral.problems.instances:BasicDeduction",

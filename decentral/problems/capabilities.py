@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -90,6 +90,14 @@ class Measured(Problem, Protocol):
 
     def columns(self, workers: int, weight_decay: float) -> tuple[str, ...]:
         """Columns of metrics.csv that its runs have and those of other problems may not; the objective fills them."""
+
+
+@runtime_checkable
+class Leaving(Protocol):
+    """An objective that leaves files in the run's folder."""
+
+    def files(self) -> Mapping[str, str]:
+        """Name -> text, of what the last record found; of rank 0."""
 
 
 @runtime_checkable

@@ -132,7 +132,7 @@ class Evaluation:
             losses = self.loss(logits, y, reduction="none").view(len(y), -1).mean(1)
             return losses, (logits.argmax(-1) == y).view(len(y), -1).sum(1)
 
-        losses, right = zip(*self._each(judge, part, row, buffers, inputs, labels), strict=True)
+        losses, right = zip(*self.each(judge, part, row, buffers, inputs, labels), strict=True)
         return torch.cat(losses), torch.cat(right)
 
     def count_right(
@@ -143,9 +143,9 @@ class Evaluation:
         def judge(logits: Tensor, y: Tensor) -> int:
             return int((logits.argmax(-1) == y).sum())
 
-        return sum(self._each(judge, whose, row, buffers, inputs, labels))
+        return sum(self.each(judge, whose, row, buffers, inputs, labels))
 
-    def _each(
+    def each(
         self, judge: Callable[[Tensor, Tensor], T], whose: str | int, row: Tensor, buffers: dict[str, Tensor],
         inputs: Tensor, labels: Tensor,
     ) -> list[T]:  # fmt: skip

@@ -44,6 +44,8 @@ COLUMNS = {
     "test_rmse_worker_mean": Column("test RMSE, mean of the workers", "RMSE mean", better="low"),
     "test_rmse_worker_max": Column("test RMSE of the worst worker", "RMSE worst", better="low"),
     "test_rmse_floor": Column("test RMSE of who knows all but the noise", "RMSE floor"),
+    "false_reject_rate": Column("share of keywords missed", "missed", better="low"),
+    "equal_error_rate": Column("equal error rate of the detector", "EER", better="low"),
     "consensus_sq": Column(
         "squared distance between the workers\n" + r"$(1/n)\,\Sigma_i\,\|x_i-\bar{x}\|^2$",
         "consensus²",

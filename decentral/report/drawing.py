@@ -51,6 +51,12 @@ DRAWINGS = {
         "is shared out over the classes, dotted if equally. Over each picture: the first class and its share; use: "
         "what the part has of all coefficients.",
     ),
+    "detection": Drawing(
+        later("decentral.report.detection:detection"),
+        "Keywords missed against false alarms",
+        "The averaged model of each run at its end, on all test data, as the threshold on its scores falls. Lines of one "
+        "colour: seeds. The numbers are in each run's detection.csv.",
+    ),
     "stages": Drawing(later("decentral.report.stage_table:stage_table"), "Stages"),
     "nodes": Drawing(later("decentral.report.node_table:node_table"), "Nodes"),
     "graphs": Drawing(later("decentral.report.graphs:graph_table"), "Graphs"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from decentral.problems.data.dataset import Dataset
     from decentral.problems.data.ratings import Ratings
     from decentral.problems.data.sentiment_trees import Treebank
+    from decentral.problems.data.speech import Speech
     from decentral.problems.data.text import Text
 
 
@@ -137,8 +138,24 @@ RATINGS = {
 }
 """Who rated what, how and when."""
 
+SPEECH = {
+    "spoken-phonemes": Source(
+        "decentral.problems.data.speech:spoken_phonemes",
+        "4,000 words of noisy phonemes, 10 words that share them, 8 speakers; embedded",
+    ),
+    "fsdd": Source(
+        "decentral.problems.data.spoken_digits:spoken_digits",
+        "Free Spoken Digit Dataset, 3,000 recordings of ten digits, 6 speakers; from the data root",
+        "fsdd/recordings/0_george_0.wav",
+        (2_700, 300),
+        "decentral.problems.data.holdings:fsdd",
+    ),
+}
+"""Spoken words, a window of frames each."""
+
 SOURCES: dict[str, Mapping[str, Source]] = {
     "data set": DATASETS, "text": TEXTS, "treebank": TREEBANKS, "deductions": DEDUCTIONS, "ratings": RATINGS,
+    "speech": SPEECH,
 }  # fmt: skip
 """What is loaded, in a word -> its sets by name."""
 
@@ -174,6 +191,12 @@ def load_deductions(name: str = "generated", data_root: str | None = None) -> De
 def load_ratings(name: str = "low-rank", data_root: str | None = None) -> Ratings:
     """The ratings called ``name``; see `load`."""
     found: Ratings = _load("ratings", name, data_root)
+    return found
+
+
+def load_speech(name: str = "spoken-phonemes", data_root: str | None = None) -> Speech:
+    """The spoken words called ``name``; see `load`."""
+    found: Speech = _load("speech", name, data_root)
     return found
 
 

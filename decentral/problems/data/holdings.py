@@ -8,6 +8,7 @@ from pathlib import Path
 
 from decentral.problems.data.data_root import find_file
 from decentral.problems.data.file_formats import CIFAR_RECORD
+from decentral.problems.data.spoken_digits import TEST_NUMBERS, recordings_in
 from decentral.problems.data.usual_files import cifar10_files, mnist_files
 
 
@@ -30,6 +31,13 @@ def a9a(root: Path) -> tuple[int, ...]:
 def w8a(root: Path) -> tuple[int, ...]:
     """Lines."""
     return (_lines(find_file(root, "libsvm", ["w8a"], "")),)
+
+
+def fsdd(root: Path) -> tuple[int, ...]:
+    """Recordings for training and for testing, by the names of the files."""
+    found = recordings_in(root)
+    test = sum(r.number < TEST_NUMBERS for r in found)
+    return len(found) - test, test
 
 
 def _images(path: Path) -> int:

@@ -19,10 +19,10 @@ from decentral.runs.assisted.config import AssistedRun
 from decentral.runs.assisted.feeder import Feeder
 from decentral.runs.computing import gradient_flops
 from decentral.runs.divergence import overflow
+from decentral.runs.findings import leave_findings
 from decentral.runs.gathering import Gathering
 from decentral.runs.hosts import hosts
 from decentral.runs.journal import Journal, Outcome, Seen
-from decentral.runs.kept_model import leave_model
 from decentral.runs.metrics import finite, measure, record_interval
 from decentral.runs.place import Here, place_of
 from decentral.runs.rows import refuse_rows
@@ -139,7 +139,7 @@ class Training:
         }
         self.journal.record(seen, {**values, **done, **staleness_columns(boss.staleness)})
         if t == self.config.train.rounds:
-            leave_model(self.journal, self.config.problem, objective)
+            leave_findings(self.journal, self.config.problem, objective)
 
 
 def _hosts(world: World) -> list[int]:

@@ -25,9 +25,9 @@ from decentral.runs.asynchronous.snapshots import Snapshot, models_of
 from decentral.runs.asynchronous.worker import Worker
 from decentral.runs.computing import compute_time
 from decentral.runs.divergence import overflow
+from decentral.runs.findings import leave_findings
 from decentral.runs.gathering import Gathering
 from decentral.runs.journal import Journal, Outcome, Seen
-from decentral.runs.kept_model import leave_model
 from decentral.runs.metrics import finite, measure, record_interval
 from decentral.runs.place import Here, place_of
 from decentral.runs.rescaling import refuse_rescaling, rescaling_of, sparing
@@ -192,8 +192,6 @@ class Training:
             *times, bytes_, sum(messages), sum(away),
         )  # fmt: skip
         self.journal.record(seen, values | staleness_columns(histogram(s.staleness for s in parts)))
-        if mark >= self.config.train.rounds:
-            leave_model(self.journal, self.config.problem, objective)
 
     def _leave(self, trace: Trace, counts: Mapping[int, int]) -> None:
         text = io.StringIO()
@@ -204,3 +202,4 @@ class Training:
         trace.lane = "worker"
         trace.spans = [span for span in trace.spans if span.stage < self.n]
         self.journal.leave("trace.json", trace.chrome())
+        leave_findings(self.journal, self.config.problem, self.objective)

@@ -27,8 +27,8 @@ from decentral.rounds.trials.momentum import momentum_twice, rule_has_momentum
 from decentral.runs import stopping
 from decentral.runs.computing import compute_time
 from decentral.runs.divergence import Losses, overflow
+from decentral.runs.findings import leave_findings
 from decentral.runs.journal import Journal, Outcome, Seen
-from decentral.runs.kept_model import leave_model
 from decentral.runs.metrics import finite, measure, record_interval, traffic
 from decentral.runs.place import Here, place_of
 from decentral.runs.rescaling import rescaling_of, sparing
@@ -238,8 +238,6 @@ class Training:
         samples, epoch = self._seen()
         seen = Seen(self.t, samples, epoch, self.wall_s, simulated_s, *moved)
         self.journal.record(seen, {**values, **self._more()})
-        if not self.unfinished:
-            leave_model(self.journal, self.config.problem, self.objective)
         return ""
 
     def _seen(self) -> tuple[int | None, float | None]:
@@ -282,6 +280,7 @@ class Training:
     def _end(self) -> Outcome:
         if self.simulated.spans:
             self.journal.leave("trace.json", self.simulated.trace().chrome())
+        leave_findings(self.journal, self.config.problem, self.objective)
         return self.journal.ended(final=self._final())
 
     def _final(self) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from decentral.rounds.trials.contract import refuse_misfit
 from decentral.rounds.trials.momentum import momentum_twice, rule_has_momentum
 from decentral.rounds.trials.needs import refuse_unmet
 from decentral.runs.divergence import overflow
+from decentral.runs.findings import leave_findings
 from decentral.runs.gathering import Gathering
 from decentral.runs.hosts import hosts
 from decentral.runs.journal import Journal, Outcome, Seen
-from decentral.runs.kept_model import leave_model
 from decentral.runs.metrics import finite, measure, record_interval
 from decentral.runs.place import Here
 from decentral.runs.rescaling import refuse_rescaling
@@ -182,8 +182,6 @@ class Training:
             {**values, **more},
             {f"gradient_cosine_{i}": cosine for i, cosine in enumerate(of_layer)},
         )
-        if done == config.train.rounds:
-            leave_model(self.journal, config.problem, objective)
 
     def _cosines(self, own: Sequence[Snapshot], worker: int, t: int) -> list[float]:
         generators = self.plan.generators
@@ -241,6 +239,7 @@ class Training:
         journal.leave("activation_bytes.json", dict(enumerate(self.profile.activation_bytes)))
         journal.leave("trace.json", trace.chrome())
         journal.leave("staleness.json", staleness)
+        leave_findings(journal, self.config.problem, self.objective)
         if findings:
             journal.leave("findings.npz", functools.partial(np.savez, **findings))
 
