@@ -9,10 +9,10 @@ import pytest
 import torch
 from command import but_wall_time, decentral, metrics, read_csv, write
 from layer_loops import acts, size
+from layered_workers import LAYOUT, RATES, RULES, G, X, said
 from ranks import ROOT
 from ranks import decentral as launch
 from synthetic_experiment import small
-from layered_workers import LAYOUT, RATES, RULES, G, X, said
 from test_resume import Died, die, dying  # noqa: F401
 from test_rules import DECAY, RING
 

@@ -72,7 +72,7 @@ class RatingEvaluation(Evaluation):
             squares = torch.where(rated, outputs.double() - y, 0.0).square()
             return squares.sum(1), rated.sum(1).double()
 
-        squares, rated = zip(*self._each(judge, whose, row, {}, inputs, ratings), strict=True)
+        squares, rated = zip(*self.each(judge, whose, row, {}, inputs, ratings), strict=True)
         return torch.cat(squares), torch.cat(rated)
 
 
