@@ -54,7 +54,7 @@ DRAWINGS = {
     "detection": Drawing(
         later("decentral.report.detection:detection"),
         "Keywords missed against false alarms",
-        "The averaged model of each run at its end, on all test data, as the threshold on its scores falls. Lines of one "
+        "The averaged model of each run at its end, on all test data, as the threshold on its scores falls. One "
         "colour: seeds. The numbers are in each run's detection.csv.",
     ),
     "stages": Drawing(later("decentral.report.stage_table:stage_table"), "Stages"),

@@ -28,7 +28,7 @@ def segments_of(speech: Speech, keyword: int, states: int) -> Dataset:
     """
     if not 0 <= keyword < len(speech.vocabulary):
         raise UserError(
-            f"problem.keyword = {keyword} is no word of {speech.name}; choose one from 0 to {len(speech.vocabulary) - 1}"
+            f"problem.keyword = {keyword} is no word of {speech.name}; choose 0 to {len(speech.vocabulary) - 1}"
         )
     said, test = speech.words == keyword, speech.test
     for part, some in (("training", ~test), ("test", test)):
@@ -42,8 +42,8 @@ def segments_of(speech: Speech, keyword: int, states: int) -> Dataset:
         raise UserError(
             f"problem.phonemes gives {states} states, and the keyword has {longest} frames at most; use fewer phonemes"
         )
-    part = np.minimum((speech.progress * states).astype(np.int64), states - 1)
-    classes = np.where(speech.progress < 0, states, np.where(said[:, None], part, states + 1))
+    reached = np.minimum((speech.progress * states).astype(np.int64), states - 1)
+    classes = np.where(speech.progress < 0, states, np.where(said[:, None], reached, states + 1))
     train_part, test_part = ((speech.frames[some], classes[some]) for some in (~test, test))
     return Dataset.of(speech.name, train_part, test_part, states + MORE, speech.note)
 

@@ -12,7 +12,7 @@ from decentral.problems.models.layered import LayeredNetwork
 
 
 class Neighbours(nn.Module):
-    """Each frame with c = ``context`` frames on either side, zeros beyond the ends: (B, T, F) to (B, T, (2 c + 1) F)."""
+    """Each frame with c = ``context`` frames on either side, zeros at the ends: (B, T, F) to (B, T, (2 c + 1) F)."""
 
     def __init__(self, context: int) -> None:
         super().__init__()
