@@ -19,6 +19,8 @@ from decentral.problems.models.quantised_cnn import (
     worst_case,
 )
 from decentral.problems.models.rounding import floor_of_sum, passed_through
+from decentral.problems.objective import Place
+from decentral.problems.quantised import QuantisedCNN
 from decentral.quantised.conversion import converted, first_difference, fixed_map
 from decentral.quantised.stored import load as read
 from decentral.quantised.stored import save
@@ -115,6 +117,18 @@ def test_a_block_its_integers_and_exact_arithmetic_agree_at_every_sum(bits, reac
         integers = (fixed.scale[c] * x + fixed.shift[c]) >> fixed.bits
         np.testing.assert_array_equal(np.clip(integers, 0, most), found[c])
     assert fixed.scale[0] < 0
+
+
+def test_both_oracles_pass_the_rounding():
+    found = {}
+    for oracle in ("batched", "loop"):
+        place = Place(2, range(2), 3, torch.float64, torch.device("cpu"), 8, 0.0, oracle, 200)
+        objective = QuantisedCNN(width=2).build(place)
+        x = objective.start().expand(2, -1) * torch.tensor([[1.0], [0.9]], dtype=torch.float64)
+        assert objective.oracle == oracle
+        found[oracle] = torch.cat([g for _, g in objective.gradient(x, 1)], dim=1).clone()
+    torch.testing.assert_close(found["batched"], found["loop"], rtol=1e-9, atol=1e-12)
+    assert (found["loop"] != 0).float().mean() > 0.9
 
 
 def trained(weight_bits, bits, dtype=torch.float32, width=3):
