@@ -19,7 +19,7 @@ from topologies.streams import stream
 if TYPE_CHECKING:
     from decentral.problems.reinforcement.agent import Policy
     from decentral.problems.reinforcement.environment import Environment
-    from decentral.problems.reinforcement.settings import ReinforcementLearning
+    from decentral.problems.reinforcement.settings import Settings
 
 Floats = NDArray[np.float64]
 
@@ -27,9 +27,7 @@ Floats = NDArray[np.float64]
 class Acting:
     """The actors of all workers of a run; ``width``: numbers of a transition, (o, a, r, o', terminated)."""
 
-    def __init__(
-        self, settings: ReinforcementLearning, env: Environment, seed: int, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, settings: Settings, env: Environment, seed: int, dtype: torch.dtype) -> None:
         self.settings, self.env, self.seed, self.dtype = settings, env, seed, dtype
         self.row = env.states + env.observations + 2
         self.width = 2 * env.observations + env.actions + 2

@@ -21,16 +21,16 @@ from decentral.problems.reinforcement.representation import OFENet, Plain
 
 if TYPE_CHECKING:
     from decentral.problems.reinforcement.environment import Environment
-    from decentral.problems.reinforcement.settings import ReinforcementLearning
+    from decentral.problems.reinforcement.settings import Settings
 
 
 class Agent(nn.Module):
-    """Representation, actor, two critics, and SAC's tuned log temperature (1,): a row in this order."""
+    """SAC's log temperature (1,) where it is tuned, representation, actor, and two critics: a row in this order."""
 
     representation: OFENet | Plain
     actor: GaussianActor | DeterministicActor
 
-    def __init__(self, settings: ReinforcementLearning, env: Environment) -> None:
+    def __init__(self, settings: Settings, env: Environment) -> None:
         super().__init__()
         o, a, s = env.observations, env.actions, settings
         hidden = [s.width] * s.depth

@@ -26,10 +26,10 @@ class Collecting(Protocol):
 
 
 class Inline:
-    """The learner's own process, for the workers ``rows``."""
+    """This process, for the workers ``rows``, whose actors here begin with number ``first``."""
 
-    def __init__(self, acting: Acting, carried: Carried, rows: range) -> None:
-        self.acting, self.carried, self.rows = acting, carried, rows
+    def __init__(self, acting: Acting, carried: Carried, rows: range, first: int = 0) -> None:
+        self.acting, self.carried, self.rows, self.first = acting, carried, rows, first
 
     def begin(self, t: int, acting: Tensor, pulled: Tensor, environments: Tensor) -> None:
         """Nobody else need know."""
@@ -41,6 +41,5 @@ class Inline:
         """See :class:`Collecting`."""
         for worker, row, there in zip(self.rows, acting, environments, strict=True):
             policy = self.carried.put(row)
-            yield torch.cat(
-                [self.acting.act(policy, one.numpy(), worker, j, t) for j, one in enumerate(there)]
-            )
+            actors = enumerate(there, self.first)
+            yield torch.cat([self.acting.act(policy, one.numpy(), worker, j, t) for j, one in actors])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from decentral.errors import UserError, nearest
-from topologies.places import later
+from decentral.errors import UserError
 from topologies.wording import shown
 
 Floats = NDArray[np.float64]
@@ -45,29 +43,6 @@ class Environment(Protocol):
 
     def step(self, state: Floats, action: Floats) -> Step:
         """From states (E, S) by actions (E, A), each from -1 to 1."""
-
-
-ENVIRONMENTS: dict[str, Callable[..., Environment]] = {
-    "pendulum": later("decentral.problems.reinforcement.pendulum:Pendulum"),
-    "point-mass": later("decentral.problems.reinforcement.point_mass:PointMass"),
-}
-"""By name, as ``problem.env`` has it; each is called with the steps of an episode, or with nothing."""
-
-
-def check_name(env: str) -> None:
-    """Refuse what is neither in the table nor gymnasium's. Raises ValueError."""
-    if env not in ENVIRONMENTS and not (env.startswith(GYMNASIUM) and env != GYMNASIUM):
-        near = nearest(env, [*ENVIRONMENTS, "gymnasium:Pendulum-v1"])
-        raise ValueError(f"env = {shown(env)} is not known; {near}")
-
-
-def environment(env: str, steps: int | None) -> Environment:
-    """The environment of this name. Raises UserError where gymnasium has none that fits."""
-    if not env.startswith(GYMNASIUM):
-        return ENVIRONMENTS[env](**({} if steps is None else {"steps": steps}))
-    from decentral.problems.reinforcement.gymnasium_adapter import GymnasiumEnvironment
-
-    return GymnasiumEnvironment(env.removeprefix(GYMNASIUM), steps)
 
 
 def refuse_environment(env: str, why: str) -> UserError:

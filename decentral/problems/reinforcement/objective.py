@@ -32,7 +32,8 @@ from topologies.streams import stream
 if TYPE_CHECKING:
     from decentral.comm import Communicator
     from decentral.problems.objective import Place
-    from decentral.problems.reinforcement.settings import ReinforcementLearning
+    from decentral.problems.reinforcement.environment import Environment
+    from decentral.problems.reinforcement.settings import Settings
 
 _FORWARDS = 10  # passes through a network that a gradient takes, about
 
@@ -46,9 +47,8 @@ class ReinforcementObjective:
 
     oracle = "loop"
 
-    def __init__(self, settings: ReinforcementLearning, place: Place) -> None:
+    def __init__(self, settings: Settings, env: Environment, place: Place) -> None:
         self.settings, self.place = settings, place
-        env = settings.environment()
         agent = initialise(lambda: Agent(settings, env), place.seed)
         self.agent = cast(Agent, converted(agent, place.device, place.dtype))
         self.layout = Layout.of(self.agent)

@@ -16,10 +16,10 @@ from decentral.problems.reinforcement.terms import Batch, Learner, Noise, Terms,
 
 if TYPE_CHECKING:
     from decentral.problems.reinforcement.environment import Environment
-    from decentral.problems.reinforcement.settings import ReinforcementLearning
+    from decentral.problems.reinforcement.settings import Settings
 
 
-def learner_of(settings: ReinforcementLearning, actions: int) -> Learner:
+def learner_of(settings: Settings, actions: int) -> Learner:
     """SAC or TD3, with their settings."""
     if settings.learner == "sac":
         return SAC(settings.temperature, actions)
@@ -29,9 +29,7 @@ def learner_of(settings: ReinforcementLearning, actions: int) -> Learner:
 class RowOracle:
     """All workers of a process take turns at one agent. ``slow``: the columns of x that the slow copies follow."""
 
-    def __init__(
-        self, settings: ReinforcementLearning, env: Environment, agent: Agent, layout: Layout
-    ) -> None:
+    def __init__(self, settings: Settings, env: Environment, agent: Agent, layout: Layout) -> None:
         self.settings, self.agent, self.layout = settings, agent, layout
         self.learner, self.target = learner_of(settings, env.actions), Target(agent)
         named = dict(agent.named_parameters())

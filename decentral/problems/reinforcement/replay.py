@@ -18,7 +18,7 @@ from torch import Tensor
 from decentral.problems.reinforcement.sum_tree import SumTree
 
 if TYPE_CHECKING:
-    from decentral.problems.reinforcement.settings import ReinforcementLearning
+    from decentral.problems.reinforcement.settings import Settings
 
 _LEAST = 1e-6
 
@@ -33,14 +33,12 @@ class Drawn(NamedTuple):
 class Replay:
     """Over ``rows`` (capacity, width), ``count`` (1,), of all that were ever pushed, and ``tree`` (2 L,) or None."""
 
-    def __init__(
-        self, settings: ReinforcementLearning, rows: Tensor, count: Tensor, tree: Tensor | None
-    ) -> None:
+    def __init__(self, settings: Settings, rows: Tensor, count: Tensor, tree: Tensor | None) -> None:
         self.settings, self.rows, self.count = settings, rows, count
         self.tree = None if tree is None else SumTree(tree.numpy())
 
     @classmethod
-    def of(cls, settings: ReinforcementLearning, buffers: Mapping[str, Tensor], row: int) -> Replay:
+    def of(cls, settings: Settings, buffers: Mapping[str, Tensor], row: int) -> Replay:
         """That of hosted worker ``row``."""
         tree = buffers["priorities"][row] if settings.prioritised else None
         return cls(settings, buffers["replay"][row], buffers["pushed"][row], tree)
