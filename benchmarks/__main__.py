@@ -23,6 +23,7 @@ NAMES = (
     "asynchronous",
     "drop_in",
     "rules",
+    "actors",
 )
 
 for name in sys.argv[1:] or NAMES:
