@@ -27,6 +27,7 @@ NAMES = (
     "recommender",
     "quantised",
     "decoder",
+    "actors",
 )
 
 for name in sys.argv[1:] or NAMES:

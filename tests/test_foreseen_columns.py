@@ -17,6 +17,10 @@ RUNS = {
         "problem": {"name": "logistic-regression", "optimum": True}, "train": {**TRAIN, "weight_decay": 0.1},
     },
     "text": {"problem": {"name": "lstm", "width": 4, "depth": 1}, "train": TRAIN},
+    "actors": {
+        "problem": {"name": "rl", "width": 4, "warmup": 4, "episodes": 1, "episode_steps": 5},
+        "train": {"lr": 0.001, "rounds": 2, "record_every": 1, "batch_size": 4},
+    },
     "faults": {"faults": {"loss": 0.2}},
     "faults of push-sum": {"faults": {"loss": 0.2}, "algorithm": {"name": "push-sum"}},
     "compression": {"algorithm": {"name": "choco"}, "compression": {"name": "top-k"}},

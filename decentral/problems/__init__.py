@@ -27,6 +27,7 @@ PROBLEMS: dict[str, type[Problem]] = all_loaded(
         "list-reduction": "decentral.problems.instances:ListReduction",
         "sentiment-trees": "decentral.problems.instances:SentimentTrees",
         "basic-deduction": "decentral.problems.instances:BasicDeduction",
+        "rl": "decentral.problems.reinforcement.problem:ReinforcementLearning",
         "module": "decentral.problems.classification:Module",
     }
 )

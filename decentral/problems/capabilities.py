@@ -118,6 +118,15 @@ class Linear(Trainable, Protocol):
         """Whether gradients are full and without noise."""
 
 
+@runtime_checkable
+class Acted(Trainable, Protocol):
+    """Settings of a problem whose samples may be made by ranks of their own, so many beside each rank of workers."""
+
+    @property
+    def actor_ranks(self) -> int:
+        """0 where each process makes its own."""
+
+
 class Made(NamedTuple):
     """A model as it was initialised, the samples, and which of the training samples each of the n workers owns."""
 

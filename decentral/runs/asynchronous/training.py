@@ -15,6 +15,7 @@ from decentral.comm.plan import workers_a_rank
 from decentral.comm.world import World
 from decentral.errors import UserError
 from decentral.optimizers.rule import to_ask
+from decentral.problems.capabilities import Acted
 from decentral.problems.objective import Objective
 from decentral.rounds.trials.needs import refuse_unmet
 from decentral.runs.asynchronous.cards import Cards
@@ -51,6 +52,10 @@ def check(run: AsynchronousRun, world: World) -> None:
     if run.train.oracle == "batched":
         raise UserError(
             f'train.oracle = "batched" is for workers in step, and those of {name} are not; use "auto" or "loop"'
+        )
+    if isinstance(run.problem, Acted) and run.problem.actor_ranks:
+        raise UserError(
+            f"problem.actor_ranks = {run.problem.actor_ranks} is for rounds, and {name} has none; set it to 0"
         )
     if run.network.overlap:
         raise UserError(

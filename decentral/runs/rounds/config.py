@@ -15,6 +15,7 @@ from decentral.optimizers.schedules import Schedule
 from decentral.problems.adversarial import Adversarial
 from decentral.problems.capabilities import BatchSize, Linear
 from decentral.runs.kind import Columns, Key, Named, Table
+from decentral.runs.sections.actors import refuse_actors
 from decentral.runs.sections.adversarial import refuse_adversarial
 from decentral.runs.sections.compression import Compression
 from decentral.runs.sections.faults import Faults
@@ -104,6 +105,7 @@ class RoundsRun(WholeModels):
         super().fits()
         if self.adversarial is not None:
             refuse_adversarial(self.adversarial, self.problem, self.train, self.faults)
+        refuse_actors(self.problem, self.train, self.faults, self.phases, self.optimizer)
         grows = self.noise_scale is not None and self.noise_scale.most_batch is not None
         evaluates = self.optimizer is not None and self.optimizer.evaluates
         rescales = self.optimizer is not None and self.optimizer.rescale is not None

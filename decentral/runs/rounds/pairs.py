@@ -7,7 +7,6 @@ functions of the seed and the round, so a worker's rank sends models (h, d) and 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,11 @@ import torch
 from torch import Tensor
 
 from decentral.comm import Communicator
-from decentral.comm.world import LocalWorld, World
 from decentral.problems.adversarial_objective import AdversarialObjective
+from decentral.problems.objective import Objective
 from decentral.problems.oracles import Batches
-from decentral.runs import stopping
-from decentral.runs.journal import Outcome
 from decentral.runs.place import Here, place_of
+from decentral.runs.rounds.company import Company, resting
 from decentral.runs.rounds.config import RoundsRun
 from decentral.runs.rounds.timeline import Stopwatch, gathered_rounds
 from decentral.runs.sections.adversarial import worker_ranks
@@ -30,20 +28,13 @@ _ORDER, _MODELS, _EXAMPLES = 1, 2, 3  # tags
 _MAKE, _GATHER, _END = range(3)  # orders
 
 
-class Pairs:
-    """All ranks of a run, and this one's partner. ``workers``: the world of those that host workers; None elsewhere."""
+class Pairs(Company):
+    """All ranks of a run, and this one's partner."""
 
     def __init__(self, run: RoundsRun, here: Here) -> None:
-        self.run, self.here, self.whole = run, here, here.world
-        self.half, rank = self.whole.ranks // 2, self.whole.rank
-        self.partner = (rank + self.half) % self.whole.ranks
-        self.mpi = self.whole.mpi.Dup()
+        super().__init__(run, here, here.world.ranks // 2)
+        self.partner = (self.whole.rank + self.hosting) % self.whole.ranks
         self.beside = Beside(self)
-        self.workers: World | None
-        if self.half == 1:
-            self.workers = LocalWorld() if rank == 0 else None
-        else:
-            self.workers = self.whole.first(self.half)
 
     @classmethod
     def of(cls, run: RoundsRun, here: Here) -> Pairs | None:
@@ -55,32 +46,24 @@ class Pairs:
         """Tell the attacker what to do next."""
         self.mpi.Send(np.array([what, t, watched], np.int64), dest=self.partner, tag=_ORDER)
 
+    def furnish(self, objective: Objective, comm: Communicator) -> None:
+        """See :class:`Company`."""
+        if isinstance(objective, AdversarialObjective):
+            objective.attacked_by(self.beside.join(comm))
+
     def gathered(self, watch: Stopwatch) -> Trace | None:
-        """See :func:`gathered_rounds`; workers' ranks call it."""
+        """See :class:`Company`."""
         self.order(_GATHER)
         return gathered_rounds(watch, self.whole, "rank")
 
-    def train(self, train: Callable[[World], Outcome]) -> Outcome:
-        """What ``train`` gives in the workers' world, on every rank. Raises Stopped on all where all workers do."""
-        ended: Any = None
-        if self.workers is None:
-            with stopping.put_off():
-                _Attacker(self).serve()
-        else:
-            try:
-                ended = train(self.workers)
-            except stopping.Stopped as error:
-                if not error.by_all:
-                    raise
-                ended = int(error.number), error.rank
-            self.beside.let_go()
-            self.order(_END)
-        ended = self.whole.from_root(lambda: ended)
-        self.mpi.Free()
-        if isinstance(ended, Outcome):
-            return ended
-        number, rank = ended
-        raise stopping.Stopped(number, True, rank)
+    def serve(self) -> None:
+        """See :class:`Company`."""
+        _Attacker(self).serve()
+
+    def let_go(self) -> None:
+        """See :class:`Company`."""
+        self.beside.let_go()
+        self.order(_END)
 
 
 class Beside:
@@ -142,7 +125,7 @@ class _Attacker:
 
     def __init__(self, pairs: Pairs) -> None:
         self.pairs, run = pairs, pairs.run
-        h = run.workers // pairs.half
+        h = run.workers // pairs.hosting
         rows = range(pairs.partner * h, (pairs.partner + 1) * h)
         self.objective: AdversarialObjective = run.problem.build(place_of(run, rows, pairs.here.device))
         self.x = self.objective.start().cpu().expand(h, -1).clone()
@@ -167,10 +150,7 @@ class _Attacker:
             self._sending[0].Wait()
 
     def _leave_spans(self) -> None:
-        ends = [end for span in self.watch.spans for end in (span.start_s, span.end_s)]
-        ends = [-float("inf"), *ends, float("inf")]
-        # it rests whenever it does not attack
-        self.watch.pauses = list(zip(ends[::2], ends[1::2], strict=True))
+        resting(self.watch)  # whenever it does not attack
         gathered_rounds(self.watch, self.pairs.whole, "rank")
 
     def _make(self, t: int, watched: bool) -> None:

@@ -26,6 +26,7 @@ from decentral.runs.rescaling import refuse_rescaling
 from decentral.runs.rounds.config import RoundsRun
 from decentral.runs.rounds.faults import refuse_faults
 from decentral.runs.rows import refuse_batch, refuse_rows, vectors_kept
+from decentral.runs.sections.actors import hosting_ranks
 from decentral.runs.sections.adversarial import worker_ranks
 from decentral.runs.sections.network import PerSample
 from decentral.runs.sections.phases import Phases
@@ -33,7 +34,8 @@ from decentral.runs.sections.phases import Phases
 
 def check(run: RoundsRun, world: World) -> None:
     """Raise UserError for it."""
-    ranks = worker_ranks(run.adversarial, run.workers, world.ranks)
+    ranks = hosting_ranks(run.problem, run.workers, world.ranks)
+    ranks = worker_ranks(run.adversarial, run.workers, ranks)
     workers_a_rank(run.workers, ranks)
     refuse_rows(run, ranks, vectors_kept(run.algorithm) + (run.adversarial is not None))
     mixing, train = run.topology.mixing(), run.train

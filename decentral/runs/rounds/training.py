@@ -14,7 +14,6 @@ from decentral.comm.links import Links
 from decentral.optimizers.clipping import clipped
 from decentral.optimizers.rule import is_asked
 from decentral.optimizers.spans import nothing_acted_on
-from decentral.problems.adversarial_objective import AdversarialObjective
 from decentral.problems.objective import Objective
 from decentral.problems.other_batches import OtherBatches
 from decentral.rounds import absence
@@ -36,11 +35,11 @@ from decentral.runs.rounds import checkpoint
 from decentral.runs.rounds.attack_times import with_attacks
 from decentral.runs.rounds.clock import SimulatedTime
 from decentral.runs.rounds.columns import compression_ratios, theory_bias_sq
+from decentral.runs.rounds.company import Company
 from decentral.runs.rounds.config import RoundsRun
 from decentral.runs.rounds.evaluations import Evaluations
 from decentral.runs.rounds.faults import fault_counts, fault_notes, links_with
 from decentral.runs.rounds.noise_scale import RunningNoise
-from decentral.runs.rounds.pairs import Pairs
 from decentral.runs.rounds.rate import Rate
 from decentral.runs.rounds.timeline import Stopwatch, gathered_rounds, middle
 from decentral.runs.rounds.trust import FILE, Trust
@@ -50,15 +49,15 @@ from decentral.runtime.trace import Trace
 class Training:
     """The state of one run: models x (h, d), the method's state, the round, the time spent in rounds.
 
-    ``end``: the round before which the rounds end that are trained like this one. ``pairs``: where each rank of workers
-    has another beside it.
+    ``end``: the round before which the rounds end that are trained like this one. ``company``: where ranks of
+    workers have others beside them.
     """
 
     def __init__(
         self, config: RoundsRun, here: Here, journal: Journal, kept: Mapping[str, Any] | None = None,
-        pairs: Pairs | None = None,
+        company: Company | None = None,
     ) -> None:  # fmt: skip
-        self.pairs, self.measured = pairs, here.world.ranks > 1 or pairs is not None
+        self.company, self.measured = company, here.world.ranks > 1 or company is not None
         self.config, self.world, self.journal = config, here.world, journal
         self.comm = self.world.communicator(self.world.from_root(config.topology.mixing))
         oracle = config.train.oracle
@@ -68,8 +67,8 @@ class Training:
         self.objective: Objective = config.problem.build(
             place_of(config, self.comm.rows, here.device, oracle)
         )
-        if pairs is not None and isinstance(self.objective, AdversarialObjective):
-            self.objective.attacked_by(pairs.beside.join(self.comm))
+        if company is not None:
+            company.furnish(self.objective, self.comm)
         self._furnish_links()
         self.x = self.objective.start().expand(self.comm.h, -1).clone()
         self.rescaling = rescaling_of(config.optimizer, self.objective)
@@ -186,8 +185,8 @@ class Training:
         return self._end()
 
     def _timeline(self) -> Trace | None:
-        if self.pairs is not None:
-            return self.pairs.gathered(self.watch)
+        if self.company is not None:
+            return self.company.gathered(self.watch)
         return gathered_rounds(self.watch, self.world, "worker" if self.comm.h == 1 else "rank")
 
     def _round(self) -> None:
