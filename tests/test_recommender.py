@@ -393,23 +393,24 @@ def test_micro_batches_weigh_as_many_ratings_as_they_have(tmp_path):
         assert float(part["gradient_cosine"]) == pytest.approx(1, abs=1e-9)
 
 
+STAGES = {"stages": {"count": 2}, "program": {"name": "backprop"}}
+ROUNDS = {"topology": {"name": "ring", "workers": 2}, "algorithm": {"name": "pmsgd"}}
 REFUSED = {
-    "re-feeding": ({"refeed": True}, {"name": "backprop"}, "problem.refeed = true feeds the whole network's outputs"),
-    "a tie over a cut": ({"tied": True}, {"name": "backprop"}, "is tied to a parameter of stage 0"),
-    "a loss of classes": ({}, {"name": "local", "head": "linear+predsim"}, "local loss 'predsim' is of classes"),
+    "re-feeding": ({"refeed": True}, STAGES, "problem.refeed = true feeds the whole network's outputs in again"),
+    "a tie over a cut": ({"tied": True}, STAGES, "is tied to a parameter of stage 0"),
+    "a loss of classes": (
+        {}, STAGES | {"program": {"name": "local", "head": "linear+predsim"}}, "local loss 'predsim' is of classes",
+    ),
+    "noise": ({"refeed": True}, ROUNDS | {"noise_scale": {}}, "[noise_scale] measures gradients of samples"),
+    "examples": ({}, ROUNDS | {"adversarial": {"eps": 0.1}}, "those of problem.name = 'recommender' are not"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_stages_cannot_do_is_refused(tmp_path, case):
-    more, program, said = REFUSED[case]
-    table = {
-        "name": "x",
-        "problem": {"name": "recommender", **SMALL, **more},
-        "stages": {"count": 2},
-        "train": TRAIN,
-    }
-    (tmp_path / "x.toml").write_text(tomli_w.dumps(table | {"program": program}))
+def test_what_does_not_go_with_it_is_refused(tmp_path, case):
+    more, sections, said = REFUSED[case]
+    table = {"name": "x", "problem": {"name": "recommender", **SMALL, **more}, "train": TRAIN}
+    (tmp_path / "x.toml").write_text(tomli_w.dumps(table | sections))
     found = decentral("run", tmp_path / "x.toml", "--out", tmp_path / "out")
     assert found.code == 2
     assert said in " ".join(found.err.split())

@@ -36,7 +36,7 @@ class RatingObjective(ModelObjective):
 
     So f(r) is that of the first step's own forward pass, with the same dropped units, as in arXiv 1708.01715, and PmSGD
     of one worker is that paper's loop. What is kept for it is x^{2k} (h, d), so y is computed a second time: in
-    exchange batches may grow, and nothing kept has their size. A re-fed round sees no samples anew.
+    exchange nothing kept has the size of a batch, which phases change. A re-fed round sees no samples anew.
     """
 
     judged_by: ClassVar[type[Evaluation]] = RatingEvaluation
@@ -80,10 +80,6 @@ class RatingObjective(ModelObjective):
         of = self.layout.views(self.buffers[_BEFORE][row])
         outputs: Tensor = functional_call(self.evaluation.module, of, (inputs,))
         return outputs
-
-    def grow(self, batch_size: int, t: int) -> None:
-        """From round t on; a batch that is to be fed in again is grown too."""
-        super().grow(batch_size, t // 2 if self.refeed else t)
 
     def samples(self, rounds: int) -> int:
         """Seen by all workers."""

@@ -13,7 +13,7 @@ from decentral.optimizers.of_run import OfRun
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.adversarial import Adversarial
-from decentral.problems.capabilities import BatchSize, Linear
+from decentral.problems.capabilities import BatchSize, Linear, Repeating
 from decentral.runs.kind import Columns, Key, Named, Table
 from decentral.runs.sections.actors import refuse_actors
 from decentral.runs.sections.adversarial import refuse_adversarial
@@ -125,6 +125,11 @@ class RoundsRun(WholeModels):
                 evaluates,
                 grows,
                 "[optimizer] evaluates the loss on batches that noise_scale.most_batch changes",
+            ),
+            (
+                self.noise_scale,
+                isinstance(self.problem, Repeating) and self.problem.rounds_a_batch > 1,
+                "[noise_scale] measures gradients of samples, and problem.refeed = true has some of outputs",
             ),
             (self.phases, self.adversarial, "[phases] draws batches that [adversarial] has no examples of"),
             (self.phases, self.noise_scale, "[phases] changes the batches that [noise_scale] measures"),
