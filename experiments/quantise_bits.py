@@ -26,7 +26,7 @@ from decentral.report.results import grouped
 
 
 def rounded_bits(block, reach):
-    """The least n from which on rounding each number by itself is exact."""
+    """The least n with which it is exact to round each number by itself."""
     x, most = np.arange(-reach, reach + 1), (1 << block.bits) - 1
     maps = list(zip(*affine_of_sums(block), strict=True))
     fixed = fixed_map(block, reach)
@@ -82,7 +82,8 @@ def main(folder):
         spread = f" +- {statistics.stdev(accuracy):.4f}" if accuracy[1:] else ""
         bits = np.max([layers for _, layers in found], axis=0).T
         cells = [" ".join(map(str, row)) for row in bits.tolist()]
-        table.add_row(*map(str, values), str(len(found)), f"{statistics.mean(accuracy):.4f}{spread}", *cells)
+        names = (f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+        table.add_row(*names, str(len(found)), f"{statistics.mean(accuracy):.4f}{spread}", *cells)
     Console().print(table)
 
 

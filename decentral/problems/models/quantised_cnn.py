@@ -140,8 +140,9 @@ def quantised_cnn(
         reach = worst_case(9 * inputs, weight_bits, bits, signed=not layers)
         if reach > MOST_SUM:
             raise UserError(
-                f"quantised-cnn: sums of {9 * inputs} weights of {weight_bits} bits reach {reach:,}, and float32 has "
-                f"all integers up to {MOST_SUM:,} only; lower width = {width}, weight_bits or activation_bits"
+                f"quantised-cnn: sums of weights of {weight_bits} bits over {inputs:,} channels reach {reach:,}, and "
+                f"float32 has all integers up to {MOST_SUM:,} only; lower width = {width}, "
+                "weight_bits or activation_bits"
             )
         layers.append(QuantisedBlock(inputs, outputs, stride, weight_bits, activation_bits, fraction))
         bits, fraction = activation_bits, activation_bits - 1
