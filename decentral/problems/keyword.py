@@ -122,7 +122,8 @@ class Keyword(OfModule):
         from decentral.problems.keyword_objective import KeywordObjective
 
         made = self.made(place.workers, place.seed)
-        return KeywordObjective(self, made, place, self.detector(made.dataset))
+        detector, alarms = self.detector(made.dataset), self.false_alarms_per_hour
+        return KeywordObjective(made, place, self.loss(), detector, alarms, self.cross_entropy_rounds)
 
     def loss(self) -> Loss:
         """See :class:`decentral.problems.of_module.OfModule`; after the first rounds."""

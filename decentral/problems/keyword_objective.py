@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from decentral.comm import Communicator
     from decentral.problems.capabilities import Made
     from decentral.problems.detection import Detector
-    from decentral.problems.keyword import Keyword
+    from decentral.problems.losses import Loss
     from decentral.problems.objective import Place
 
 CURVE = "detection.csv"
@@ -30,18 +30,27 @@ CURVE = "detection.csv"
 class KeywordObjective(ModelObjective):
     """See :class:`decentral.problems.keyword.Keyword`.
 
-    ``first``: the same with cross-entropy, for the first rounds of the end metric.
+    ``alarms_per_hour``: the false ones at which rejects are told. ``first``: the same with cross-entropy, for the first
+    ``first_rounds`` rounds of the end metric.
     """
 
-    def __init__(self, settings: Keyword, made: Made, place: Place, detector: Detector) -> None:
-        super().__init__(*made, place, loss=settings.loss())
-        self.settings, self.detector = settings, detector
+    def __init__(
+        self,
+        made: Made,
+        place: Place,
+        loss: Loss,
+        detector: Detector,
+        alarms_per_hour: float,
+        first_rounds: int,
+    ) -> None:
+        super().__init__(*made, place, loss=loss)
+        self.detector, self.alarms_per_hour, self.first_rounds = detector, alarms_per_hour, first_rounds
         self.first: ModelObjective | None = None
-        if settings.cross_entropy_rounds:
+        if first_rounds:
             # a module of its own, whose parameters and gradients no other oracle binds
             self.first = ModelObjective(copy.deepcopy(made.module), made.dataset, made.shards, place)
         hours = _hours(self.evaluation.test_y[~detector.said(self.evaluation.test_y)])
-        if settings.false_alarms_per_hour * hours < 1:
+        if alarms_per_hour * hours < 1:
             self.notes.append(
                 f"the test part has {hours:.3g} hours without the keyword: false_reject_rate is at no false alarm"
             )
@@ -49,7 +58,7 @@ class KeywordObjective(ModelObjective):
 
     def gradient_of(self, x: Tensor, inputs: Batches, labels: Batches, t: int) -> Blocks:
         """See :class:`ModelObjective`; of cross-entropy in the first rounds."""
-        if self.first is None or t >= self.settings.cross_entropy_rounds:
+        if self.first is None or t >= self.first_rounds:
             return super().gradient_of(x, inputs, labels, t)
         blocks = self.first.gradient_of(x, inputs, labels, t)
         self.losses = self.first.losses
@@ -74,8 +83,8 @@ class KeywordObjective(ModelObjective):
         values |= dict.fromkeys(ERRORS, float("nan"))
         if comm.rank == 0:
             errors = self._errors(mean[0], slice(None) if last else self.evaluation.some)
-            rate = self.settings.false_alarms_per_hour
-            values |= dict(zip(ERRORS, (errors.rejects_at(rate), errors.equal()), strict=True))
+            found = errors.rejects_at(self.alarms_per_hour), errors.equal()
+            values |= dict(zip(ERRORS, found, strict=True))
             self._curve = _text_of(errors)
         return values
 
