@@ -1,5 +1,7 @@
 """Reinforcement learning on ranks, some of which only act: same bits as in one process, resumed or not."""
 
+import json
+
 import pytest
 import torch
 from command import decentral, write
@@ -67,6 +69,14 @@ def test_what_goes_to_actors_and_comes_from_them_is_counted(done):
     expected = pulls * policy + environments + 12 * (environments + transitions)
     assert int(rows[-1]["mpi_bytes_sent"]) == expected  # one rank of workers: there is no other traffic
     assert float(rows[-1]["bytes_sent_mean"]) > 0
+    (path,) = (done / "2" / "rl" / "runs").glob("*actor-ranks*/trace.json")
+    spans = [
+        (event["tid"], event["cat"])
+        for event in json.loads(path.read_text())["traceEvents"]
+        if event["ph"] == "X"
+    ]
+    assert {kind for rank, kind in spans if rank == 1} == {"act"}
+    assert {kind for rank, kind in spans if rank == 0} == {"compute", "update", "wait"}
 
 
 STOPPED = """
