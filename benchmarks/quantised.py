@@ -20,7 +20,7 @@ from benchmarks.timing import Line, at_least, at_most, interleaved, print_lines
 from decentral.comm.launch import one_thread
 from decentral.problems.models.convolutional import cnn
 from decentral.problems.models.quantised_cnn import quantised_cnn
-from decentral.quantised.fixed_point import fixed_point
+from decentral.quantised.shared_shift import fixed_point
 
 REACH, MOST, CHANNELS = 4095, 15, 16
 

@@ -6,7 +6,7 @@ from math import log2
 import numpy as np
 import pytest
 
-from decentral.quantised.fixed_point import FixedPoint, fixed_point
+from decentral.quantised.shared_shift import FixedPoint, fixed_point
 from decentral.quantised.staircase import staircase
 
 RNG = np.random.default_rng(14)

@@ -19,8 +19,8 @@ from decentral.problems.models.quantised_cnn import (
     integer_weight,
     worst_case,
 )
-from decentral.quantised.fixed_point import FixedPoint, fixed_point
 from decentral.quantised.integer_network import IntegerConvolution, IntegerNetwork, Integers, chunks
+from decentral.quantised.shared_shift import FixedPoint, fixed_point
 
 MOST_BITS = 64
 """Of the integer A x + B."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from decentral.quantised.fixed_point import FixedPoint
+from decentral.quantised.shared_shift import FixedPoint
 
 Integers = NDArray[Any]
 _CHUNK = 250  # images whose windows are in memory at once
