@@ -122,7 +122,14 @@ class Keyword(OfModule):
         from decentral.problems.keyword_objective import KeywordObjective
 
         made = self.made(place.workers, place.seed)
-        return KeywordObjective(self, made, place, self.detector(made.dataset))
+        return KeywordObjective(
+            made,
+            place,
+            self.loss(),
+            self.detector(made.dataset),
+            self.cross_entropy_rounds,
+            self.false_alarms_per_hour,
+        )
 
     def loss(self) -> Loss:
         """See :class:`decentral.problems.of_module.OfModule`; after the first rounds."""

@@ -21,27 +21,29 @@ if TYPE_CHECKING:
     from decentral.comm import Communicator
     from decentral.problems.capabilities import Made
     from decentral.problems.detection import Detector
-    from decentral.problems.keyword import Keyword
+    from decentral.problems.losses import Loss
     from decentral.problems.objective import Place
 
 CURVE = "detection.csv"
 
 
 class KeywordObjective(ModelObjective):
-    """See :class:`decentral.problems.keyword.Keyword`.
+    """Mean ``loss`` of windows, with the false rejects of ``detector`` at ``alarms`` false alarms an hour.
 
-    ``first``: the same with cross-entropy, for the first rounds of the end metric.
+    ``first``: the same with cross-entropy, for the first ``first_rounds``; None where there are none.
     """
 
-    def __init__(self, settings: Keyword, made: Made, place: Place, detector: Detector) -> None:
-        super().__init__(*made, place, loss=settings.loss())
-        self.settings, self.detector = settings, detector
+    def __init__(
+        self, made: Made, place: Place, loss: Loss, detector: Detector, first_rounds: int, alarms: float
+    ) -> None:
+        super().__init__(*made, place, loss=loss)
+        self.detector, self.first_rounds, self.alarms = detector, first_rounds, alarms
         self.first: ModelObjective | None = None
-        if settings.cross_entropy_rounds:
+        if first_rounds:
             # a module of its own, whose parameters and gradients no other oracle binds
             self.first = ModelObjective(copy.deepcopy(made.module), made.dataset, made.shards, place)
         hours = _hours(self.evaluation.test_y[~detector.said(self.evaluation.test_y)])
-        if settings.false_alarms_per_hour * hours < 1:
+        if alarms * hours < 1:
             self.notes.append(
                 f"the test part has {hours:.3g} hours without the keyword: false_reject_rate is at no false alarm"
             )
@@ -49,7 +51,7 @@ class KeywordObjective(ModelObjective):
 
     def gradient_of(self, x: Tensor, inputs: Batches, labels: Batches, t: int) -> Blocks:
         """See :class:`ModelObjective`; of cross-entropy in the first rounds."""
-        if self.first is None or t >= self.settings.cross_entropy_rounds:
+        if self.first is None or t >= self.first_rounds:
             return super().gradient_of(x, inputs, labels, t)
         blocks = self.first.gradient_of(x, inputs, labels, t)
         self.losses = self.first.losses
@@ -74,8 +76,7 @@ class KeywordObjective(ModelObjective):
         values |= dict.fromkeys(ERRORS, float("nan"))
         if comm.rank == 0:
             errors = self._errors(mean[0], slice(None) if last else self.evaluation.some)
-            rate = self.settings.false_alarms_per_hour
-            values |= dict(zip(ERRORS, (errors.rejects_at(rate), errors.equal()), strict=True))
+            values |= dict(zip(ERRORS, (errors.rejects_at(self.alarms), errors.equal()), strict=True))
             self._curve = _text_of(errors)
         return values
 
