@@ -122,8 +122,14 @@ class Keyword(OfModule):
         from decentral.problems.keyword_objective import KeywordObjective
 
         made = self.made(place.workers, place.seed)
-        detector, alarms = self.detector(made.dataset), self.false_alarms_per_hour
-        return KeywordObjective(made, place, self.loss(), detector, alarms, self.cross_entropy_rounds)
+        return KeywordObjective(
+            made,
+            place,
+            self.loss(),
+            self.detector(made.dataset),
+            self.cross_entropy_rounds,
+            self.false_alarms_per_hour,
+        )
 
     def loss(self) -> Loss:
         """See :class:`decentral.problems.of_module.OfModule`; after the first rounds."""

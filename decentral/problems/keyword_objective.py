@@ -28,29 +28,22 @@ CURVE = "detection.csv"
 
 
 class KeywordObjective(ModelObjective):
-    """See :class:`decentral.problems.keyword.Keyword`.
+    """Mean ``loss`` of windows, with the false rejects of ``detector`` at ``alarms`` false alarms an hour.
 
-    ``alarms_per_hour``: the false ones at which rejects are told. ``first``: the same with cross-entropy, for the first
-    ``first_rounds`` rounds of the end metric.
+    ``first``: the same with cross-entropy, for the first ``first_rounds``; None where there are none.
     """
 
     def __init__(
-        self,
-        made: Made,
-        place: Place,
-        loss: Loss,
-        detector: Detector,
-        alarms_per_hour: float,
-        first_rounds: int,
+        self, made: Made, place: Place, loss: Loss, detector: Detector, first_rounds: int, alarms: float
     ) -> None:
         super().__init__(*made, place, loss=loss)
-        self.detector, self.alarms_per_hour, self.first_rounds = detector, alarms_per_hour, first_rounds
+        self.detector, self.first_rounds, self.alarms = detector, first_rounds, alarms
         self.first: ModelObjective | None = None
         if first_rounds:
             # a module of its own, whose parameters and gradients no other oracle binds
             self.first = ModelObjective(copy.deepcopy(made.module), made.dataset, made.shards, place)
         hours = _hours(self.evaluation.test_y[~detector.said(self.evaluation.test_y)])
-        if alarms_per_hour * hours < 1:
+        if alarms * hours < 1:
             self.notes.append(
                 f"the test part has {hours:.3g} hours without the keyword: false_reject_rate is at no false alarm"
             )
@@ -83,8 +76,7 @@ class KeywordObjective(ModelObjective):
         values |= dict.fromkeys(ERRORS, float("nan"))
         if comm.rank == 0:
             errors = self._errors(mean[0], slice(None) if last else self.evaluation.some)
-            found = errors.rejects_at(self.alarms_per_hour), errors.equal()
-            values |= dict(zip(ERRORS, found, strict=True))
+            values |= dict(zip(ERRORS, (errors.rejects_at(self.alarms), errors.equal()), strict=True))
             self._curve = _text_of(errors)
         return values
 
