@@ -13,7 +13,8 @@ from typing import Any
 from benchmarks.ranks import cores_note, launch, main, slowed
 from benchmarks.timing import Line
 
-ROUNDS, TURNS = 40, 6
+ROUNDS, TURNS = 12, 8
+STEPS = 2 * 64 * 16  # of both actors, in a round
 TABLE = """
 name = "actors"
 [problem]
@@ -24,7 +25,7 @@ replay = 20000
 actors = 2
 actor_ranks = {beside}
 envs = 64
-steps = 4
+steps = 16
 pull_every = 5
 episodes = 1
 episode_steps = 50
@@ -66,7 +67,7 @@ def in_turns() -> dict[str, Any]:
             least[beside] = min(least[beside], seconds) if turn else least[beside]
     pair = slowed(small) if small is not None else 1.0
     whole.rest()
-    return {"steps": [ROUNDS * 2 * 64 * 4 / least[beside] for beside in (1, 2)], "slowed": pair}
+    return {"steps": [ROUNDS * STEPS / least[beside] for beside in (1, 2)], "slowed": pair}
 
 
 def _seconds(beside: int, world: Any) -> float:
