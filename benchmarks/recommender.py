@@ -46,7 +46,7 @@ def measure() -> list[Line]:
         }
         times = interleaved(works, repeats=41, warm=3)
     return [
-        at_most("a gradient / its matrix products alone", times["gradient"], times["products"], 1.5),
+        at_most("a gradient / its matrix products alone", times["gradient"], times["products"], 1.3),
         at_most(
             "a batch and its re-feeding / two gradients and a forward pass",
             times["pair"], times["two"] + times["forward"], 1.15,
