@@ -118,7 +118,7 @@ def test_list_knows_all_that_a_file_may_name():
     from decentral.algorithms.asynchronous import ASYNCHRONOUS
     from decentral.optimizers import SCHEDULES
     from decentral.problems import PROBLEMS
-    from decentral.problems.data import DATASETS, DEDUCTIONS, SPEECH, TEXTS, TREEBANKS
+    from decentral.problems.data import SOURCES
 
     kinds = catalogue()
     assert kinds["algorithms"].keys() == {**ALGORITHMS, **ASYNCHRONOUS}.keys()
@@ -127,7 +127,7 @@ def test_list_knows_all_that_a_file_may_name():
     assert kinds["weights"].keys() == topologies.WEIGHTS.keys()
     assert kinds["problems"].keys() == PROBLEMS.keys()
     assert kinds["schedules"].keys() == SCHEDULES.keys()
-    assert kinds["data"].keys() == {**DATASETS, **TEXTS, **TREEBANKS, **DEDUCTIONS, **SPEECH}.keys()
+    assert kinds["data"].keys() == {name for sets in SOURCES.values() for name in sets}
 
 
 def test_an_unknown_list_is_refused_with_the_nearest():
