@@ -137,23 +137,22 @@ def decode(e: Array, temperature: float) -> tuple[Array, Array, Array]:
     frames, states, batch = e.shape
     delta = np.zeros((frames + 1, states + 1, batch), e.dtype)
     delta[0, 1:] = UNREACHED
-    for t in range(frames):
-        now, stays, moves = delta[t + 1, 1:], delta[t, 1:], delta[t, :-1]
+    # views by iteration cost half of what indices do, and a frame's numbers not much more than a view
+    for now, stays, moves, cost in zip(delta[1:, 1:], delta[:-1, 1:], delta[:-1, :-1], e, strict=True):
         np.maximum(stays, moves, out=now)
         if temperature:
             further = np.exp(np.abs(moves - stays) / -temperature)
             now += temperature * np.log1p(further)
-        now += e[t]
+        np.add(now, cost, out=now)
     ahead = delta[:-1, :-1] - delta[:-1, 1:]
     weights = (1 + np.tanh(ahead / (2 * temperature))) / 2 if temperature else (ahead > 0).astype(e.dtype)
     begin = np.zeros_like(delta)
     begin[:, 0] = np.arange(frames + 1)[:, None]
     shift = np.empty((states, batch), e.dtype)
-    for t in range(frames):
-        stays = begin[t, 1:]
-        np.subtract(begin[t, :-1], stays, out=shift)
-        np.multiply(shift, weights[t], out=shift)
-        np.add(stays, shift, out=begin[t + 1, 1:])
+    for now, stays, moves, weight in zip(begin[1:, 1:], begin[:-1, 1:], begin[:-1, :-1], weights, strict=True):
+        np.subtract(moves, stays, out=shift)
+        np.multiply(shift, weight, out=shift)
+        np.add(stays, shift, out=now)
     return delta[1:, -1], begin[1:, 0] - begin[1:, -1], weights
 
 
@@ -165,12 +164,14 @@ def occupied(weights: Array, g: Array) -> Array:
     flow = np.empty_like(weights)
     flow[-1, :-1], flow[-1, -1] = 0, g[-1]
     left = np.empty_like(weights[0])
-    for t in range(len(g) - 2, -1, -1):
-        now, later = flow[t], flow[t + 1]
-        np.multiply(weights[t + 1], later, out=left)
+    left_of_next = left[1:]
+    frames = zip(flow[:-1], flow[1:], flow[:-1, :-1], weights[1:], strict=True)
+    backwards = reversed(list(frames))
+    for (now, later, but_last, weight), given in zip(backwards, g[-2::-1], strict=True):
+        np.multiply(weight, later, out=left)
         np.subtract(later, left, out=now)
-        now[:-1] += left[1:]
-        now[-1] += g[t]
+        np.add(but_last, left_of_next, out=but_last)
+        now[-1] += given
     return flow
 
 
