@@ -1,7 +1,8 @@
 """Actors on ranks: how many environment steps a second one and two actor ranks make beside one learner.
 
 Question: do actors really run beside the learner, and beside each other? The learner has a small batch, an actor a wide
-policy in many environments, so that it waits for them, asleep. Both runs have two actors, and so the same numbers; the
+policy in many environments, so that it waits for them, asleep: a learner with a core's work of its own, as with an
+eighth of these steps a round, takes that from the second actor. Both runs have two actors, and so the same numbers; the
 ranks beside the learner share them. Without two free cores the line says how much longer work takes side by side.
 """
 
@@ -14,7 +15,7 @@ from benchmarks.ranks import cores_note, launch, main, slowed
 from benchmarks.timing import Line
 
 ROUNDS, TURNS = 12, 8
-STEPS = 2 * 64 * 16  # of both actors, in a round
+STEPS = 2 * 128 * 64  # of both actors, in a round
 TABLE = """
 name = "actors"
 [problem]
@@ -24,8 +25,8 @@ warmup = 10
 replay = 20000
 actors = 2
 actor_ranks = {beside}
-envs = 64
-steps = 16
+envs = 128
+steps = 64
 pull_every = 5
 episodes = 1
 episode_steps = 50

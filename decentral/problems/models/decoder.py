@@ -149,7 +149,9 @@ def decode(e: Array, temperature: float) -> tuple[Array, Array, Array]:
     begin = np.zeros_like(delta)
     begin[:, 0] = np.arange(frames + 1)[:, None]
     shift = np.empty((states, batch), e.dtype)
-    for now, stays, moves, weight in zip(begin[1:, 1:], begin[:-1, 1:], begin[:-1, :-1], weights, strict=True):
+    for now, stays, moves, weight in zip(
+        begin[1:, 1:], begin[:-1, 1:], begin[:-1, :-1], weights, strict=True
+    ):
         np.subtract(moves, stays, out=shift)
         np.multiply(shift, weight, out=shift)
         np.add(stays, shift, out=now)
