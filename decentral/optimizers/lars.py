@@ -21,8 +21,41 @@ Where = Literal["scaled", "plain"]
 Mode = Literal["clip", "scale"]
 
 
+class _LayerRate(Rule):
+    """Momentum of gradients that each layer multiplies by a number of its own."""
+
+    layers: ClassVar[bool] = True
+    apart: ClassVar[bool] = True
+    trusts: ClassVar[bool] = True
+
+    momentum: float
+    trust: float
+    exclude: Exclude
+
+    def __post_init__(self) -> None:
+        plain_settings(self)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum = {self.momentum} must be in [0, 1); 0.9 is usual")
+        if not 0 < self.trust < math.inf:
+            raise ValueError(f"trust = {self.trust} must be positive and finite; 0.001 is usual")
+        finite_settings(self)
+
+    def init(self, x: Tensor, layout: Layout) -> Velocity:
+        """No velocity yet."""
+        del layout
+        return Velocity(x.new_zeros(x.shape))
+
+    def _gathered(self, m: Tensor, x: Tensor, g: Spans, rate: Tensor, layout: Layout) -> Tensor:
+        """m, in place: momentum m + rate (g + decay x), without the decay on what is excluded."""
+        added_(m.mul_(self.momentum), g, rate, layout)
+        if not self.weight_decay:
+            return m
+        acts = rate.new_tensor(acted_on(layout, self.exclude))
+        return added_(m, x, rate * (self.weight_decay * acts), layout)
+
+
 @dataclass(frozen=True)
-class LARS(Rule):
+class LARS(_LayerRate):
     """Layer-wise adaptive rate scaling: each layer's step is about lr trust |w|. Reference: arXiv 1708.03888.
 
         lambda = trust |w| / (|g| + decay |w|),    1 where a norm is 0
@@ -36,25 +69,14 @@ class LARS(Rule):
     Where a method is handed a direction, a scaled velocity's is m / lr, so a round with lr = 0 moves nothing.
     """
 
-    layers: ClassVar[bool] = True
-    apart: ClassVar[bool] = True
-    trusts: ClassVar[bool] = True
-
     momentum: float = 0.9
     trust: float = 0.001
     velocity: Where = "scaled"
     exclude: Exclude = "vectors"
 
     def __post_init__(self) -> None:
-        plain_settings(self)
+        super().__post_init__()
         check_choices(self, velocity=Where, exclude=Exclude)
-        check_layer_rates(self.momentum, self.trust)
-        finite_settings(self)
-
-    def init(self, x: Tensor, layout: Layout) -> Velocity:
-        """No velocity yet."""
-        del layout
-        return Velocity(x.new_zeros(x.shape))
 
     def direction(
         self, x: Tensor, state: Velocity, g: Spans, layout: Layout, lr: float
@@ -82,11 +104,11 @@ class LARS(Rule):
         rate = self.trust_ratios(x, state, g, layout, lr)
         if self.velocity == "scaled":
             rate = rate * lr
-        return _gathered(self, state.m, x, g, rate, layout)
+        return self._gathered(state.m, x, g, rate, layout)
 
 
 @dataclass(frozen=True)
-class LARC(Rule):
+class LARC(_LayerRate):
     """Layer-wise adaptive rate control: LARS's rate as a bound on lr ("clip") or a factor on it ("scale").
 
         rate = trust |w| / |g|,    a = min(rate / lr, 1)  or  rate;    a = 1 where a norm is 0
@@ -95,31 +117,20 @@ class LARC(Rule):
     Reference: NVIDIA's OpenSeq2Seq and caffe. ``exclude``: vectors take a = 1 and no weight decay.
     """
 
-    layers: ClassVar[bool] = True
-    apart: ClassVar[bool] = True
-    trusts: ClassVar[bool] = True
-
     momentum: float = 0.9
     trust: float = 0.002
     mode: Mode = "clip"
     exclude: Exclude = "vectors"
 
     def __post_init__(self) -> None:
-        plain_settings(self)
+        super().__post_init__()
         check_choices(self, mode=Mode, exclude=Exclude)
-        check_layer_rates(self.momentum, self.trust)
-        finite_settings(self)
-
-    def init(self, x: Tensor, layout: Layout) -> Velocity:
-        """No velocity yet."""
-        del layout
-        return Velocity(x.new_zeros(x.shape))
 
     def direction(
         self, x: Tensor, state: Velocity, g: Spans, layout: Layout, lr: float
     ) -> tuple[Tensor, Velocity]:
         """See :class:`Rule`."""
-        m = _gathered(self, state.m, x, g, self.trust_ratios(x, state, g, layout, lr), layout)
+        m = self._gathered(state.m, x, g, self.trust_ratios(x, state, g, layout, lr), layout)
         return m, Velocity(m)
 
     def trust_ratios(self, x: Tensor, state: Velocity, g: Spans, layout: Layout, lr: float) -> Tensor:
@@ -130,20 +141,3 @@ class LARC(Rule):
         if self.mode == "clip":
             rate = (rate / lr).clamp_(max=1.0) if lr else rate.new_ones(rate.shape)
         return where_acted(rate, layout, self.exclude, both)
-
-
-def _gathered(rule: LARS | LARC, m: Tensor, x: Tensor, g: Spans, rate: Tensor, layout: Layout) -> Tensor:
-    """m, in place: momentum m + rate (g + decay x), without the decay on what is excluded."""
-    added_(m.mul_(rule.momentum), g, rate, layout)
-    if not rule.weight_decay:
-        return m
-    acts = rate.new_tensor(acted_on(layout, rule.exclude))
-    return added_(m, x, rate * (rule.weight_decay * acts), layout)
-
-
-def check_layer_rates(momentum: float, trust: float) -> None:
-    """Refuse what is no momentum, and a trust that is not positive."""
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum = {momentum} must be in [0, 1); 0.9 is usual")
-    if not 0 < trust < math.inf:
-        raise ValueError(f"trust = {trust} must be positive and finite; 0.001 is usual")
