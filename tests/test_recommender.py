@@ -82,6 +82,7 @@ BY_HAND = {
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_the_network_is_the_papers_layer_by_layer(name, tied):
     act, last = BY_HAND[name], name != "tanh"
+    torch.manual_seed(1)
     model = autoencoder(7, (5, 4, 3), name, last_activation=last, tied=tied).double()
     weights = [p.detach().numpy() for p in model.parameters() if p.ndim == 2]
     biases = [p for p in model.parameters() if p.ndim == 1]
@@ -106,6 +107,7 @@ def test_the_network_is_the_papers_layer_by_layer(name, tied):
 
 
 def test_only_units_of_the_code_are_dropped():
+    torch.manual_seed(1)
     model = autoencoder(7, (6, 40, 50), dropout=0.8).double().train()
     seen = []
     for layer in [*model.layers, model.head]:
