@@ -65,6 +65,11 @@ class Repeating(Counted, Protocol):
         """Rounds from one batch to the next."""
 
 
+def rounds_a_batch(problem: object) -> int:
+    """Rounds from one batch to the next of any problem's settings."""
+    return problem.rounds_a_batch if isinstance(problem, Repeating) else 1
+
+
 @runtime_checkable
 class Solved(Problem, Protocol):
     """Settings of a problem whose optimum takes some seconds, and may not be found."""

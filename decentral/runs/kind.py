@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from decentral.errors import UserError
 from decentral.optimizers.of_run import Facts, OfRun
 from decentral.optimizers.schedules import Schedule
-from decentral.problems.capabilities import Counted, Repeating
+from decentral.problems.capabilities import Counted, rounds_a_batch
 
 if TYPE_CHECKING:
     from decentral.problems.capabilities import BatchSize
@@ -134,12 +134,11 @@ class Run:
     def facts(self) -> Facts:
         """What its schedule may ask of it; this reads the data."""
         train, problem, samples, batch = self.train, self.problem, None, None
-        rounds_a_batch = problem.rounds_a_batch if isinstance(problem, Repeating) else 1
         if isinstance(problem, Counted):
             samples = problem.epoch_samples(self.workers)
             batch = samples if train.batch_size == "full" else train.batch_size * self.workers
         missing = "" if samples else "the problem has no data set"
-        epoch = Fraction(samples * rounds_a_batch, batch) if samples and batch else None
+        epoch = Fraction(samples * rounds_a_batch(problem), batch) if samples and batch else None
         return Facts(train.rounds, train.lr, self.seed, batch, epoch, missing, self.hears)
 
     @functools.cached_property

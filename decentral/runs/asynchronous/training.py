@@ -15,7 +15,7 @@ from decentral.comm.plan import workers_a_rank
 from decentral.comm.world import World
 from decentral.errors import UserError
 from decentral.optimizers.rule import to_ask
-from decentral.problems.capabilities import Acted
+from decentral.problems.capabilities import Acted, rounds_a_batch
 from decentral.problems.objective import Objective
 from decentral.rounds.trials.needs import refuse_unmet
 from decentral.runs.asynchronous.cards import Cards
@@ -185,15 +185,13 @@ class Training:
             self.controller.trouble = overflow(mark, x, self.comm)
             return
         steps = sum(s.steps for s in parts)
-        samples, epoch = (
-            objective.samples(2),
-            objective.epoch(2),
-        )  # a round is n steps; a batch may be that of two
+        few = rounds_a_batch(self.config.problem)  # of which each has n steps
+        samples, epoch = objective.samples(few), objective.epoch(few)
         bytes_, messages, away = zip(*(s.sent for s in parts), strict=True)
         seen = Seen(
             mark,
-            None if samples is None else samples * steps // (2 * self.n),
-            None if epoch is None else epoch * steps / (2 * self.n),
+            None if samples is None else samples * steps // (few * self.n),
+            None if epoch is None else epoch * steps / (few * self.n),
             *times, bytes_, sum(messages), sum(away),
         )  # fmt: skip
         self.journal.record(seen, values | staleness_columns(histogram(s.staleness for s in parts)))

@@ -13,7 +13,7 @@ from decentral.optimizers.of_run import OfRun
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.adversarial import Adversarial
-from decentral.problems.capabilities import BatchSize, Linear, Repeating
+from decentral.problems.capabilities import BatchSize, Linear, rounds_a_batch
 from decentral.runs.kind import Columns, Key, Named, Table
 from decentral.runs.sections.actors import refuse_actors
 from decentral.runs.sections.adversarial import refuse_adversarial
@@ -128,7 +128,7 @@ class RoundsRun(WholeModels):
             ),
             (
                 self.noise_scale,
-                isinstance(self.problem, Repeating) and self.problem.rounds_a_batch > 1,
+                rounds_a_batch(self.problem) > 1,
                 "[noise_scale] measures gradients of samples, and problem.refeed = true has some of outputs",
             ),
             (self.phases, self.adversarial, "[phases] draws batches that [adversarial] has no examples of"),
