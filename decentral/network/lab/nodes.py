@@ -1,0 +1,138 @@
+"""The nodes of a lab, and what is between them: namespaces, a bridge, cards; to be made inside of :func:`contained`.
+
+Every process here sees /dev/shm as memory of its own: the lab's has the files below, a node's is its temporary folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from decentral.errors import UserError
+from decentral.network.lab.buckets import tc_lines
+from decentral.network.lab.contained import bind, mount, separate
+from decentral.network.lab.layout import NETWORK, OUTSIDE, Layout, Node, address, outside
+
+MEMORY = Path("/dev/shm")
+TEMPORARY = MEMORY / "tmp"
+PROGRAMS = MEMORY / "bin"
+HOSTS, RANKS = MEMORY / "hosts", MEMORY / "ranks"
+"""What is /etc/hosts, and a host file of MPI launchers: a line a node, with its ranks."""
+
+_SSH = """#!/bin/sh
+# enters a node of this lab: ssh [options] NODE COMMAND ...
+while :; do case $1 in
+    -[BbcDEeFIiJLlmOopQRSWw]) shift 2 ;;
+    -*) shift ;;
+    *) break ;;
+esac; done
+node=${1#*@}; shift
+case $node in
+%s
+    *) echo "ssh: $node is no node of this lab" >&2; exit 255 ;;
+esac
+exec nsenter --target "$pid" --net --uts --mount --ipc \\
+    sh -c 'cd "$1"; shift; export TMPDIR=%s; exec sh -c "$*"' sh "$PWD" "$@"
+"""
+
+
+def build(layout: Layout, delays: bool) -> dict[str, int]:
+    """Make all nodes; the process of each by its name, which holds its namespaces. ``delays``: the kernel has netem."""
+    _own_memory(OUTSIDE)
+    PROGRAMS.mkdir()
+    HOSTS.write_text(layout.host_file, encoding="ascii")
+    RANKS.write_text("".join(f"{n.name} slots={len(n.workers)}\n" for n in layout.nodes), encoding="ascii")
+    bind(str(HOSTS), "/etc/hosts")
+    pids = {node.name: _hold(node.name) for node in layout.nodes}
+    lines = ["link set lo up", "link add bridge type bridge", f"addr add {outside()}/{NETWORK.prefixlen} dev bridge"]
+    for node in layout.nodes:
+        for k, i in enumerate(node.workers):
+            lines += [
+                f"link add card{i} type veth peer name eth{k} netns {pids[node.name]}",
+                f"link set card{i} master bridge up",
+            ]
+    told("ip", [*lines, "link set bridge up"])
+    for node in layout.nodes:
+        enter = ["nsenter", "--target", str(pids[node.name]), "--net"]
+        told("ip", _addresses(node), enter)
+        told(
+            "tc",
+            [line for k, i in enumerate(node.workers) for line in tc_lines(layout.cluster, i, f"eth{k}", delays)],
+            enter,
+        )
+    cases = "\n".join(f"    {name}) pid={pid} ;;" for name, pid in pids.items())
+    (PROGRAMS / "ssh").write_text(_SSH % (cases, TEMPORARY), encoding="ascii")
+    (PROGRAMS / "ssh").chmod(0o755)
+    return pids
+
+
+def told(program: str, lines: Iterable[str], before: Sequence[str] = ()) -> None:
+    """Have ``ip`` or ``tc`` do these lines. Raises UserError with what it complains of."""
+    done = subprocess.run(
+        [*before, program, "-batch", "-"], input="\n".join(lines), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        said = " ".join(line.strip() for line in done.stderr.splitlines() if "failed" not in line)
+        raise UserError(f"no lab can be made here: {program} says {said!r}; see `decentral doctor`")
+
+
+def environment(layout: Layout) -> Mapping[str, str]:
+    """This process's, for programs that start others on the nodes."""
+    kept = dict(os.environ)
+    return kept | {
+        "PATH": f"{PROGRAMS}{os.pathsep}{kept.get('PATH', os.defpath)}",
+        "TMPDIR": str(TEMPORARY),
+        "HOSTNAME": OUTSIDE,
+    }
+
+
+def _addresses(node: Node) -> list[str]:
+    """Cards of one node answer for their own addresses only, and what is sent from an address leaves by its card."""
+    lines = ["link set lo up"]
+    for k, i in enumerate(node.workers):
+        lines += [f"addr add {address(i)}/{NETWORK.prefixlen} dev eth{k}", f"link set eth{k} up"]
+        if len(node.workers) > 1:
+            lines += [
+                f"rule add from {address(i)} table {k + 1}",
+                f"route add {NETWORK} dev eth{k} src {address(i)} table {k + 1}",
+            ]
+    return lines
+
+
+def _hold(name: str) -> int:
+    """A process that does nothing in namespaces of its own."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writing)
+        with os.fdopen(reading, encoding="utf-8") as told:
+            if said := told.read():
+                raise UserError(said)
+        return pid
+    try:
+        separate("net", "uts", "mount", "ipc")
+        _own_memory(name)
+        mount("sysfs", "/sys", "sysfs")
+        for file, value in (("arp_ignore", 1), ("arp_announce", 2)):
+            Path(f"/proc/sys/net/ipv4/conf/all/{file}").write_text(str(value), encoding="ascii")
+    except (UserError, OSError) as error:
+        os.write(writing, str(error).encode())
+        os._exit(1)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.execvp("sleep", ["sleep", "infinity"])
+
+
+def _own_memory(name: str) -> None:
+    socket.sethostname(name)
+    mount("tmpfs", str(MEMORY), "tmpfs")
+    TEMPORARY.mkdir()
+
+
+def quoted(command: Sequence[str]) -> str:
+    """As a shell reads it."""
+    return shlex.join(command)
