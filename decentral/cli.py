@@ -252,6 +252,44 @@ def quantise(run: Path, out: Path | None, as_json: bool) -> None:
     report(run, out, as_json)
 
 
+@cli.group()
+def lab() -> None:
+    """A cluster on this machine: nodes with network cards of their own, real ranks, and nothing left behind."""
+
+
+def _of_lab(command: Any) -> Any:
+    """The options that describe a lab."""
+    for name, kind, metavar, words in (
+        ("--ranks-per-node", int, "K", "Ranks of each node, each with a card of its own [1]."),
+        (
+            "--hosts",
+            click.Path(path_type=Path),
+            "CLUSTER.toml",
+            "A cluster file: hosts, links, rates; says it all.",
+        ),
+        ("--latency", str, "TIME", 'Of every link, e.g. "5 ms" [as on this machine].'),
+        ("--bandwidth", str, "RATE", 'Of every card, e.g. "200 Mb/s" [no limit].'),
+        ("--nodes", int, "N", "How many nodes."),
+    ):
+        command = click.option(name, type=kind, metavar=metavar, help=words)(command)
+    return command
+
+
+@lab.command("exec", context_settings={"ignore_unknown_options": True})
+@_of_lab
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND ...]")
+def lab_exec(command: tuple[str, ...], **asked: Any) -> None:
+    """Run COMMAND, or a shell, in a lab: mpirun there spreads its ranks over the nodes, `ssh node0 ...` enters one.
+
+    \b
+    decentral lab exec --nodes 4 --bandwidth "100 Mb/s" -- mpirun -n 4 python script.py
+    """
+    from decentral.commands.lab.asked import Asked
+    from decentral.commands.lab.executing import execute
+
+    sys.exit(execute(Asked(**asked), command))
+
+
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 def doctor(as_json: bool) -> None:

@@ -60,7 +60,9 @@ def _many(links: dict[int, tuple[float, float]], device: str, multi: bool, delay
     fastest = min(MOST_BYTES_S, max(bytes_s for bytes_s, _ in links.values()))
     yield f"qdisc add dev {device} root handle 1: htb default 2"
     yield _class(device, "1:", 1, fastest, fastest)
-    yield _class(device, "1:1", 2, fastest / (len(links) + 1), fastest)  # to whom there is no link: the lab itself
+    yield _class(
+        device, "1:1", 2, fastest / (len(links) + 1), fastest
+    )  # to whom there is no link: the lab itself
     for number, (j, (bytes_s, delay_s)) in enumerate(links.items(), start=3):
         most = min(bytes_s, MOST_BYTES_S)
         sure = most if multi else min(most, fastest / (len(links) + 1))  # together not more than the card's

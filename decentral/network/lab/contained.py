@@ -32,11 +32,11 @@ NO_RIGHTS = (
 )
 
 
-def contained(work: Callable[[], int]) -> int:
+def contained(work: Callable[[], int], complaints: int = 2) -> int:
     """The exit code of ``work``, done by root of namespaces of its own: file systems, network, host name, processes.
 
     Where this process is not root, in a user namespace. SIGINT, SIGTERM and SIGUSR1 are for the program that ``work``
-    has :func:`run`. A UserError of ``work`` is its line on standard error, and code 2.
+    has :func:`run`. A UserError of ``work`` is a line on the file ``complaints``, standard error, and its code.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -46,7 +46,7 @@ def contained(work: Callable[[], int]) -> int:
     if pid == 0:
         os.close(writing)
         signal.pthread_sigmask(signal.SIG_SETMASK, before | _HEARD)
-        _last(lambda: _between(work, reading))
+        _last(lambda: _between(work, reading), complaints)
     os.close(reading)
     try:
         while True:
@@ -88,7 +88,9 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     try:
         pid = os.posix_spawnp(command[0], command, environment)
     except OSError as error:
-        raise UserError(f"{command[0]} cannot be started ({error.strerror}); give a program on PATH") from None
+        raise UserError(
+            f"{command[0]} cannot be started ({error.strerror}); give a program on PATH"
+        ) from None
     for number in _HEARD:
         signal.signal(number, lambda *_: None)  # the program has had the terminal's, too
     threading.Thread(target=_tell, args=(pid,), daemon=True).start()
@@ -129,7 +131,7 @@ def _make_namespaces() -> None:
             pass
     _call("unshare", flags | _USERS)
     for file, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
-        with open(f"/proc/self/{file}", "w", encoding="ascii") as told:
+        with open(f"/proc/self/{file}", "w", encoding="utf-8") as told:
             told.write(text)
 
 
@@ -148,13 +150,13 @@ def _code(status: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _last(work: Callable[[], int]) -> NoReturn:
+def _last(work: Callable[[], int], complaints: int) -> NoReturn:
     """End this process with the code of ``work``, and by no other way."""
     code = 1
     try:
         code = work()
     except UserError as error:
-        print(f"decentral: {one_line(str(error))}", file=sys.stderr)
+        os.write(complaints, f"decentral: {one_line(str(error))}\n".encode())
         code = error.code
     except BaseException:
         traceback.print_exc()

@@ -44,10 +44,12 @@ class Layout:
     def __post_init__(self) -> None:
         if self.cluster.n > MOST_CARDS:
             raise UserError(
-                f"a lab of {self.cluster.n:,} cards: its bridge has ports for {MOST_CARDS:,}; take fewer nodes, or fewer "
-                "ranks a node"
+                f"a lab of {self.cluster.n:,} cards: its bridge has ports for {MOST_CARDS:,}; take fewer nodes "
+                "or ranks"
             )
-        slowest = min((self._inside(i, j) for node in self.nodes for i, j in permutations(node.workers, 2)), default=inf)
+        slowest = min(
+            (self._inside(i, j) for node in self.nodes for i, j in permutations(node.workers, 2)), default=inf
+        )
         if slowest < MEMORY_BYTES_S:
             raise UserError(
                 f"links inside a host of {slowest * 8 / 1e6:g} Mb/s cannot be emulated: messages there are copies in "

@@ -6,11 +6,11 @@ Every process here sees /dev/shm as memory of its own: the lab's has the files b
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from decentral.errors import UserError
@@ -45,11 +45,15 @@ def build(layout: Layout, delays: bool) -> dict[str, int]:
     """Make all nodes; the process of each by its name, which holds its namespaces. ``delays``: the kernel has netem."""
     _own_memory(OUTSIDE)
     PROGRAMS.mkdir()
-    HOSTS.write_text(layout.host_file, encoding="ascii")
-    RANKS.write_text("".join(f"{n.name} slots={len(n.workers)}\n" for n in layout.nodes), encoding="ascii")
+    HOSTS.write_text(layout.host_file, encoding="utf-8")
+    RANKS.write_text("".join(f"{n.name} slots={len(n.workers)}\n" for n in layout.nodes), encoding="utf-8")
     bind(str(HOSTS), "/etc/hosts")
     pids = {node.name: _hold(node.name) for node in layout.nodes}
-    lines = ["link set lo up", "link add bridge type bridge", f"addr add {outside()}/{NETWORK.prefixlen} dev bridge"]
+    lines = [
+        "link set lo up",
+        "link add bridge type bridge",
+        f"addr add {outside()}/{NETWORK.prefixlen} dev bridge",
+    ]
     for node in layout.nodes:
         for k, i in enumerate(node.workers):
             lines += [
@@ -62,11 +66,15 @@ def build(layout: Layout, delays: bool) -> dict[str, int]:
         told("ip", _addresses(node), enter)
         told(
             "tc",
-            [line for k, i in enumerate(node.workers) for line in tc_lines(layout.cluster, i, f"eth{k}", delays)],
+            [
+                line
+                for k, i in enumerate(node.workers)
+                for line in tc_lines(layout.cluster, i, f"eth{k}", delays)
+            ],
             enter,
         )
     cases = "\n".join(f"    {name}) pid={pid} ;;" for name, pid in pids.items())
-    (PROGRAMS / "ssh").write_text(_SSH % (cases, TEMPORARY), encoding="ascii")
+    (PROGRAMS / "ssh").write_text(_SSH % (cases, TEMPORARY), encoding="utf-8")
     (PROGRAMS / "ssh").chmod(0o755)
     return pids
 
@@ -81,7 +89,7 @@ def told(program: str, lines: Iterable[str], before: Sequence[str] = ()) -> None
         raise UserError(f"no lab can be made here: {program} says {said!r}; see `decentral doctor`")
 
 
-def environment(layout: Layout) -> Mapping[str, str]:
+def environment(layout: Layout) -> dict[str, str]:
     """This process's, for programs that start others on the nodes."""
     kept = dict(os.environ)
     return kept | {
@@ -117,9 +125,10 @@ def _hold(name: str) -> int:
     try:
         separate("net", "uts", "mount", "ipc")
         _own_memory(name)
-        mount("sysfs", "/sys", "sysfs")
+        with suppress(UserError):  # then programs that look there see cards that are not theirs
+            mount("sysfs", "/sys", "sysfs")
         for file, value in (("arp_ignore", 1), ("arp_announce", 2)):
-            Path(f"/proc/sys/net/ipv4/conf/all/{file}").write_text(str(value), encoding="ascii")
+            Path(f"/proc/sys/net/ipv4/conf/all/{file}").write_text(str(value), encoding="utf-8")
     except (UserError, OSError) as error:
         os.write(writing, str(error).encode())
         os._exit(1)
@@ -131,8 +140,3 @@ def _own_memory(name: str) -> None:
     socket.sethostname(name)
     mount("tmpfs", str(MEMORY), "tmpfs")
     TEMPORARY.mkdir()
-
-
-def quoted(command: Sequence[str]) -> str:
-    """As a shell reads it."""
-    return shlex.join(command)
