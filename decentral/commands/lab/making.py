@@ -20,9 +20,7 @@ from decentral.network.lab.contained import contained, run
 from decentral.network.lab.layout import Layout
 from decentral.network.lab.nodes import build, environment
 from decentral.network.lab.offers import offers
-
-TOLD = "DECENTRAL_LAB"
-"""The variable that tells programs in a lab of it, as JSON."""
+from decentral.runs.provenance import LAB
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Lab:
             began_s = time.perf_counter()
             build(self.layout, self.delays)
             say(f"{self.words}; built in {time.perf_counter() - began_s:.2f} s")
-            told = {TOLD: json.dumps(self.facts)}
+            told = {LAB: json.dumps(self.facts)}
             code = run(command, environment(self.layout) | settings(self.layout) | _terminal() | told)
             after(sent(self.layout))
             return code

@@ -86,7 +86,7 @@ _signals = -1
 def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """The exit code of a program, to be called by the work of :func:`contained`. Orphans are waited for meanwhile."""
     try:
-        pid = os.posix_spawnp(command[0], command, environment)
+        pid = os.posix_spawnp(command[0], list(command), environment)
     except OSError as error:
         raise UserError(
             f"{command[0]} cannot be started ({error.strerror}); give a program on PATH"
