@@ -34,11 +34,12 @@ def report(json: bool) -> int:
 
 
 def examine() -> list[Finding]:
-    """Look at MPI, torch, devices, threads, data and Slurm; takes seconds, changes nothing."""
+    """Look at MPI, torch, devices, threads, data, Slurm and labs; takes seconds, changes nothing."""
     launcher = mpi.launcher_of_two()
     programs = {
         "library": [sys.executable, "-c", mpi.LIBRARY],
         "torch": [sys.executable, "-c", devices.TORCH],
+        "lab": [sys.executable, "-c", machine.LAB],
     }
     if launcher:
         programs["ranks"] = [*launcher, sys.executable, "-c", mpi.RANKS]
@@ -59,4 +60,5 @@ def examine() -> list[Finding]:
         machine.find_allocator(),
         find_data(),
         machine.find_slurm(),
+        machine.find_lab(answers["lab"], bool(launcher)),
     ]

@@ -1,13 +1,22 @@
-"""The machine: its cores, the threads that a process takes, freed memory, and Slurm."""
+"""The machine: its cores, the threads that a process takes, freed memory, Slurm, and whether it can be a lab."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
 from decentral.allocator import keep_freed_memory
 from decentral.comm.launch import launched_ranks
+from decentral.commands.doctor.asking import Answer
 from decentral.commands.doctor.finding import Finding
+
+LAB = """
+import json
+from decentral.network.lab.offers import offers
+found = offers()
+print(json.dumps([found.missing, found.kernel]))
+"""
 
 
 def find_cores() -> Finding:
@@ -51,6 +60,26 @@ def find_slurm() -> Finding:
         remedy = "salloc or sbatch first, then ./mpi_launch.sh"
         return Finding("Slurm", "note", "present, but this is no allocation: ranks stay on this node", remedy)
     return Finding("Slurm", "ok", "none; ranks are started by mpirun")
+
+
+def find_lab(answer: Answer, launcher: bool) -> Finding:
+    """Whether `decentral lab` can make nodes here, by the answer to LAB."""
+    topic = "lab"
+    if answer.code != 0:
+        return Finding(topic, "note", f"none: {answer.complaint}", "nothing, unless you want `decentral lab`")
+    missing, lacks = json.loads(answer.out)
+    if missing:
+        text, _, remedy = missing.partition("; ")
+        return Finding(topic, "note", f"none: {text}", remedy)
+    if not launcher:
+        return Finding(
+            topic, "note", "nodes can be made, but no mpirun starts ranks on them", "install an MPI"
+        )
+    text = "nodes can be made here, with " + (
+        "rates, not latencies" if "netem" in lacks else "rates and latencies"
+    )
+    others = [part for part in lacks if part != "netem"]
+    return Finding(topic, "ok", text + (f"; the kernel has no {', '.join(others)}" if others else ""))
 
 
 def _allowed_cores() -> int:

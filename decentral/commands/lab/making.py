@@ -53,10 +53,10 @@ class Lab:
 
         def work() -> int:
             began_s = time.perf_counter()
-            build(self.layout, self.delays)
+            nodes = build(self.layout, self.delays)
             say(f"{self.words}; built in {time.perf_counter() - began_s:.2f} s")
             told = {LAB: json.dumps(self.facts)}
-            code = run(command, environment(self.layout) | settings(self.layout) | _terminal() | told)
+            code = run(command, environment(self.layout) | settings(self.layout) | _terminal() | told, nodes)
             after(sent(self.layout))
             return code
 

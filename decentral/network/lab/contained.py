@@ -71,6 +71,7 @@ def _between(work: Callable[[], int], signals: int) -> int:
         for number in _HEARD:
             signal.signal(number, lambda *_: os._exit(130))  # while nothing runs that could be told
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD)
+        os.environ["PATH"] = search_path()
         mount("", "/", flags=_PRIVATE)
         mount("proc", "/proc", kind="proc")
         global _signals
@@ -83,8 +84,11 @@ _signals = -1
 """In the first process of the namespaces: where the outer process writes the numbers of signals; its end is an end."""
 
 
-def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """The exit code of a program, to be called by the work of :func:`contained`. Orphans are waited for meanwhile."""
+def run(command: Sequence[str], environment: Mapping[str, str], needed: Mapping[str, int]) -> int:
+    """The exit code of a program, to be called by the work of :func:`contained`. Orphans are waited for meanwhile.
+
+    ``needed``: processes that must live as long, by name; UserError if one does not.
+    """
     try:
         pid = os.posix_spawnp(command[0], list(command), environment)
     except OSError as error:
@@ -98,12 +102,19 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
         ended, status = os.wait()
         if ended == pid:
             return _code(status)
+        if lost := [name for name, one in needed.items() if one == ended]:
+            raise UserError(f"{lost[0]} has ended before the command, and the lab with it; see who killed it")
 
 
 def _tell(pid: int) -> None:
     while numbers := os.read(_signals, 1):
         os.kill(pid, numbers[0])
     os._exit(1)  # the outer process is gone
+
+
+def search_path() -> str:
+    """Where programs are looked for in the namespaces: on PATH, and where those for root are, which users' has not."""
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
 def separate(*kinds: str) -> None:

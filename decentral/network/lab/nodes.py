@@ -91,9 +91,8 @@ def told(program: str, lines: Iterable[str], before: Sequence[str] = ()) -> None
 
 def environment(layout: Layout) -> dict[str, str]:
     """This process's, for programs that start others on the nodes."""
-    kept = dict(os.environ)
-    return kept | {
-        "PATH": f"{PROGRAMS}{os.pathsep}{kept.get('PATH', os.defpath)}",
+    return dict(os.environ) | {
+        "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
         "TMPDIR": str(TEMPORARY),
         "HOSTNAME": OUTSIDE,
     }

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from typing import NamedTuple
 
-from decentral.network.lab.contained import contained, mount, separate
+from decentral.network.lab.contained import contained, mount, search_path, separate
 
 PROGRAMS = {"ip": "iproute2", "tc": "iproute2", "nsenter": "util-linux"}
 """With the package that has each."""
@@ -51,7 +51,7 @@ class Offers(NamedTuple):
 
 def offers() -> Offers:
     """Look, and leave nothing behind; some 50 ms."""
-    absent = tuple(name for name in PROGRAMS if shutil.which(name) is None)
+    absent = tuple(name for name in PROGRAMS if shutil.which(name, path=search_path()) is None)
     if absent:
         return Offers(absent, "", ())
     reading, writing = os.pipe()
