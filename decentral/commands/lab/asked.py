@@ -51,11 +51,13 @@ class Asked:
             _quantity(self.bandwidth, "--bandwidth", "200 Mb/s", BYTES_S) if self.bandwidth else float("inf")
         )
         delay = _quantity(self.latency, "--latency", "5 ms", SECONDS) if self.latency else 0.0
-        try:
-            return Link(delay, rate)
-        except UserError as error:
-            text = str(error).replace("bandwidth_bytes_s", "--bandwidth in bytes/s")
-            raise UserError(text.replace("latency_s", "--latency in seconds")) from None
+        if rate <= 0:
+            raise UserError(
+                f"--bandwidth {shown(self.bandwidth)} must be positive; leave it out for no limit"
+            )
+        if delay < 0:
+            raise UserError(f"--latency {shown(self.latency)} must not be negative; leave it out for none")
+        return Link(delay, rate)
 
     def cluster(self, ranks: int | None = None) -> Cluster:
         """The cluster; ``ranks``: how many a program has, where it is known. UserError where they do not match."""

@@ -41,10 +41,7 @@ def for_the_clock(
 ) -> tuple[list[str], str]:
     """Overrides that give the simulated clock the lab's network, and a note: where it has another, or none."""
     if not asked.of_links and asked.hosts is None:
-        return (
-            [],
-            "" if asked.nodes is None else "the simulated clock goes by the file's [network], if it has one",
-        )
+        return [], ""
     if any(_own_links(planned.config) for planned in experiment.runs):
         return [], "the simulated clock goes by the file's own [network], and the lab by the command line"
     if any(not hasattr(planned.config, "network") for planned in experiment.runs):

@@ -33,15 +33,21 @@ def run(
     command += (
         ["--out", str(out)] * (out is not None) + ["--resume"] * resume + ["--tensorboard"] * tensorboard
     )
-    return made.around(mpirun(layout, command), lambda sent: _tell(sent, None if resume else folder))
+    shared = len(layout.nodes) < cluster.n
+
+    def after(sent: dict[str, int]) -> None:
+        _tell(sent, 0 if resume else _ranks_sent(folder), shared)
+
+    return made.around(mpirun(layout, command), after)
 
 
-def _tell(sent: dict[str, int], folder: Path | None) -> None:
-    """What the cards have sent, beside what the runs' own accounts have."""
+def _tell(sent: dict[str, int], told: int, shared: bool) -> None:
+    """What the cards have sent, beside what training says that it sent between ranks; ``shared``: of a node, too."""
     low, high = (f"{size / 1e6:,.3f}" for size in (min(sent.values()), max(sent.values())))
     text = f"cards sent {sum(sent.values()) / 1e6:,.3f} MB ({low} to {high} a node)"
-    if folder is not None and (told := _ranks_sent(folder)):
-        text += f", training {told / 1e6:,.3f} MB of it between ranks; the rest is headers, the start, and records"
+    if told:
+        text += f"; training's messages between ranks {told / 1e6:,.3f} MB"
+        text += ", those inside nodes too" if shared else ", the rest is headers, the start, and records"
     say(text)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -17,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from decentral.errors import UserError
-from topologies.wording import one_line
+from topologies.wording import one_line, shown
 
 KINDS = {"mount": 0x20000, "uts": 0x4000000, "ipc": 0x8000000, "net": 0x40000000}
 """Namespaces by name, with the flag of unshare(2): file systems, host name, shared memory, network."""
@@ -89,12 +90,10 @@ def run(command: Sequence[str], environment: Mapping[str, str], needed: Mapping[
 
     ``needed``: processes that must live as long, by name; UserError if one does not.
     """
-    try:
-        pid = os.posix_spawnp(command[0], list(command), environment)
-    except OSError as error:
-        raise UserError(
-            f"{command[0]} cannot be started ({error.strerror}); give a program on PATH"
-        ) from None
+    program = shutil.which(command[0], path=environment.get("PATH"))
+    if program is None:
+        raise UserError(f"{shown(command[0])} is no program on PATH; give one, and its arguments")
+    pid = os.posix_spawn(program, list(command), environment)
     for number in _HEARD:
         signal.signal(number, lambda *_: None)  # the program has had the terminal's, too
     threading.Thread(target=_tell, args=(pid,), daemon=True).start()

@@ -41,6 +41,16 @@ exec nsenter --target "$pid" --net --uts --mount --ipc \\
 """
 
 
+_OF_NODE = {
+    "conf/all/arp_ignore": "1",
+    "conf/all/arp_announce": "2",
+    # every namespace may have it; what the machine has may be bbr, which keeps to a pace that a card's other
+    # messages once forced on it
+    "tcp_congestion_control": "reno",
+}
+"""Files below /proc/sys/net/ipv4. Cards of one node answer for their own addresses only."""
+
+
 def build(layout: Layout, delays: bool) -> dict[str, int]:
     """Make all nodes; the process of each by its name, which holds its namespaces. ``delays``: the kernel has netem."""
     _own_memory(OUTSIDE)
@@ -99,7 +109,7 @@ def environment(layout: Layout) -> dict[str, str]:
 
 
 def _addresses(node: Node) -> list[str]:
-    """Cards of one node answer for their own addresses only, and what is sent from an address leaves by its card."""
+    """What is sent from an address leaves by its card."""
     lines = ["link set lo up"]
     for k, i in enumerate(node.workers):
         lines += [f"addr add {address(i)}/{NETWORK.prefixlen} dev eth{k}", f"link set eth{k} up"]
@@ -126,8 +136,8 @@ def _hold(name: str) -> int:
         _own_memory(name)
         with suppress(UserError):  # then programs that look there see cards that are not theirs
             mount("sysfs", "/sys", "sysfs")
-        for file, value in (("arp_ignore", 1), ("arp_announce", 2)):
-            Path(f"/proc/sys/net/ipv4/conf/all/{file}").write_text(str(value), encoding="utf-8")
+        for file, value in _OF_NODE.items():
+            Path(f"/proc/sys/net/ipv4/{file}").write_text(value, encoding="utf-8")
     except (UserError, OSError) as error:
         os.write(writing, str(error).encode())
         os._exit(1)
