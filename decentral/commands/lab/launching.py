@@ -22,6 +22,7 @@ _OPEN_MPI = {
     "PRTE_MCA_plm_ssh_no_tree_spawn": "1",  # nodes cannot enter each other
     "PRTE_MCA_ras": "^slurm,lsf,pbs,gridengine",  # the nodes are the lab's, also within a job
     "PRTE_MCA_prte_default_hostfile": str(RANKS),
+    "PMIX_OUTPUT_REDIRECT": "file",  # keeps back warnings of a race that does no harm; errors are still shown
     "PRTE_MCA_hwloc_default_binding_policy": "none",  # nodes share the cores
     "OMPI_MCA_pml": "ob1",  # others may find a way through the machine's memory
     "OMPI_MCA_btl": "self,sm,tcp",

@@ -7,7 +7,6 @@ their first process the kernel ends all others in them, and their mounts, networ
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -15,70 +14,83 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from types import FrameType
 from typing import NoReturn
 
 from decentral.errors import UserError
+from decentral.network.lab.linux import end_with_parent, see_own_processes, separate_children
 from topologies.wording import one_line, shown
 
-KINDS = {"mount": 0x20000, "uts": 0x4000000, "ipc": 0x8000000, "net": 0x40000000}
-"""Namespaces by name, with the flag of unshare(2): file systems, host name, shared memory, network."""
-_PROCESSES, _USERS = 0x20000000, 0x10000000
-_PRIVATE, _BIND = 0x4000 | 0x40000, 0x1000  # MS_REC | MS_PRIVATE, MS_BIND
-_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
-_HEARD = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
-_FROM_TERMINAL = 0x80  # SI_KERNEL: the terminal has told the whole group
-NO_RIGHTS = (
-    "no namespaces can be made here ({}); run as root, or have an administrator allow them (sysctl "
-    "user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns; a container needs --privileged)"
-)
+HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Signals that are for the program that works, whichever of its processes they are sent to."""
 
 
 def contained(work: Callable[[], int], complaints: int = 2) -> int:
     """The exit code of ``work``, done by root of namespaces of its own: file systems, network, host name, processes.
 
-    Where this process is not root, in a user namespace. SIGINT, SIGTERM and SIGUSR1 are for the program that ``work``
-    has :func:`run`. A UserError of ``work`` is a line on the file ``complaints``, standard error, and its code.
+    Where this process is not root, in a user namespace. The signals HEARD are for the program that ``work`` has
+    :func:`run`. A UserError of ``work`` is a line on the file ``complaints``, standard error, and its code.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD | {signal.SIGCHLD})
+    numbers, woken = os.pipe()  # all that is heard; numpy's threads may be the ones that hear it
+    os.set_blocking(woken, False)
+    before = {number: signal.signal(number, _nothing) for number in (*HEARD, signal.SIGCHLD)}
+    signal.set_wakeup_fd(woken)
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
+        signal.set_wakeup_fd(-1)
         os.close(writing)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before | _HEARD)
         _last(lambda: _between(work, reading), complaints)
     os.close(reading)
     try:
-        while True:
-            heard = signal.sigwaitinfo(_HEARD | {signal.SIGCHLD})
-            if heard.si_signo != signal.SIGCHLD and heard.si_code != _FROM_TERMINAL:
-                os.write(writing, bytes([heard.si_signo]))
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                return _code(status)
+        return _waited(pid, numbers, writing)
     finally:
-        os.close(writing)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.set_wakeup_fd(-1)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for file in (numbers, woken, writing):
+            os.close(file)
+
+
+def _waited(pid: int, numbers: int, writing: int) -> int:
+    """The exit code of the process ``pid``; signals are handed on until then."""
+    while True:
+        number = os.read(numbers, 1)
+        if number[0] != signal.SIGCHLD and not (number[0] == signal.SIGINT and _of_terminal()):
+            with suppress(BrokenPipeError):
+                os.write(writing, number)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return _code(status)
+
+
+def _of_terminal() -> bool:
+    """Whether SIGINT comes from a terminal, most likely: it has told all processes of its foreground."""
+    with suppress(OSError), open("/dev/tty", "rb") as terminal:
+        return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    return False
 
 
 def _between(work: Callable[[], int], signals: int) -> int:
     """Make the namespaces; their first process is the next."""
-    _end_with_parent()
-    _make_namespaces()
+    global _signals
+    end_with_parent()
+    for number in HEARD:
+        signal.signal(number, signal.SIG_IGN)
+    separate_children()
     pid = os.fork()
-    if pid == 0:
-        _end_with_parent()
-        for number in _HEARD:
-            signal.signal(number, lambda *_: os._exit(130))  # while nothing runs that could be told
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD)
-        os.environ["PATH"] = search_path()
-        mount("", "/", flags=_PRIVATE)
-        mount("proc", "/proc", kind="proc")
-        global _signals
-        _signals = signals
-        return work()
-    return _code(os.waitpid(pid, 0)[1])
+    if pid:
+        return _code(os.waitpid(pid, 0)[1])
+    end_with_parent()
+    for number in HEARD:
+        signal.signal(number, lambda *_: os._exit(130))  # while nothing runs that could be told
+    os.environ["PATH"] = search_path()
+    see_own_processes()
+    _signals = signals
+    return work()
 
 
 _signals = -1
@@ -94,8 +106,8 @@ def run(command: Sequence[str], environment: Mapping[str, str], needed: Mapping[
     if program is None:
         raise UserError(f"{shown(command[0])} is no program on PATH; give one, and its arguments")
     pid = os.posix_spawn(program, list(command), environment)
-    for number in _HEARD:
-        signal.signal(number, lambda *_: None)  # the program has had the terminal's, too
+    for number in HEARD:
+        signal.signal(number, _nothing)  # the program has had the terminal's, too
     threading.Thread(target=_tell, args=(pid,), daemon=True).start()
     while True:
         ended, status = os.wait()
@@ -116,43 +128,8 @@ def search_path() -> str:
     return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
-def separate(*kinds: str) -> None:
-    """Give this process namespaces of its own. Raises UserError where the kernel forbids it."""
-    _call("unshare", sum(KINDS[kind] for kind in kinds))
-
-
-def mount(what: str, where: str, kind: str = "", flags: int = 0) -> None:
-    """As mount(2). Raises UserError."""
-    _call("mount", what.encode(), where.encode(), kind.encode() or None, flags, None)
-
-
-def bind(file: str, where: str) -> None:
-    """Show ``file`` in the place of the file ``where``."""
-    mount(file, where, flags=_BIND)
-
-
-def _make_namespaces() -> None:
-    flags = sum(KINDS.values()) | _PROCESSES
-    user, group = os.geteuid(), os.getegid()
-    if user == 0:
-        try:
-            return _call("unshare", flags)
-        except UserError:  # root of a container, perhaps
-            pass
-    _call("unshare", flags | _USERS)
-    for file, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
-        with open(f"/proc/self/{file}", "w", encoding="utf-8") as told:
-            told.write(text)
-
-
-def _end_with_parent() -> None:
-    _call("prctl", _DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
-
-
-def _call(name: str, *args: object) -> None:
-    library = ctypes.CDLL(None, use_errno=True)
-    if getattr(library, name)(*args):
-        raise UserError(NO_RIGHTS.format(f"{name}: {os.strerror(ctypes.get_errno())}"))
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """A handler, so that the signal does nothing here and what it did at first in programs that are started."""
 
 
 def _code(status: int) -> int:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from decentral.errors import UserError
 from decentral.network.lab.buckets import tc_lines
-from decentral.network.lab.contained import bind, mount, separate
+from decentral.network.lab.contained import HEARD
 from decentral.network.lab.layout import NETWORK, OUTSIDE, Layout, Node, address, outside
+from decentral.network.lab.linux import bind, mount, separate
 
 MEMORY = Path("/dev/shm")
 TEMPORARY = MEMORY / "tmp"
@@ -141,7 +142,8 @@ def _hold(name: str) -> int:
     except (UserError, OSError) as error:
         os.write(writing, str(error).encode())
         os._exit(1)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in HEARD:
+        signal.signal(number, signal.SIG_IGN)  # a terminal tells all
     os.execvp("sleep", ["sleep", "infinity"])
 
 

@@ -8,7 +8,8 @@ import shutil
 import subprocess
 from typing import NamedTuple
 
-from decentral.network.lab.contained import contained, mount, search_path, separate
+from decentral.network.lab.contained import contained, search_path
+from decentral.network.lab.linux import mount, separate
 
 PROGRAMS = {"ip": "iproute2", "tc": "iproute2", "nsenter": "util-linux"}
 """With the package that has each."""
