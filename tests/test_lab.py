@@ -169,7 +169,7 @@ def test_latency_without_netem_is_said(monkeypatch, capsys) -> None:
     made = lab(Layout(Cluster.uniform(2, 0.005, SLOW)))
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "no netem, so the 5 ms of latency asked for is not emulated" in said
+    assert "no netem: the 5 ms of latency asked for are not emulated" in said
     assert (made.facts["latency_s_asked"], made.facts["latency_s_emulated"]) == (0.005, 0.0)
 
 

@@ -51,6 +51,12 @@ def for_the_clock(
         load(file, [*overrides, *more])
     except UserError as error:
         return [], f"the simulated clock cannot go by the lab's network: {error}"
+    workers = max(planned.config.workers for planned in experiment.runs)
+    if workers > cluster.n:
+        return (
+            more,
+            f"{workers} workers on {cluster.n} ranks: the clock gives each a card, the lab one to each rank",
+        )
     return more, ""
 
 

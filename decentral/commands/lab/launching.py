@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from decentral.errors import UserError
 from decentral.network.lab.layout import Layout
-from decentral.network.lab.nodes import PROGRAMS, RANKS
+from decentral.network.lab.nodes import PROGRAMS, ranks_file
 
 _ENTER = str(PROGRAMS / "ssh")
 _OPEN_MPI = {
@@ -21,7 +21,7 @@ _OPEN_MPI = {
     "PRTE_MCA_plm_ssh_agent": _ENTER,
     "PRTE_MCA_plm_ssh_no_tree_spawn": "1",  # nodes cannot enter each other
     "PRTE_MCA_ras": "^slurm,lsf,pbs,gridengine",  # the nodes are the lab's, also within a job
-    "PRTE_MCA_prte_default_hostfile": str(RANKS),
+    "PRTE_MCA_prte_default_hostfile": str(ranks_file("openmpi")),
     "PMIX_OUTPUT_REDIRECT": "file",  # keeps back warnings of a race that does no harm; errors are still shown
     "PRTE_MCA_hwloc_default_binding_policy": "none",  # nodes share the cores
     "OMPI_MCA_pml": "ob1",  # others may find a way through the machine's memory
@@ -34,7 +34,7 @@ _MPICH = {
     "HYDRA_LAUNCHER": "ssh",
     "HYDRA_LAUNCHER_EXEC": _ENTER,
     "HYDRA_RMK": "user",
-    "HYDRA_HOST_FILE": str(RANKS),
+    "HYDRA_HOST_FILE": str(ranks_file("mpich")),
     "HYDRA_IFACE": "bridge",
 }
 _OWN_CARD = 'export OMPI_MCA_btl_tcp_if_include=eth$OMPI_COMM_WORLD_LOCAL_RANK; exec "$@"'

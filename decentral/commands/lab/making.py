@@ -79,8 +79,8 @@ def lab(layout: Layout) -> Lab:
     made = Lab(layout, "netem" not in found.kernel)
     if not made.delays and (late := _latencies(cluster)):
         say(
-            f"this kernel has no netem, so the {late * 1e3:g} ms of latency asked for is not emulated: messages "
-            "are as late as on this machine (modprobe sch_netem, where there is one)"
+            f"this kernel has no netem: the {late * 1e3:g} ms of latency asked for are not emulated, they are on the "
+            "simulated clock only (where there is a module: modprobe sch_netem)"
         )
     if several and cluster.inside is not None:
         say("messages inside a node go through memory, as fast as it is; every rank has a card of its own")

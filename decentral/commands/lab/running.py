@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from decentral.commands.lab.asked import Asked
@@ -13,6 +13,9 @@ from decentral.commands.lab.making import lab, say
 from decentral.network.lab.layout import Layout
 from decentral.runs.experiment import load
 from decentral.runs.out_folder import ended_runs
+
+MOST_LINES = 12
+"""Runs whose clocks are told; those of more are in results.csv."""
 
 
 def run(
@@ -36,12 +39,23 @@ def run(
     shared = len(layout.nodes) < cluster.n
 
     def after(sent: dict[str, int]) -> None:
-        _tell(sent, 0 if resume else _ranks_sent(folder), shared)
+        ended = _ended(folder)
+        for row in ended if len(ended) <= MOST_LINES else []:
+            _compare(row)
+        _tell(sent, 0 if resume else sum(int(float(row.get("mpi_bytes_sent") or 0)) for row in ended), shared)
 
     return made.around(mpirun(layout, command), after)
 
 
-def _tell(sent: dict[str, int], told: int, shared: bool) -> None:
+def _compare(row: Mapping[str, str]) -> None:
+    """The two clocks of a run, side by side."""
+    if row.get("wall_s") and row.get("simulated_s"):
+        wall_s, simulated_s = float(row["wall_s"]), float(row["simulated_s"])
+        ratio = f", {wall_s / simulated_s:.2f} times" if simulated_s else ""
+        say(f"{row['run']}: wall_s {wall_s:.3g}, simulated_s {simulated_s:.3g}{ratio}")
+
+
+def _tell(sent: Mapping[str, int], told: int, shared: bool) -> None:
     """What the cards have sent, beside what training says that it sent between ranks; ``shared``: of a node, too."""
     low, high = (f"{size / 1e6:,.3f}" for size in (min(sent.values()), max(sent.values())))
     text = f"cards sent {sum(sent.values()) / 1e6:,.3f} MB ({low} to {high} a node)"
@@ -51,10 +65,10 @@ def _tell(sent: dict[str, int], told: int, shared: bool) -> None:
     say(text)
 
 
-def _ranks_sent(folder: Path) -> int:
-    """Bytes that the runs in ``folder`` have sent between ranks."""
+def _ended(folder: Path) -> list[dict[str, str]]:
+    """The rows of results.csv, if there is one."""
     try:
         with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
-            return sum(int(float(row.get("mpi_bytes_sent") or 0)) for row in csv.DictReader(file))
+            return list(csv.DictReader(file))
     except OSError:
-        return 0
+        return []

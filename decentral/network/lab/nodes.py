@@ -22,8 +22,9 @@ from decentral.network.lab.linux import bind, mount, separate
 MEMORY = Path("/dev/shm")
 TEMPORARY = MEMORY / "tmp"
 PROGRAMS = MEMORY / "bin"
-HOSTS, RANKS = MEMORY / "hosts", MEMORY / "ranks"
-"""What is /etc/hosts, and a host file of MPI launchers: a line a node, with its ranks."""
+HOSTS = MEMORY / "hosts"
+RANKS = {"openmpi": "{} slots={}\n", "mpich": "{}:{}\n"}
+"""Host files of launchers, by the name that :func:`ranks_file` has for them: a line a node, with its ranks."""
 
 _SSH = """#!/bin/sh
 # enters a node of this lab: ssh [options] NODE COMMAND ...
@@ -57,7 +58,9 @@ def build(layout: Layout, delays: bool) -> dict[str, int]:
     _own_memory(OUTSIDE)
     PROGRAMS.mkdir()
     HOSTS.write_text(layout.host_file, encoding="utf-8")
-    RANKS.write_text("".join(f"{n.name} slots={len(n.workers)}\n" for n in layout.nodes), encoding="utf-8")
+    for kind, line in RANKS.items():
+        text = "".join(line.format(node.name, len(node.workers)) for node in layout.nodes)
+        ranks_file(kind).write_text(text, encoding="utf-8")
     bind(str(HOSTS), "/etc/hosts")
     pids = {node.name: _hold(node.name) for node in layout.nodes}
     lines = [
@@ -88,6 +91,11 @@ def build(layout: Layout, delays: bool) -> dict[str, int]:
     (PROGRAMS / "ssh").write_text(_SSH % (cases, TEMPORARY), encoding="utf-8")
     (PROGRAMS / "ssh").chmod(0o755)
     return pids
+
+
+def ranks_file(kind: str) -> Path:
+    """The host file for the launcher of "openmpi" or "mpich"."""
+    return MEMORY / f"{kind}.hosts"
 
 
 def told(program: str, lines: Iterable[str], before: Sequence[str] = ()) -> None:
