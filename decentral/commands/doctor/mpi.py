@@ -8,7 +8,8 @@ import shutil
 import sysconfig
 from pathlib import Path
 
-from decentral.comm.launch import check_launcher, launched_ranks, told_local_rank
+from decentral.comm.contradictions import check_launcher
+from decentral.comm.launch import launched_ranks, told_local_rank
 from decentral.commands.doctor.asking import Answer
 from decentral.commands.doctor.finding import Finding
 from decentral.errors import UserError
