@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from decentral.comm.contradictions import check_launcher
 from decentral.comm.rendezvous import first_host, meeting_point
 from decentral.comm.world import LocalWorld, find_world
 from decentral.errors import UserError
+from decentral.runs.stopping import Stopped
 
 
 @pytest.fixture
@@ -106,8 +108,14 @@ def test_launchers_without_mpi_are_refused_before_anything_is_written(told, home
     assert not (home / "out").exists()
 
 
-def test_of_those_that_are_refused_only_the_first_speaks(told):
+@pytest.mark.parametrize("ended", [False, True])
+def test_of_those_that_are_refused_only_the_first_speaks_and_all_have_its_code(told, monkeypatch, ended):
+    def by_the_launcher(seconds):
+        raise Stopped(signal.SIGTERM)
+
     told(WORLD_SIZE="2", RANK="1")
+    if ended:
+        monkeypatch.setattr("time.sleep", by_the_launcher)
     with pytest.raises(SystemExit, match="2"):
         find_world()
 
@@ -235,6 +243,14 @@ def test_ranks_behind_shells_of_their_own_find_the_same_file(told, tmp_path):
     one, other = (subprocess.check_output(["bash", "-c", job], text=True).split() for job in jobs)
     assert len(one) == 2
     assert one[0] == one[1] != other[0]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "node", "here"), [("2(x2),1", 1, 2), ("2(x2),1", 2, 1), ("3", 0, 3), ("", 0, 1)]
+)
+def test_a_step_of_slurm_tells_how_many_of_its_tasks_are_here(told, tasks, node, here):
+    told(**STEP, SLURM_STEP_TASKS_PER_NODE=tasks, SLURM_NODEID=str(node))
+    assert launch.launched_local_ranks() == here
 
 
 HOST_LISTS = ["node1", "node[1-3,7]", "a[07-12],b3", "login,gpu[1-2]", "rack[3,4]n[010-020]", "a-b[2],c"]

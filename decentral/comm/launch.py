@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -128,7 +129,17 @@ def told_local_rank() -> int | None:
 
 def launched_local_ranks() -> int:
     """How many ranks of the job are on this host; 1 if the launcher does not tell it."""
-    return _first("LOCAL_WORLD_SIZE", default=1) if by_torchrun() else _first(*_LOCAL_SIZES, default=1)
+    if by_torchrun():
+        return _first("LOCAL_WORLD_SIZE", default=1)
+    return _tasks_here() if by_srun() else _first(*_LOCAL_SIZES, default=1)
+
+
+def _tasks_here() -> int:
+    """Of a step of Slurm's, which tells all nodes' numbers in their order, such as 2(x3),1."""
+    told = re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    numbers = [int(tasks) for tasks, nodes in told for _ in range(int(nodes or 1))]
+    node = told_number("SLURM_NODEID") or 0
+    return numbers[node] if node < len(numbers) else 1
 
 
 def check_launch(size: int) -> None:

@@ -6,6 +6,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from decentral.comm.contradictions import check_launcher
@@ -150,7 +151,10 @@ def find_world(command: str = "") -> World:
         world = _torch_world(command) if transport() == "torch" else _mpi_world(command)
     except UserError:
         if launched_rank():
-            time.sleep(1)  # a launcher that ends all at the first end would else cut the first one short
+            with suppress(
+                KeyboardInterrupt
+            ):  # a launcher ends all at the first end, which should be the first one's
+                time.sleep(5)
             raise SystemExit(2) from None
         raise
     return world if world.ranks > 1 else LocalWorld()
