@@ -37,7 +37,7 @@ def launch(
     environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
     environment |= {"PATH": f"{ENVIRONMENT}:{os.environ['PATH']}", "VIRTUAL_ENV": "active"} | variables
     return subprocess.run(
-        ["bash", script, *map(str, arguments)],
+        ["bash", script, *map(str, arguments)], cwd=LAUNCH.parent,
         env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
@@ -198,6 +198,23 @@ def test_ranks_of_torch_on_one_host_are_told_no_address(tools: Path) -> None:
     done = launch("-n", "2", "--transport", "torch", "--dry-run", "--", "true", PATH=f"{tools}:{_path()}")
     assert done.returncode == 0, done.stderr
     assert "MASTER" not in done.stdout
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (138, True), (143, False), (2, False)])
+def test_the_batch_job_is_requeued_only_when_its_time_is_up(
+    tmp_path: Path, tools: Path, code: int, requeued: bool
+) -> None:
+    program(tools / "srun", f'echo "srun $SLURM_MPI_TYPE $*"; exit {code}')
+    program(tools / "scontrol", 'echo "scontrol $*"')
+    (tmp_path / "x.toml").touch()
+    job = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "PATH": f"{tools}:{_path()}"}
+    batch = LAUNCH.parent / "examples" / "slurm.sbatch"
+    done = launch(tmp_path / "x.toml", "--out", tmp_path / "out", script=batch, **job)
+    assert done.returncode == code
+    srun, *more = done.stdout.splitlines()
+    assert srun.startswith("srun pmix --ntasks=4 ")
+    assert srun.endswith(f"{tmp_path}/x.toml --out {tmp_path}/out --resume")
+    assert more == ["scontrol requeue 7"] * requeued
 
 
 @needs_mpi

@@ -9,16 +9,20 @@ fail() { printf 'cluster.sh: %s\n' "$1" >&2 && exit 2; }
 
 if [[ ${1-} != --inside ]]; then
     (($#)) || fail "which command? cluster.sh COMMAND [ARGUMENT ...]"
-    for program in slurmctld slurmd sbatch munged ip unshare; do
+    for program in slurmctld slurmd sbatch munged ip unshare setpriv; do
         type -P "$program" >/dev/null ||
             fail "no $program; apt-get install --no-install-recommends slurm-wlm munge libpmix2 iproute2 util-linux"
     done
     ((EUID == 0)) || fail "not root, who alone may make network namespaces and start Slurm's daemons; use sudo"
     cluster=$(mktemp -d)
-    trap 'rm -rf -- "$cluster"' EXIT
     export cluster
-    unshare --mount --net --pid --uts --ipc --fork --kill-child --mount-proc bash "$0" --inside "$@" && exit
-    exit "$?"
+    trap 'kill -9 "$!" 2>/dev/null; wait; rm -rf -- "$cluster"' EXIT
+    trap 'exit 143' TERM HUP
+    trap 'exit 130' INT
+    setpriv --pdeathsig KILL unshare --mount --net --pid --uts --ipc --fork --kill-child --mount-proc \
+        bash "$0" --inside "$@" &
+    wait "$!"
+    exit
 fi
 shift
 
@@ -104,6 +108,4 @@ link_pmix
 connect
 configure
 start
-status=0
-"$@" || status=$?
-exit "$status"
+"$@"
