@@ -108,12 +108,22 @@ def test_launchers_without_mpi_are_refused_before_anything_is_written(told, home
     assert not (home / "out").exists()
 
 
+TORCHRUNS = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "RANK": "0"}
+
+
 @pytest.mark.parametrize("ended", [False, True])
-def test_of_those_that_are_refused_only_the_first_speaks_and_all_have_its_code(told, monkeypatch, ended):
+@pytest.mark.parametrize(
+    "later",
+    [{"WORLD_SIZE": "2", "RANK": "1"}, TORCHRUNS | {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}],
+    ids=["a rank", "a task with a torchrun of its own"],
+)
+def test_of_those_that_are_refused_only_the_first_speaks_and_all_have_its_code(
+    told, monkeypatch, ended, later
+):
     def by_the_launcher(seconds):
         raise Stopped(signal.SIGTERM)
 
-    told(WORLD_SIZE="2", RANK="1")
+    told(**later)
     if ended:
         monkeypatch.setattr("time.sleep", by_the_launcher)
     with pytest.raises(SystemExit, match="2"):

@@ -116,6 +116,11 @@ def launched_rank() -> int:
     return _first(*RANKS, SLURM_STEP[1], *(rank for _, rank in FOREIGN), default=0)
 
 
+def is_first() -> bool:
+    """Whether this process is the first, also of those that several launchers one in another have started."""
+    return launched_rank() == _first(*RANKS, SLURM_STEP[1], default=0) == 0
+
+
 def local_rank() -> int:
     """This rank's number on its host as the launcher tells it, for choosing its GPU; 0 if it does not."""
     return told_local_rank() or 0

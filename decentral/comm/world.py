@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from decentral.comm.contradictions import check_launcher
-from decentral.comm.launch import launched, launched_rank, launched_ranks, local_rank, transport
+from decentral.comm.launch import is_first, launched, launched_rank, launched_ranks, local_rank, transport
 from decentral.errors import UserError
 from topologies.wording import one_line
 
@@ -150,7 +150,7 @@ def find_world(command: str = "") -> World:
             return LocalWorld()
         world = _torch_world(command) if transport() == "torch" else _mpi_world(command)
     except UserError:
-        if launched_rank():
+        if not is_first():
             with suppress(
                 KeyboardInterrupt
             ):  # a launcher ends all at the first end, which should be the first one's
