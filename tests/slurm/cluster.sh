@@ -57,7 +57,7 @@ connect() {
     done
 }
 
-# cred_expire: for how long a job that was put back into the queue waits
+# cred_expire: for how long a job that was put back into the queue waits. No affinity: both nodes have the same cores
 configure() {
     cat >"$cluster/slurm.conf" <<END
 ClusterName=trial
@@ -72,7 +72,7 @@ SlurmdPidFile=$cluster/%n.pid
 SlurmctldLogFile=$cluster/slurmctld.log
 SlurmdLogFile=$cluster/%n.log
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/affinity
+TaskPlugin=task/none
 SchedulerParameters=sched_interval=2,bf_interval=2
 SelectType=select/cons_tres
 ReturnToService=2
