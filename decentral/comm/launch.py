@@ -1,12 +1,14 @@
-"""Who started this process: alone, or one of an MPI job. Reads the environment; imports no MPI."""
+"""Who started this process: alone, or one of a job of MPI or torch.distributed. Reads the environment only."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
-from decentral.errors import UserError
+from decentral.errors import UserError, nearest
 from topologies.wording import shown
 
 # what each launcher tells its processes. Those of the MPI library stand before those of the scheduler, whose
@@ -38,28 +40,85 @@ _LOCAL_SIZES = (
     "MPI_LOCALNRANKS",
     "PALS_LOCAL_SIZE",
 )
-# with a size and a rank these tell of processes that are not joined by MPI
-_FOREIGN = (("WORLD_SIZE", "RANK"), ("HOROVOD_SIZE", "HOROVOD_RANK"))
+SLURM_STEP = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID")
+TORCH = ("WORLD_SIZE", "RANK")
+"""The size and the rank of torch.distributed: of torchrun, and of others that do not join processes by MPI."""
+ELASTIC = "TORCHELASTIC_RUN_ID"
+"""Only torchrun sets it."""
+FOREIGN = (TORCH, ("HOROVOD_SIZE", "HOROVOD_RANK"))
+TRANSPORT = "DECENTRAL_TRANSPORT"
+
+
+def transport() -> Literal["mpi", "torch"]:
+    """What carries messages between ranks: torch.distributed under torchrun, else what DECENTRAL_TRANSPORT says, MPI.
+
+    Raises UserError where that is neither, or not what torchrun's ranks can have.
+    """
+    asked = os.environ.get(TRANSPORT, "")
+    if asked not in ("", "mpi", "torch"):
+        raise UserError(f"{TRANSPORT}={shown(asked)} carries no messages; {nearest(asked, ('mpi', 'torch'))}")
+    if by_torchrun() and asked == "mpi":
+        raise UserError(
+            f"{TRANSPORT}=mpi but {ELASTIC}={shown(os.environ.get(ELASTIC))}: torchrun does not join processes by MPI; "
+            f"unset {TRANSPORT}, or start with mpirun -n {launched_ranks()}"
+        )
+    return "torch" if asked == "torch" or by_torchrun() else "mpi"
+
+
+def by_torchrun() -> bool:
+    """Whether RANK and WORLD_SIZE tell of this process: torchrun's do, or where torch is asked for."""
+    told = all(told_number(key) is not None for key in TORCH)
+    if ELASTIC in os.environ:
+        return told
+    return told and os.environ.get(TRANSPORT) == "torch" and not other_launcher()
+
+
+def by_srun() -> bool:
+    """Whether this is a task of Slurm's srun, and no rank of a launcher of MPI that srun helped to other hosts."""
+    mpirun = any(
+        told_number(key) is not None for key in SIZES if key != "PMI_SIZE"
+    )  # which srun sets as well
+    return not mpirun and all(told_number(key) is not None for key in SLURM_STEP)
+
+
+def other_launcher() -> tuple[str, int] | None:
+    """Of launchers but torchrun: the variable that tells of the most ranks, and how many; None if there is none."""
+    keys = [key for key in SIZES if told_number(key) is not None]
+    for size, rank in (SLURM_STEP, ("FLUX_JOB_SIZE", "FLUX_TASK_RANK")):
+        if (
+            rank in os.environ and told_number(size) is not None
+        ):  # else it tells of an allocation, and no step in it
+            keys.append(size)
+    sizes = [(key, told_number(key) or 0) for key in keys]
+    return max(sizes, key=lambda each: each[1], default=None)
 
 
 def launched_ranks() -> int:
     """How many ranks the launcher says that it started; 1 if there is no launcher, or it does not say."""
-    sizes = [_number(key) for key in SIZES]
-    for rank, size in (("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("FLUX_TASK_RANK", "FLUX_JOB_SIZE")):
-        if rank in os.environ:  # else it tells of an allocation, and not of a step in it
-            sizes.append(_number(size))
-    return max((size for size in sizes if size is not None), default=1)
+    if by_torchrun():
+        return _first(TORCH[0], default=1)
+    _, ranks = other_launcher() or ("", 1)
+    return max(ranks, 1)
 
 
 def launched() -> bool:
     """Whether this process may be one of several: MPI can say how many where the launcher does not."""
-    told = any(_number(key) is not None for key in SIZES)
-    return launched_ranks() > 1 or (not told and any(_number(key) is not None for key in RANKS))
+    if by_torchrun():
+        return launched_ranks() > 1
+    told = any(told_number(key) is not None for key in SIZES)
+    return launched_ranks() > 1 or (not told and any(told_number(key) is not None for key in RANKS))
 
 
 def launched_rank() -> int:
     """This process's number among those that the launcher started; 0 if there is no launcher."""
-    return _first(*RANKS, "SLURM_PROCID", *(rank for _, rank in _FOREIGN), default=0)
+    if by_torchrun():
+        return _first(TORCH[1], default=0)
+    return _first(*RANKS, SLURM_STEP[1], *(rank for _, rank in FOREIGN), default=0)
+
+
+def is_first() -> bool:
+    """Whether this process is the first, also of those that several launchers one in another have started."""
+    return launched_rank() == _first(*RANKS, SLURM_STEP[1], default=0) == 0
 
 
 def local_rank() -> int:
@@ -69,40 +128,39 @@ def local_rank() -> int:
 
 def told_local_rank() -> int | None:
     """The same; None if the launcher does not tell it."""
-    number = _first(*LOCAL_RANKS, default=-1)
+    number = _first("LOCAL_RANK", default=-1) if by_torchrun() else _first(*LOCAL_RANKS, default=-1)
     return None if number < 0 else number
 
 
 def launched_local_ranks() -> int:
     """How many ranks of the job are on this host; 1 if the launcher does not tell it."""
-    return _first(*_LOCAL_SIZES, default=1)
+    if by_torchrun():
+        return _first("LOCAL_WORLD_SIZE", default=1)
+    return _tasks_here() if by_srun() else _first(*_LOCAL_SIZES, default=1)
+
+
+def _tasks_here() -> int:
+    """Of a step of Slurm's, which tells all nodes' numbers in their order, such as 2(x3),1."""
+    told = re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    numbers = [int(tasks) for tasks, nodes in told for _ in range(int(nodes or 1))]
+    node = told_number("SLURM_NODEID") or 0
+    return numbers[node] if node < len(numbers) else 1
 
 
 def check_launch(size: int) -> None:
     """Refuse N lonely processes: one MPI's mpirun with another MPI's library, or srun without MPI."""
     ranks = launched_ranks()
     if ranks > 1 and size == 1:
-        by_slurm = max((_number(key) or 1 for key in SIZES), default=1) == 1
-        remedy = "or srun --mpi=TYPE, one of `srun --mpi=list`" if by_slurm else "or see `decentral doctor`"
+        by_slurm = max((told_number(key) or 1 for key in SIZES), default=1) == 1
+        remedy = (
+            "with --mpi TYPE (see `srun --mpi=list`) or --transport torch"
+            if by_slurm
+            else "or see `decentral doctor`"
+        )
         raise UserError(
             f"the launcher started {ranks} processes but the MPI library sees 1 rank: this launcher belongs to "
             f"another MPI than mpi4py uses; start with ./mpi_launch.sh -n {ranks}, {remedy}"
         )
-
-
-def check_launcher() -> None:
-    """Refuse processes that were started side by side by what is no launcher of MPI: each would think it is alone."""
-    elastic = "TORCHELASTIC_RUN_ID" in os.environ
-    if launched_ranks() > 1 and not elastic:
-        return
-    for size, rank in _FOREIGN:
-        ranks = _number(size) or 1
-        if ranks > 1 and (elastic or _number(rank) is not None):
-            who = "torchrun" if elastic else "torchrun, deepspeed or the like"
-            raise UserError(
-                f"{size}={shown(ranks)}: started by {who}, which does not join processes by MPI; start with "
-                f"mpirun -n {shown(ranks)} instead, or unset {size} if this process is alone"
-            )
 
 
 def yield_when_oversubscribed() -> None:
@@ -115,7 +173,7 @@ def use_threads() -> None:
     """Compute with OMP_NUM_THREADS threads, or 1: ranks share the cores of their host."""
     import torch  # here: most of what is in this file must not load it
 
-    torch.set_num_threads(_number("OMP_NUM_THREADS") or 1)
+    torch.set_num_threads(told_number("OMP_NUM_THREADS") or 1)
 
 
 @contextmanager
@@ -136,10 +194,11 @@ def cuda_aware() -> bool:
     return os.environ.get("DECENTRAL_CUDA_AWARE") == "1"
 
 
-def _number(key: str) -> int | None:
+def told_number(key: str) -> int | None:
+    """The whole number that a variable holds; None if it holds none."""
     value = os.environ.get(key, "")
     return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
 
 
 def _first(*keys: str, default: int) -> int:
-    return next((number for key in keys if (number := _number(key)) is not None), default)
+    return next((found for key in keys if (found := told_number(key)) is not None), default)

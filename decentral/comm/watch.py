@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import select
+import signal
 import socket
 import threading
 import time
@@ -45,6 +46,11 @@ class Watch:
     def _end(self) -> None:
         self._at_end = True
         self._rest()
+        for number in (
+            signal.SIGTERM,
+            signal.SIGUSR1,
+        ):  # for the first of them to end: this one's code is its own
+            signal.signal(number, signal.SIG_IGN)
 
     def _watch(self) -> None:
         poll = select.poll()

@@ -6,9 +6,11 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
-from decentral.comm.launch import check_launcher, launched, launched_rank, launched_ranks, local_rank
+from decentral.comm.contradictions import check_launcher
+from decentral.comm.launch import is_first, launched, launched_rank, launched_ranks, local_rank, transport
 from decentral.errors import UserError
 from topologies.wording import one_line
 
@@ -146,13 +148,23 @@ def find_world(command: str = "") -> World:
         check_launcher()
         if not launched():
             return LocalWorld()
-        world = _mpi_world(command)
+        world = _torch_world(command) if transport() == "torch" else _mpi_world(command)
     except UserError:
-        if launched_rank():
-            time.sleep(1)  # a launcher that ends all at the first end would else cut the first one short
+        if not is_first():
+            with suppress(
+                KeyboardInterrupt
+            ):  # a launcher ends all at the first end, which should be the first one's
+                time.sleep(5)
             raise SystemExit(2) from None
         raise
     return world if world.ranks > 1 else LocalWorld()
+
+
+def _torch_world(command: str) -> World:
+    ranks = launched_ranks()
+    raise UserError(
+        f"{ranks} ranks of torch.distributed, which no world here joins; start with mpirun -n {ranks} instead"
+    )
 
 
 def _mpi_world(command: str) -> World:

@@ -1,7 +1,8 @@
 """One job per results folder: DIR/lock.json says who writes there, from before the first file to the end.
 
 The lock is the kernel's (flock), which lets go of it when its process ends, however that ends. The text in the file is
-for people, for other hosts that share the folder, and for file systems without flock: host, process, when it began.
+for people, for other hosts that share the folder, and for file systems without flock: host, process, when it began,
+and the start of Slurm's job: when Slurm starts a job again, maybe elsewhere, its start before is at an end.
 """
 
 from __future__ import annotations
@@ -109,6 +110,8 @@ def _refuse_owner(path: Path, owner: dict[str, Any]) -> str:
     if not owner:
         return ""
     who = f"process {shown(owner.get('pid'))} of {shown(owner.get('host'))}"
+    if _is_earlier_start(owner.get("slurm"), _slurm_start()):
+        return f"took over {path} of {who}, an earlier start of this job"
     if owner.get("host") != platform.node():
         raise UserError(
             f"--out {path.parent} is being written to by {who} since {shown(owner.get('since'))}; wait for its end, or "
@@ -130,7 +133,22 @@ def _taken(path: Path, owner: dict[str, Any]) -> UserError:
 
 def _me() -> dict[str, Any]:
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"host": platform.node(), "pid": os.getpid(), "began": _began(os.getpid()), "since": since}
+    me = {"host": platform.node(), "pid": os.getpid(), "began": _began(os.getpid()), "since": since}
+    return me | ({"slurm": start} if (start := _slurm_start()) else {})
+
+
+def _slurm_start() -> list[Any]:
+    """Cluster, job, and how often Slurm has started it again; [] outside of a job."""
+    cluster, job, again = (
+        os.environ.get(f"SLURM_{key}", "") for key in ("CLUSTER_NAME", "JOB_ID", "RESTART_COUNT")
+    )
+    return [cluster, job, int(again) if again.isdecimal() else 0] if job else []
+
+
+def _is_earlier_start(owner: object, mine: list[Any]) -> bool:
+    if not (mine and isinstance(owner, list) and len(owner) == len(mine) and isinstance(owner[2], int)):
+        return False
+    return owner[:2] == mine[:2] and owner[2] < mine[2]
 
 
 def _began(pid: int) -> str | None:

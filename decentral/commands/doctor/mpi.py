@@ -1,4 +1,4 @@
-"""MPI: whether mpi4py finds its library, whether a launcher starts ranks of it, and who started this process."""
+"""Ranks: who started this process; whether mpi4py finds its library, and whether a launcher starts ranks of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import shutil
 import sysconfig
 from pathlib import Path
 
-from decentral.comm.launch import check_launcher, launched_ranks, told_local_rank
+from decentral.comm.contradictions import check_launcher
+from decentral.comm.launch import launched_ranks, told_local_rank, transport
+from decentral.comm.rendezvous import meeting_point
 from decentral.commands.doctor.asking import Answer
 from decentral.commands.doctor.finding import Finding
 from decentral.errors import UserError
@@ -38,10 +40,13 @@ def launcher_of_two() -> list[str]:
 
 
 def find_start() -> Finding:
-    """Who started this process, and whether MPI will join it to the others."""
+    """Who started this process, and what will join it to the others."""
     topic, ranks = "started by", launched_ranks()
     try:
         check_launcher()
+        if ranks > 1 and transport() == "torch":
+            text = f"a launcher of {ranks} ranks of torch.distributed, which meet at {meeting_point()}"
+            return Finding(topic, "ok", text)
     except UserError as error:
         text, _, remedy = str(error).partition("; ")
         return Finding(topic, "broken", text, remedy)
@@ -81,7 +86,8 @@ def find_launcher(launcher: list[str], answer: Answer | None, library: Answer) -
 
 def _launcher_remedy(name: str) -> str:
     if Path(name).name == "srun":
-        return "./mpi_launch.sh --mpi TYPE, one of `srun --mpi=list` that this MPI speaks (often pmix)"
+        types = "one of `srun --mpi=list` that this MPI speaks (often pmix)"
+        return f"./mpi_launch.sh --mpi TYPE, {types}; or --transport torch, which needs no MPI"
     own = _own_mpirun()
     if own and own != name:
         return f"use ./mpi_launch.sh, which takes {own}; or put that folder first on PATH"
