@@ -58,11 +58,25 @@ def kernel(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+def fma(a: T, b: T, c: T) -> T:
+    """a b + c, rounded once; in kernels alone. So does torch's ``addcmul`` where the processor can."""
+    raise NotImplementedError
+
+
 @cache
 def _numba() -> Any:
     """The module; None where it is not installed, refuses the numpy that is there, or is told not to compile."""
     try:
         numba = import_module("numba")
+        extending = import_module("numba.extending")
     except Exception:  # of several types, by what does not fit
         return None
-    return None if numba.config.DISABLE_JIT else numba
+    if numba.config.DISABLE_JIT:
+        return None
+
+    @extending.intrinsic  # type: ignore[untyped-decorator]
+    def rounded_once(_: Any, a: Any, b: Any, c: Any) -> Any:
+        return a(a, a, a), lambda context, builder, signature, values: builder.fma(*values)
+
+    extending.overload(fma)(lambda a, b, c: lambda a, b, c: rounded_once(a, b, c))
+    return numba
