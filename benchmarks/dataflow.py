@@ -156,6 +156,8 @@ def on_two_ranks(turns: int = 3) -> dict[str, float]:
     world, model = MPI.COMM_WORLD, trees()
     torch.set_num_threads(1)
     found = {"slowed": slowed(MPIWorld())}
+    network(model)  # imports what torch's optimizers need
+    gc.collect()
     gc.freeze()
 
     def go(place: dict[str, int], replicas: int, ranks: int) -> float:
@@ -199,6 +201,8 @@ def measure() -> list[Line]:
     """The table."""
     keep_freed_memory()  # as `decentral run` does; of use to the loop too
     torch.set_num_threads(1)
+    network(lists(1))  # imports what torch's optimizers need
+    gc.collect()
     gc.freeze()  # as `decentral run` does: collections need not look at what was imported
     lines = []
     for what, model, loss_of in (

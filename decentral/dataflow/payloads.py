@@ -25,8 +25,8 @@ def whole(payload: Any) -> Tensor:
 
 
 def pieces(x: Tensor, sizes: Sequence[int], dim: int = 0) -> Sequence[Tensor]:
-    """Views of x, one after the other; half the time of ``Tensor.split``."""
-    return torch.split_with_sizes(x, sizes, dim)
+    """Views of x, one after the other, of which autograd shall know nothing: half the time of ``Tensor.split``."""
+    return torch.unsafe_split_with_sizes(x, sizes, dim)
 
 
 def joined(payloads: Sequence[Any], rows: Sequence[int] | None = None) -> Tensor:

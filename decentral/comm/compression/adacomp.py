@@ -10,12 +10,14 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from decentral.comm.compression.bins import WIDEST, bin_codes, codes_of, take_bins
+from decentral.comm.compression import loops
+from decentral.comm.compression.bins import WIDEST, bin_codes, code_type, codes_of, take_bins
 from decentral.comm.compression.blocks import rows_of
 from decentral.comm.compression.compressor import Compressor, Encoded
 from decentral.comm.compression.marks import positions_of
 from decentral.comm.compression.packets import Array, end, join, numpy_type, take
 from decentral.comm.layout import Layout, Span
+from decentral.kernels import repaid
 from topologies.settings import plain_settings
 
 
@@ -63,14 +65,8 @@ class AdaComp(Compressor):
             if not np.isfinite(scale):
                 self._check_finite(x)
                 self._check_finite(torch.from_numpy(scale))
-            places, total = positions_of(marks), state[one].numpy()
-            taken = total.take(places)
-            if not taken.all():  # without this a bin of zeros would be sent as a whole
-                places, taken = places[taken != 0], taken[taken != 0]
-            values = np.copysign(scale, taken)
-            sent[one].zero_().numpy()[places] = values
-            total[places] = taken - values
-            parts += [scale, bin_codes(places, np.signbit(values), span.size, width)]
+            codes = _sent(marks, scale, width, state[one].numpy(), sent[one].numpy())
+            parts += [scale, codes]
         return Encoded(join(*parts), sent, state)
 
     def decode(self, packet: Tensor, layout: Layout, dtype: torch.dtype, draw: Generator) -> Tensor:
@@ -106,9 +102,16 @@ class AdaComp(Compressor):
 
 
 def _selected(x: Tensor, state: Tensor, width: int) -> tuple[Array, Tensor]:
-    """Whether |H| >= max |G| of the bin, bool (n,), and max |G| of each bin; the state (n,) becomes G."""
+    """Whether |H| >= max |G| of the bin, bool (n,), and max |G| of each bin; the state (n,) becomes G.
+
+    Filled up to whole eights, none of which is.
+    """
     n, bits = len(x), {4: torch.int32, 8: torch.int64}[x.element_size()]
-    marks, largest, start = np.empty(n, np.bool_), x.new_empty(-(-n // width)), 0
+    marks, largest, start = np.empty(-(-n // 8) * 8, np.bool_), x.new_empty(-(-n // width)), 0
+    marks[n:] = False
+    if repaid(n):
+        loops.mark_ahead(x.numpy(), state.numpy(), state.view(bits).numpy(), width, largest.numpy(), marks)
+        return marks, largest
     for change, total in zip(rows_of(x, width), rows_of(state, width), strict=True):
         sizes = total.add_(change).abs()
         most = largest[start // width : start // width + len(total)]
@@ -121,3 +124,19 @@ def _selected(x: Tensor, state: Tensor, width: int) -> tuple[Array, Tensor]:
         )
         start = stop
     return marks, largest
+
+
+def _sent(marks: Array, scale: Array, width: int, total: Array, sent: Array) -> Array:
+    """Codes of Gq at the marks, which is taken out of G = ``total`` (n,); ``sent`` (n,) becomes Gq."""
+    if repaid(len(total)):
+        codes = np.empty(len(total) - (-len(total) // width), code_type(width))
+        return codes[: loops.send_marked(marks, scale[0], width, total, sent, codes)]
+    places = positions_of(marks)
+    taken = total.take(places)
+    if not taken.all():  # without this a bin of zeros would be sent as a whole
+        places, taken = places[taken != 0], taken[taken != 0]
+    values = np.copysign(scale, taken)
+    sent[:] = 0
+    sent[places] = values
+    total[places] = taken - values
+    return bin_codes(places, np.signbit(values), len(total), width)

@@ -61,4 +61,9 @@ def take_bins(packet: Tensor, n: int, width: int) -> tuple[Array, Array, Tensor]
 
 
 def _code(width: int) -> tuple[type[np.uint8] | type[np.uint16], int]:
-    return (np.uint8, 8) if width < 1 << 6 else (np.uint16, 16)
+    return code_type(width), 8 * np.dtype(code_type(width)).itemsize
+
+
+def code_type(width: int) -> type[np.uint8] | type[np.uint16]:
+    """The dtype of the codes of bins of so many entries."""
+    return np.uint8 if width < 1 << 6 else np.uint16

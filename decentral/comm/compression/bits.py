@@ -11,7 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from decentral.comm.compression import loops
 from decentral.comm.compression.packets import Array
+from decentral.kernels import repaid
 
 
 def packed_bytes(count: int, bits: int) -> int:
@@ -25,12 +27,17 @@ def pack(codes: Array, bits: int) -> Array:
     if len(codes) < n:
         codes = np.append(codes, np.zeros(n - len(codes), codes.dtype))
     parts = list[Array]()
+    quick = repaid(n)
     for width, shift in _fields(bits):
         if width == 1:
             parts.append(np.packbits(codes >= 1 << shift))  # only the last field has one bit
         else:
             rows = codes if shift == 0 else codes >> codes.dtype.type(shift)
             rows = rows.astype(np.uint8, copy=False).reshape(8 // width, -1)
+            if quick and width < 8:
+                parts.append(np.empty(rows.shape[1], np.uint8))
+                loops.pack_field(rows, parts[-1])
+                continue
             field = rows[0] & np.uint8((1 << width) - 1)
             for j, row in enumerate(rows[1:], 1):
                 above = row if j == len(rows) - 1 else row & np.uint8((1 << width) - 1)

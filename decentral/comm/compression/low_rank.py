@@ -12,10 +12,12 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
+from decentral.comm.compression import loops
 from decentral.comm.compression.blocks import rows_of
 from decentral.comm.compression.compressor import Compressor, Encoded
 from decentral.comm.compression.packets import Array, end, join, numpy_type, take
 from decentral.comm.layout import Layout
+from decentral.kernels import repaid
 from topologies.settings import plain_settings
 
 
@@ -103,6 +105,9 @@ def _factors(matrix: Tensor, q: Tensor, draw: Generator) -> tuple[Tensor, Tensor
 
 def _product(p: Tensor, q: Tensor, out: Tensor) -> None:
     """P Q' of P' (r, m) and Q' (r, n) as out (m n,); no product of matrices: sums in one order on any machine."""
+    if repaid(len(out)):
+        loops.thin_product(p.numpy(), q.numpy(), out.view(-1, q.shape[1]).numpy())
+        return
     first = 0
     for rows in rows_of(out, q.shape[1]):
         left = p[:, first : first + len(rows), None]

@@ -1,14 +1,22 @@
-"""Positions of the True of many marks; of 1 to 5 % in half to three quarters of the time of ``np.flatnonzero``."""
+"""Positions of the True of many marks; of 1 to 5 % in half to three quarters of the time of ``np.flatnonzero``.
+
+Where kernels are repaid in a third.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
+from decentral.comm.compression import loops
 from decentral.comm.compression.packets import Array
+from decentral.kernels import repaid
 
 
 def positions_of(marks: Array) -> Array:
     """Ascending positions, int64, of True in bool (n,), in a few passes over words of 8 marks where few are set."""
+    if repaid(len(marks)):
+        places = np.empty(len(marks) + 1, np.int64)
+        return places[: loops.positions(marks, places)]
     if np.count_nonzero(marks) > len(marks) // 16:
         return _branch_free(marks)
     whole = len(marks) // 8 * 8

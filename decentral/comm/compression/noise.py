@@ -20,6 +20,8 @@ class Noise:
     (four are not): means, variances and covariances of what is rounded are those of independent draws. A draw for each
     number would take longer than all else of the rounding.
     Resolution: the last place of ``zero`` in the dtype, 2^-19 for zero = 16 in float32.
+    ``table`` (4096,) and ``passages`` (ceil(d / 4096),) are whole numbers; position i is entry i mod 4096 of passage
+    i // 4096, and the bits of its number are the two, xor.
     Reference: Patrascu, Thorup, J. ACM 2012, arXiv 1011.5200.
     """
 
@@ -30,17 +32,17 @@ class Noise:
         below_1 = (1 << np.finfo(dtype).nmant - zero.bit_length() + 1) - 1
         bits = words.astype(self._bits) & below_1
         # numbers of one exponent: their bits are places of the same value
-        self._table, self._passages = (
+        self.table, self.passages = (
             bits[:_TABLE] | np.array(zero, dtype).view(self._bits),
-            bits[_TABLE:, None],
+            bits[_TABLE:],
         )
         self._block = np.empty((0, _TABLE), self._bits)
 
     def of(self, start: int, n: int) -> Tensor:
         """Those of the positions from ``start``, (n,), in memory that the next call uses again."""
-        passages = self._passages[start // _TABLE : -(-(start + n) // _TABLE)]
+        passages = self.passages[start // _TABLE : -(-(start + n) // _TABLE), None]
         if len(self._block) < len(passages):
             self._block = np.empty((len(passages), _TABLE), self._bits)
-        block = np.bitwise_xor(self._table, passages, out=self._block[: len(passages)])
+        block = np.bitwise_xor(self.table, passages, out=self._block[: len(passages)])
         skip = start % _TABLE
         return torch.from_numpy(block.view(f"f{self._bits.itemsize}").ravel()[skip : skip + n])

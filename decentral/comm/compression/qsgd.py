@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,12 +12,14 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
+from decentral.comm.compression import loops
 from decentral.comm.compression.bits import code_type, pack, packed_bytes, unpack
 from decentral.comm.compression.blocks import rows_of
 from decentral.comm.compression.compressor import Compressor, Encoded
 from decentral.comm.compression.noise import Noise
 from decentral.comm.compression.packets import Array, end, join, numpy_type, take
 from decentral.comm.layout import Layout
+from decentral.kernels import repaid
 from topologies.settings import plain_settings
 
 _SHORT = 1 << 13
@@ -73,16 +76,12 @@ class QSGD(Compressor):
         norms[norms < self.levels * np.finfo(norms.dtype).tiny] = 0
         # a little below s / |x|, so that rounding lifts nothing above s
         most = norms.dtype.type(self.levels * (1 - 4 * np.finfo(norms.dtype).eps))
-        scales = torch.from_numpy(np.divide(most, norms, out=np.zeros_like(norms), where=norms > 0))
-        codes, first = np.empty(layout.d, code_type(self.bits)), 0
+        scales = np.divide(most, norms, out=np.zeros_like(norms), where=norms > 0)
         noise = Noise(layout.d, self._zero, norms.dtype, draw)
-        for rows in rows_of(x, self.bucket):
-            start, n = first * self.bucket, rows.numel()
-            levels = (
-                noise.of(start, n).view(rows.shape).addcmul_(rows, scales[first : first + len(rows), None])
-            )
-            np.copyto(codes[start : start + n], levels.view(-1).numpy(), casting="unsafe")  # rounds down
-            first += len(rows)
+        if repaid(layout.d) and _adds_products_exactly():
+            codes, sent = self._rounded(x, noise, scales, norms)
+            return Encoded(join(norms, pack(codes, self.bits)), sent, state)
+        codes = self._codes(x, noise, torch.from_numpy(scales))
         packed = pack(codes, self.bits)
         return Encoded(join(norms, packed), self._values(codes, torch.from_numpy(norms)), state)
 
@@ -106,15 +105,47 @@ class QSGD(Compressor):
         """The code of level 0: the power of two above s."""
         return 1 << self.levels.bit_length()
 
+    def _codes(self, x: Tensor, noise: Noise, scales: Tensor) -> Array:
+        """zero + q_i: (d,)."""
+        codes, first = np.empty(len(x), code_type(self.bits)), 0
+        for rows in rows_of(x, self.bucket):
+            start, n = first * self.bucket, rows.numel()
+            levels = (
+                noise.of(start, n).view(rows.shape).addcmul_(rows, scales[first : first + len(rows), None])
+            )
+            np.copyto(codes[start : start + n], levels.view(-1).numpy(), casting="unsafe")  # rounds down
+            first += len(rows)
+        return codes
+
+    def _rounded(self, x: Tensor, noise: Noise, scales: Array, norms: Array) -> tuple[Array, Tensor]:
+        """Codes and values in one pass."""
+        codes, sent = np.empty(len(x), code_type(self.bits)), torch.empty_like(x)
+        steps, zero = self._steps(torch.from_numpy(norms)).numpy(), norms.dtype.type(self._zero)
+        loops.round_levels(
+            x.numpy(), noise.table, noise.passages, self.bucket, scales, steps, zero, codes, sent.numpy()
+        )
+        return codes, sent
+
+    def _steps(self, norms: Tensor) -> Tensor:
+        return norms / self.levels
+
     def _values(self, codes: Array, norms: Tensor) -> Tensor:
         """(code - zero) norm / s; both sides round alike. Codes (d,) are consumed."""
         codes -= codes.dtype.type(self._zero)
         x = torch.from_numpy(codes.view(np.dtype(f"i{codes.itemsize}"))).to(norms.dtype)
-        steps, first = norms / self.levels, 0
+        steps, first = self._steps(norms), 0
         for rows in rows_of(x, self.bucket, len(x)):
             rows.mul_(steps[first : first + len(rows), None])
             first += len(rows)
         return x
+
+
+@cache
+def _adds_products_exactly() -> bool:
+    """Whether torch rounds once in ``addcmul``, as kernels do, and not product and sum."""
+    eps = 2.0**-13
+    a, b = torch.full((64,), 1 + eps), torch.full((64,), -1.0)
+    return bool((torch.addcmul(b, a, a) != 2 * eps).all())
 
 
 def _norms(rows: Array) -> Array:

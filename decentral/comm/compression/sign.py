@@ -10,11 +10,13 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
+from decentral.comm.compression import loops
 from decentral.comm.compression.bits import packed_bytes
 from decentral.comm.compression.blocks import BLOCK
 from decentral.comm.compression.compressor import Compressor, Encoded
-from decentral.comm.compression.packets import end, join, numpy_type, take
+from decentral.comm.compression.packets import Array, end, join, numpy_type, take
 from decentral.comm.layout import Layout
+from decentral.kernels import repaid
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,10 @@ class Sign(Compressor):
             self._check_finite(x)
             self._check_finite(torch.from_numpy(scales))
         bits = values.view(np.dtype(f"i{values.itemsize}"))
+        split = loops.split_signs if repaid(layout.d) else _split_signs
         for span, scale in zip(layout.spans, scales.view(bits.dtype), strict=True):
-            for start in range(span.start, span.stop, BLOCK):
-                one = slice(start, min(start + BLOCK, span.stop))
-                np.signbit(values[one], out=negative[one])
-                copied = np.bitwise_and(
-                    bits[one], np.iinfo(bits.dtype).min, out=sent.numpy().view(bits.dtype)[one]
-                )
-                copied |= scale
+            one = span.columns
+            split(bits[one], scale, sent.numpy().view(bits.dtype)[one], negative[one])
         return Encoded(join(scales, np.packbits(negative)), sent, state)
 
     def decode(self, packet: Tensor, layout: Layout, dtype: torch.dtype, draw: Generator) -> Tensor:
@@ -56,6 +54,15 @@ class Sign(Compressor):
         for span, scale in zip(layout.spans, scales, strict=True):
             x[span.columns].mul_(float(scale))
         return x
+
+
+def _split_signs(bits: Array, scale: Any, sent: Array, negative: Array) -> None:
+    """The scale with the sign of x, both as whole numbers, (n,), and whether x is negative, bool (n,)."""
+    for start in range(0, len(bits), BLOCK):
+        one = slice(start, start + BLOCK)
+        np.less(bits[one], 0, out=negative[one])
+        copied = np.bitwise_and(bits[one], np.iinfo(bits.dtype).min, out=sent[one])
+        copied |= scale
 
 
 def _mean_magnitude(x: Tensor) -> float:

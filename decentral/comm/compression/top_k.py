@@ -10,6 +10,7 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
+from decentral.comm.compression import loops
 from decentral.comm.compression.blocks import BLOCK
 from decentral.comm.compression.compressor import Encoded
 from decentral.comm.compression.marks import positions_of
@@ -17,6 +18,7 @@ from decentral.comm.compression.packets import Array, end, join, numpy_type, tak
 from decentral.comm.compression.positions import pack_positions, take_positions
 from decentral.comm.compression.sparsifier import Sparsifier
 from decentral.comm.layout import Layout
+from decentral.kernels import repaid
 
 _SAMPLE = 1 << 12  # magnitudes that guess the threshold; a wrong guess costs time, never exactness
 
@@ -79,7 +81,11 @@ def _sizes(x: Array) -> Array:
 
 def _not_below(x: Array, least: Any) -> Array:
     """Whether not |x_i| < least, so also for NaN: bool (d,)."""
-    marks, above = np.empty(len(x), np.bool_), np.empty(BLOCK, np.bool_)
+    marks = np.empty(len(x), np.bool_)
+    if repaid(len(x)):
+        loops.mark_not_below(x, least, marks)
+        return marks
+    above = np.empty(BLOCK, np.bool_)
     for start in range(0, len(x), BLOCK):
         one = slice(start, min(start + BLOCK, len(x)))
         np.less(x[one], least, out=marks[one])
