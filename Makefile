@@ -28,12 +28,14 @@ run: $(STAMP)  ## the quickstart: 16 workers, three methods, a table, figures an
 
 # two files at a time, and then what measures time on real ranks; ARGS may choose no test of one part (pytest's code 5)
 NONE_CHOSEN := $(if $(ARGS),[ $$? = 5 ],false)
+# a shell that wants no bytecode kept would have each process of the suite compile all files
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 test: $(STAMP)  ## the whole suite, on real MPI ranks too; ARGS="-k name -x" goes to pytest
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" $(ARGS) || $(NONE_CHOSEN)
-	@$(BIN)/python -m pytest -m alone $(ARGS) || $(NONE_CHOSEN)
+	@OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile -m "not alone" $(ARGS) || $(NONE_CHOSEN)
+	@$(PYTEST) -m alone $(ARGS) || $(NONE_CHOSEN)
 
 quick: $(STAMP)  ## a part of the suite that takes two minutes: no ranks, nothing slow; ARGS as well
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not mpi and not slow" $(ARGS)
+	@OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile -m "not mpi and not slow" $(ARGS)
 
 lint: $(STAMP)  ## ruff and mypy, as pre-commit runs them
 	@$(BIN)/ruff check

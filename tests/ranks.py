@@ -44,10 +44,10 @@ def environment(**more):
 
 
 class Servers:
-    """The servers of warm processes: see warm.py."""
+    """The servers of warm processes: see warm.py. They import the packages that lie in ``root``."""
 
-    def __init__(self):
-        self.folder = Path(tempfile.mkdtemp(prefix="warm"))
+    def __init__(self, root=ROOT):
+        self.root, self.folder = root, Path(tempfile.mkdtemp(prefix="warm"))
         self.running = {}
 
     def command(self, ranks):
@@ -61,14 +61,15 @@ class Servers:
         return [sys.executable, "-I", "-S", warm.__file__, str(self.folder)]
 
     def _begin(self, k):
-        path = self.folder / str(k)
+        path, packages = self.folder / str(k), environment()["PYTHONPATH"]
         path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX) as listening, (self.folder / f"{k}.err").open("w") as said:
             listening.bind(str(path))
             listening.listen(64)
             return subprocess.Popen(
                 [sys.executable, "-E", "-P", ROOT / "tests" / "warm_server.py", str(listening.fileno())],
-                env=environment(), cwd=ROOT, pass_fds=[listening.fileno()], process_group=0,
+                env=environment(PYTHONPATH=f"{self.root}{os.pathsep}{packages}"), cwd=self.root,
+                pass_fds=[listening.fileno()], process_group=0,
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said,
             )  # fmt: skip
 

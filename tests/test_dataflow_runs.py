@@ -9,6 +9,8 @@ import torch
 from command import decentral
 from ranks import decentral as launch
 
+from decentral.problems.data.babi import story_lines
+
 LISTS = {
     "problem": {"name": "list-reduction", "train": 60, "validation": 30, "width": 8},
     "dataflow": {"max_active_keys": 4},
@@ -20,7 +22,7 @@ TREES = {
     "optimizer": {"name": "adam"},
     "train": {"lr": 0.01, "rounds": 1},
 }
-STORIES = {**TREES, "problem": {"name": "basic-deduction"}}
+STORIES = {**TREES, "problem": {"name": "basic-deduction", "stories": "babi15", "data_root": "."}}
 DIGITS = {
     "problem": {"name": "mlp", "hidden": [16, 16]},
     "dataflow": {"workers": 3, "max_active_keys": 3},
@@ -32,7 +34,12 @@ TIMES = {"wall_s", "simulated_s", "instances_per_s", "occupancy", "mpi_bytes_sen
 
 @pytest.fixture(autouse=True)
 def in_a_folder(tmp_path, monkeypatch):
+    """With a few stories in it, where bAbI's lie below a data root."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "babi" / "en").mkdir(parents=True)
+    for part, stories in (("train", 40), ("test", 20)):
+        lines = "\n".join(story_lines(part, stories))
+        (tmp_path / "babi" / "en" / f"qa15_basic-deduction_{part}.txt").write_text(lines)
 
 
 def changed(table, **changes):
@@ -107,7 +114,8 @@ def test_one_instance_at_a_time_is_the_synchronous_baseline(tmp_path, table):
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_metrics_are_bit_equal_on_one_two_and_four_ranks(tmp_path, replicas):
     settings = {**EXACT, "workers": 4, "replicas": replicas, "min_update_frequency": 2}
-    path = tmp_path / write({**LISTS, "dataflow": settings})
+    table = changed(LISTS, problem={"train": 24, "validation": 12})
+    path = tmp_path / write({**table, "dataflow": settings})
     for ranks in (1, 2, 4):
         done = launch("run", path, "--out", tmp_path / f"on{ranks}", ranks=ranks, drawn=False)
         assert done.returncode == 0, done.stderr

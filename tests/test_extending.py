@@ -6,9 +6,8 @@ change for the command line, the lists, runs, ranks, figures and the report to s
 
 import csv
 import shutil
-import subprocess
-import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,13 @@ from made_up_experiments import FILES
 from made_up_parts import PARTS
 from made_up_surroundings import SURROUNDINGS
 from made_up_training import TRAINING
-from ranks import ROOT, environment, mpirun
+from ranks import ROOT, Servers, environment, mpirun, run
 
 THINGS = TRAINING | SURROUNDINGS | PARTS
 
 SEEN = """
+import decentral
+assert decentral.__file__.startswith(__import__("os").getcwd())
 from decentral.algorithms.titles import titles
 from decentral.commands.advise_methods import candidates
 from decentral.commands.compatibility import markdown
@@ -51,19 +52,25 @@ def house(tmp_path_factory):
     return home
 
 
-def python(house, *args, ranks=1):
-    """What Python says in the copy: a process of its own, whose packages these are."""
+@pytest.fixture(scope="module")
+def python(house):
+    """What Python says in the copy: processes of their own, whose packages these are."""
+    servers = Servers(house)
+    yield partial(begin, servers, house)
+    servers.end()
+
+
+def begin(servers, house, *args, ranks=1):
     launcher = [*mpirun(), "-n", str(ranks)] if ranks > 1 else []
-    done = subprocess.run(
-        [*launcher, sys.executable, *map(str, args)],
-        env=environment(PYTHONPATH=str(house)), cwd=house, capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
+    begins = [*launcher, *servers.command(ranks), *map(str, args)]
+    done = run(begins, 180, env=environment(PYTHONPATH=str(house)), cwd=house)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def command(house, *args, ranks=1):
-    return python(house, "-m", "decentral", *args, ranks=ranks)
+@pytest.fixture
+def command(python):
+    return partial(python, "-m", "decentral")
 
 
 def rows(folder):
@@ -84,25 +91,25 @@ def test_one_line_of_one_table_is_added_for_each():
         assert Path(made.file).stem in made.line
 
 
-def test_lists_show_them(house):
-    said = command(house, "list")
+def test_lists_show_them(command):
+    said = command("list")
     for name in ("sleepy", "shy", "signed", "sawtooth", "wheel", "blinking", "stripes", "dots", "picky"):
         assert f"\n{name} " in said, name
     assert "x <- W (x - lr g) in even rounds" in " ".join(said.split())
-    assert "\nlonely " in command(house, "list", "programs")
-    assert "\nflat " in command(house, "list", "heads")
-    assert "\nloud " in command(house, "list", "compressors")
+    assert "\nlonely " in command("list", "programs")
+    assert "\nflat " in command("list", "heads")
+    assert "\nloud " in command("list", "compressors")
 
 
 @pytest.mark.slow
-def test_the_docs_and_the_advice_know_them(house):
-    python(house, "-c", SEEN)
+def test_the_docs_and_the_advice_know_them(python):
+    python("-c", SEEN)
 
 
 @pytest.mark.mpi
-def test_rounds_run_alike_on_ranks_and_are_drawn(house, tmp_path):
-    command(house, "run", house / "made.toml", "--out", tmp_path / "one")
-    command(house, "run", house / "made.toml", "--out", tmp_path / "two", ranks=2)
+def test_rounds_run_alike_on_ranks_and_are_drawn(house, command, tmp_path):
+    command("run", house / "made.toml", "--out", tmp_path / "one")
+    command("run", house / "made.toml", "--out", tmp_path / "two", ranks=2)
     one = rows(tmp_path / "one")
     assert len(one) == 4
     assert one == rows(tmp_path / "two")
@@ -110,12 +117,12 @@ def test_rounds_run_alike_on_ranks_and_are_drawn(house, tmp_path):
     page = (tmp_path / "one" / "report.html").read_text()
     assert "Sleepy gossip" in page
     assert "Made-up table of oracles" in page
-    assert "Sleepy gossip" in command(house, "compare", tmp_path / "one")
+    assert "Sleepy gossip" in command("compare", tmp_path / "one")
 
 
 @pytest.mark.slow
-def test_the_others_run_and_learn(house, tmp_path):
+def test_the_others_run_and_learn(house, command, tmp_path):
     for name in ("stages", "nodes", "packets", "alone", "assisted"):
-        command(house, "run", house / f"{name}.toml", "--out", tmp_path / name)
+        command("run", house / f"{name}.toml", "--out", tmp_path / name)
         (run,) = rows(tmp_path / name).values()
         assert float(run[-1]["train_loss"]) < float(run[0]["train_loss"])

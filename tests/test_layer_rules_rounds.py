@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from command import decentral, metrics, write
+from everywhere import compare, run_and_go_on
 from layered_workers import (
     CLOSE,
     FEW,
@@ -18,10 +19,8 @@ from layered_workers import (
     rounds,
     said,
 )
-from ranks import decentral as launch
 from test_methods import gradients
-from test_mpi_parity import compare
-from test_resume import die, dying  # noqa: F401
+from test_resume import dying  # noqa: F401
 from test_rules import DECAY, RING, in_rounds, start
 
 import topologies
@@ -145,12 +144,7 @@ momentum = 0.0
 @pytest.mark.mpi
 @pytest.mark.usefixtures("home")
 def test_runs_that_were_killed_go_on_with_the_same_bits_on_two_ranks(tmp_path, dying):  # noqa: F811
-    (tmp_path / "x.toml").write_text(RUNS)
-    assert decentral("run", tmp_path / "x.toml", "--out", tmp_path / "whole").code == 0
-    die(dying, 2, tmp_path / "x.toml", "--out", tmp_path / "out")
-    done = launch("run", tmp_path / "x.toml", "--out", tmp_path / "out", "--resume", ranks=2, drawn=False)
-    assert done.returncode == 0, done.stderr
-    whole, other = (metrics(tmp_path / out) for out in ("whole", "out"))
+    whole, other = map(metrics, run_and_go_on(tmp_path, RUNS, dying))
     assert len(whole) == 12
     compare(whole, other, tolerance=0)
     ends = {run: rows[-1]["train_loss"] for run, rows in whole.items()}

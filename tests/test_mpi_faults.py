@@ -1,9 +1,10 @@
 """Faults over MPI: the same bits, bytes and losses on 1, 2 and 4 ranks, wherever a run goes on."""
 
 import pytest
+from command import metrics
 from cut_short import run_all
+from everywhere import compare
 from ranks import run_ranks
-from test_mpi_parity import compare, metrics
 
 pytestmark = pytest.mark.mpi
 

@@ -1,9 +1,8 @@
 """One text, two worlds: one process, 2 ranks and 4 ranks give the same metrics and the same ledgers."""
 
-import csv
-
-import numpy as np
 import pytest
+from command import metrics
+from everywhere import compare, run_all_everywhere
 from ranks import decentral, run_ranks
 
 import topologies
@@ -87,64 +86,6 @@ name = "decentlam"
 name = "pmsgd"
 """
 
-OWN_CLOCK = {"wall_s", "mpi_bytes_sent"}
-
-
-def metrics(folder):
-    found = {}
-    for path in sorted((folder / "runs").glob("*/metrics.csv")):
-        with path.open() as file:
-            found[path.parent.name] = list(csv.DictReader(file))
-    assert found
-    return found
-
-
-def run_everywhere(tmp_path, text, worlds=(1, 2, 4)):
-    (tmp_path / "x.toml").write_text(text)
-    results = []
-    for ranks in worlds:
-        done = decentral(
-            "run", tmp_path / "x.toml", "--out", tmp_path / f"out{ranks}", ranks=ranks, drawn=False
-        )
-        assert done.returncode == 0, done.stderr
-        results.append(metrics(tmp_path / f"out{ranks}"))
-    return results
-
-
-def compare(one, other, tolerance):
-    assert one.keys() == other.keys()
-    for run in one:
-        assert len(one[run]) == len(other[run])
-        for a, b in zip(one[run], other[run], strict=True):
-            assert a.keys() == b.keys()
-            for key in a.keys() - OWN_CLOCK:
-                exact = tolerance == 0 or key in ("round", "bytes_sent_mean", "bytes_sent_max", "messages")
-                if exact:
-                    assert a[key] == b[key], (run, key)
-                else:
-                    np.testing.assert_allclose(float(a[key]), float(b[key]), rtol=tolerance, atol=1e-30)
-
-
-@pytest.mark.parametrize(("topology", "workers"), [("ring", 4), ("torus", 8), ("erdos-renyi", 12)])
-def test_every_method_has_the_same_bits_and_bytes_on_one_two_and_four_ranks(tmp_path, topology, workers):
-    alone, *others = run_everywhere(tmp_path, QUADRATIC.format(topology=topology, workers=workers) + METHODS)
-    for other in others:
-        compare(alone, other, tolerance=0)
-
-
-@pytest.mark.parametrize(("problem", "batch"), [("mlp", 16), ("cnn", 16), ("logistic-regression", '"full"')])
-def test_networks_have_the_same_bits_where_the_oracle_is_the_same(tmp_path, problem, batch):
-    alone, *others = run_everywhere(tmp_path, NETWORK.format(problem=problem, batch=batch, oracle="loop"))
-    for other in others:
-        compare(alone, other, tolerance=0)
-
-
-def test_networks_agree_to_rounding_where_ranks_choose_their_oracle(tmp_path):
-    alone, *others = run_everywhere(tmp_path, NETWORK.format(problem="mlp", batch=16, oracle="auto"))
-    for other in others:
-        compare(alone, other, tolerance=1e-12)
-
-
 FAMILY = "".join(
     f'[[sweep.algorithm]]\nname = "{name}"\n{more}\n'
     for name, more in [
@@ -155,23 +96,39 @@ FAMILY = "".join(
 )  # fmt: skip
 
 
-def test_the_family_has_the_same_bits_and_bytes_on_one_two_and_four_ranks(tmp_path):
-    text = QUADRATIC.format(topology="erdos-renyi", workers=8).replace(
-        "workers =", 'weights = "lazy"\nworkers ='
-    )
-    alone, *others = run_everywhere(tmp_path, text + FAMILY)
-    assert len(alone) == 13
+SCHEDULES = list(topologies.SCHEDULES)
+GRAPHS = {"ring": 4, "torus": 8, "erdos-renyi": 12}
+PROBLEMS = {"mlp": 16, "cnn": 16, "logistic-regression": '"full"'}
+LAZY = QUADRATIC.format(topology="erdos-renyi", workers=8).replace("workers =", 'weights = "lazy"\nworkers =')
+ALIKE = {
+    **{name: QUADRATIC.format(topology=name, workers=n) + METHODS for name, n in GRAPHS.items()},
+    **{name: NETWORK.format(problem=name, batch=batch, oracle="loop") for name, batch in PROBLEMS.items()},
+    "family": LAZY + FAMILY,
+    "schedules": QUADRATIC.format(topology="ring", workers=8)
+    + f'[algorithm]\nname = "dmsgd"\n[sweep]\ntopology.name = {SCHEDULES}\n',
+}
+RUNS = {"family": 13, "schedules": len(SCHEDULES)} | dict.fromkeys(GRAPHS, 11) | dict.fromkeys(PROBLEMS, 2)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The folder of their runs."""
+    chosen = NETWORK.format(problem="mlp", batch=16, oracle="auto")
+    return run_all_everywhere(tmp_path_factory.mktemp("parity"), {**ALIKE, "chosen": chosen})
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_every_method_and_schedule_has_the_same_bits_and_bytes_on_one_two_and_four_ranks(done, name):
+    alone, *others = (metrics(done / f"out{ranks}" / name) for ranks in (1, 2, 4))
+    assert len(alone) == RUNS[name]
     for other in others:
         compare(alone, other, tolerance=0)
 
 
-def test_every_schedule_is_the_same_on_all_ranks(tmp_path):
-    names = list(topologies.SCHEDULES)
-    swept = f'[algorithm]\nname = "dmsgd"\n[sweep]\ntopology.name = {names}\n'
-    alone, *others = run_everywhere(tmp_path, QUADRATIC.format(topology="ring", workers=8) + swept)
-    assert len(alone) == len(names)
+def test_networks_agree_to_rounding_where_ranks_choose_their_oracle(done):
+    alone, *others = (metrics(done / f"out{ranks}" / "chosen") for ranks in (1, 2, 4))
     for other in others:
-        compare(alone, other, tolerance=0)
+        compare(alone, other, tolerance=1e-12)
 
 
 WITHIN = """

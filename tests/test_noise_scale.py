@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from command import but_wall_time, decentral, metrics, write
-from test_mpi_parity import compare, run_everywhere
+from everywhere import compare, run_everywhere
 
 import topologies
 from decentral.comm import LocalComm

@@ -10,9 +10,8 @@ import torch
 from asynchronous_workers import models, played
 from command import decentral, metrics
 from dataflow_networks import Chain, play, same_bits
-from ranks import decentral as launch
+from everywhere import compare, run_all_everywhere
 from test_methods import gradients
-from test_mpi_parity import compare, run_everywhere
 from test_programs_local import DEPTH, STEPS, backprop_by_torch, data, module, same, train
 from test_rules import DECAY, RULES, start, torch_s
 from test_stages_gossip import GRAPHS, flat, rounds_of_whole_models
@@ -307,19 +306,24 @@ name = "decentlam"
 """
 
 
+@pytest.fixture(scope="module")
+def everywhere(tmp_path_factory):
+    """The folder of runs on 1, 2 and 4 ranks."""
+    files = {name: MANY.format(problem=name) for name in ("quadratic", "logistic-regression")}
+    table = {"name": "small", "train": TRAIN, **KINDS["gossip"], "optimizer": {"name": "adamw"}}
+    return run_all_everywhere(tmp_path_factory.mktemp("rules"), {**files, "gossip": tomli_w.dumps(table)})
+
+
 @pytest.mark.mpi
 @pytest.mark.parametrize("problem", ["quadratic", "logistic-regression"])
-def test_rules_have_the_same_bits_on_one_two_and_four_ranks(tmp_path, problem):
-    alone, *others = run_everywhere(tmp_path, MANY.format(problem=problem))
+def test_rules_have_the_same_bits_on_one_two_and_four_ranks(everywhere, problem):
+    alone, *others = (metrics(everywhere / f"out{ranks}" / problem) for ranks in (1, 2, 4))
     assert len(alone) == 6
     for other in others:
         compare(alone, other, tolerance=0)
 
 
 @pytest.mark.mpi
-def test_stages_that_gossip_behind_a_rule_have_the_same_bits_on_two_ranks(tmp_path):
-    file = write(tmp_path / "x.toml", "gossip", optimizer={"name": "adamw"})
-    for ranks in (1, 2):
-        done = launch("run", file, "--out", tmp_path / f"on{ranks}", ranks=ranks)
-        assert done.returncode == 0, done.stderr
-    assert seen(tmp_path / "on1") == seen(tmp_path / "on2")
+def test_stages_that_gossip_behind_a_rule_have_the_same_bits_on_ranks(everywhere):
+    alone, *others = (seen(everywhere / f"out{ranks}" / "gossip") for ranks in (1, 2, 4))
+    assert others == [alone, alone]

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from command import but_wall_time, decentral, metrics, read_csv, write
+from everywhere import run_and_go_on
 from layer_loops import acts, size
 from layered_workers import LAYOUT, RATES, RULES, G, X, said
 from ranks import ROOT
-from ranks import decentral as launch
 from synthetic_experiment import small
-from test_resume import Died, die, dying  # noqa: F401
+from test_resume import Died, dying  # noqa: F401
 from test_rules import DECAY, RING
 
 from decentral.algorithms import DSGD, DecentLaM, PmSGD
@@ -242,15 +242,11 @@ optimizer.name = "lars"
 @pytest.mark.mpi
 @pytest.mark.usefixtures("home")
 def test_runs_that_go_on_or_begin_on_two_ranks_leave_the_file_of_one_process(tmp_path, dying):  # noqa: F811
-    (tmp_path / "x.toml").write_text(RUNS)
-    assert decentral("run", tmp_path / "x.toml", "--out", tmp_path / "whole").code == 0
-    die(dying, 2, tmp_path / "x.toml", "--out", tmp_path / "out")
-    done = launch("run", tmp_path / "x.toml", "--out", tmp_path / "out", "--resume", ranks=2, drawn=False)
-    assert done.returncode == 0, done.stderr
-    files = sorted((tmp_path / "whole" / "runs").glob("*/trust_ratios.csv"))
+    whole, other = run_and_go_on(tmp_path, RUNS, dying)
+    files = sorted((whole / "runs").glob("*/trust_ratios.csv"))
     assert len({file.read_bytes() for file in files}) == 2
     for file in files:
-        assert (tmp_path / "out" / "runs" / file.parent.name / file.name).read_bytes() == file.read_bytes()
+        assert (other / "runs" / file.parent.name / file.name).read_bytes() == file.read_bytes()
 
 
 def test_a_run_that_diverges_leaves_what_it_measured(home):

@@ -13,6 +13,8 @@ from rich.table import Table
 import topologies
 from decentral.algorithms import ALGORITHMS
 from decentral.algorithms.traits import Method, Traits, maker_of, traits_of
+from decentral.comm import LocalComm
+from decentral.comm.plan import MixingPlan
 from decentral.rounds.trials.stability import refuses
 from topologies import named
 
@@ -32,22 +34,49 @@ class Refusal(NamedTuple):
 
 def compatibility(n: int = WORKERS) -> dict[str, dict[str, Refusal]]:
     """Method, with its default settings -> topology of n workers that it is refused on -> why."""
-    table: dict[str, dict[str, Refusal]] = {}
-    places = {name: named.build(name, n) for name in named.constructors()}
-    for name, make in ALGORITHMS.items():
-        method = make()
-        found = {topology: _refusal(method, built) for topology, built in places.items()}
-        table[name] = {topology: refusal for topology, refusal in found.items() if refusal is not None}
+    table: dict[str, dict[str, Refusal]] = {name: {} for name in ALGORITHMS}
+    for topology in named.constructors():
+        place = _Place(named.build(topology, n))
+        for name, make in ALGORITHMS.items():
+            refusal = place.refusal(make())
+            if refusal is not None:
+                table[name][topology] = refusal
     return table
 
 
-def _refusal(method: Method[Any], built: Any) -> Refusal | None:
-    if maker_of(method):
-        if isinstance(built, topologies.Schedule):
-            return Refusal(float("nan"), "a graph that does not change")
-        return Refusal(float("nan"), "an undirected graph") if built.is_directed() else None
-    own = traits_of(method).weights
-    refused = refuses(method, named.mixing(built, None if own == Traits.weights else own))
+class _Place:
+    """A topology on which methods are tried one after the other: its workers under each rule of weights, once."""
+
+    def __init__(self, built: Any) -> None:
+        self.built = built
+        self.workers: dict[str | None, _Workers] = {}
+
+    def refusal(self, method: Method[Any]) -> Refusal | None:
+        if maker_of(method):
+            if isinstance(self.built, topologies.Schedule):
+                return Refusal(float("nan"), "a graph that does not change")
+            return Refusal(float("nan"), "an undirected graph") if self.built.is_directed() else None
+        own = traits_of(method).weights
+        rule = None if own == Traits.weights else own
+        if rule not in self.workers:
+            self.workers[rule] = _Workers(named.mixing(self.built, rule), check=False)
+        return _refusal(method, self.workers[rule])
+
+
+class _Workers(LocalComm):
+    """Workers that keep the plans of all rounds, also of a schedule that never repeats."""
+
+    @property
+    def plan(self) -> MixingPlan:
+        """See :class:`Mixer`."""
+        t: int = self.__dict__.get("t", 0)  # edges may be asked for before the first round
+        if t not in self._plans:
+            self._plans[t] = self._plan_of(self.schedule.matrix(t))
+        return self._plans[t]
+
+
+def _refusal(method: Method[Any], workers: _Workers) -> Refusal | None:
+    refused = refuses(method, workers.schedule, comm=workers)
     if refused is None:
         return None
     growth, where, _ = refused

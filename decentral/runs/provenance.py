@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def environment(ranks: int, **more: Any) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command_line(),
         "python": platform.python_version(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "packages": dict(_versions()),
         "git_commit": _git_commit(),
         "machine": platform.machine(),
         "system": platform.platform(),
@@ -50,6 +51,11 @@ def _lab() -> dict[str, Any]:
     return {"lab": json.loads(told)} if told else {}
 
 
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    return tuple((name, found) for name in _PACKAGES if (found := _version(name)))
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -57,6 +63,7 @@ def _version(name: str) -> str | None:
         return None
 
 
+@cache  # the code that runs is that which was imported
 def _git_commit() -> str | None:
     here = Path(__file__).parent
     try:

@@ -111,22 +111,26 @@ def refuse_unstable(
 
 
 def refuses(
-    method: Method[Any], schedule: topologies.Schedule, modes: NDArray[Any] | None = None
+    method: Method[Any], schedule: topologies.Schedule, comm: LocalComm | None = None
 ) -> tuple[float, str, str] | None:
     """(growth a round, where, remedy) if differences between workers grow whatever the learning rate; else None.
 
-    NaN for growth: something that the method needs is not met. ``modes``: those of a static W, if they are known.
+    NaN for growth: something that the method needs is not met. ``comm``: all workers on the schedule, for who asks
+    for several methods.
     """
     missing = unmet(method, schedule)
-    return (float("nan"), *missing) if missing is not None else _divergence(method, schedule, modes)
+    return (float("nan"), *missing) if missing is not None else _divergence(method, schedule, None, comm)
 
 
 def _divergence(
-    method: Method[Any], schedule: topologies.Schedule, modes: NDArray[Any] | None
+    method: Method[Any],
+    schedule: topologies.Schedule,
+    modes: NDArray[Any] | None,
+    comm: LocalComm | None = None,
 ) -> tuple[float, str, str] | None:
     """As :func:`refuses`, of a method that has what it needs."""
     traits = traits_of(method)
     if not traits.linear:
         return None
-    comm = LocalComm(schedule, check=False)
+    comm = comm or LocalComm(schedule, check=False)
     return mixing_growth.divergence(method, traits.least_eigenvalue, comm, schedule, modes)
