@@ -54,12 +54,13 @@ submit() {
         examples/slurm.sbatch --transport "$transport" "$cluster/trial.toml" --out "$1"
 }
 state() { scontrol show job "$1" | sed -nE 's/.*JobState=([A-Z_]+).*/\1/p'; }
-until_trained() { # the run in this folder has its third record
+until_trained() { # JOB OUT: the run in this folder has its third record
     for _ in {1..1200}; do
-        if (($(cat "$1"/runs/*/metrics.csv 2>/dev/null | wc -l) > 3)); then return; fi
+        [[ $(state "$1") != @(COMPLETED|FAILED) ]] || break
+        if (($(cat "$2"/runs/*/metrics.csv 2>/dev/null | wc -l) > 3)); then return; fi
         sleep 0.1
     done
-    cat "$1.log" && return 1
+    cat "$2.log" && return 1
 }
 until_done() { # JOB: it has ended for good, well
     for _ in {1..1800}; do
@@ -79,7 +80,7 @@ whole() {
 }
 cut() { # OUT COMMAND ...: called with the job's number in the middle of the run, which then goes on to the same end
     local job out=$1
-    job=$(submit "$out") && until_trained "$out" && "${@:2}" "$job" && until_done "$job" || return 1
+    job=$(submit "$out") && until_trained "$job" "$out" && "${@:2}" "$job" && until_done "$job" || return 1
     same "$out" && grep -q Restarts=1 <(scontrol show job "$job")
 }
 lose_node() {
