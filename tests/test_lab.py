@@ -89,7 +89,7 @@ def test_the_clock_goes_by_the_lab_unless_the_file_has_a_network_of_its_own(home
     own = write(home / "own.toml", network={"bandwidth_bytes_s": "2 Mb/s", "ports": "multi"})
     more, note = for_the_clock(asked, asked.cluster(), plain, [], load(plain))
     network = load(plain, more).runs[0].config.network
-    assert note == ""
+    assert note == "8 workers on 4 ranks: the clock gives each a card, the lab one to each rank"
     assert network.cluster.between == Link(0.0, SLOW)
     assert network.cluster.hosts == (0, 0, 0, 0, 1, 1, 1, 1)  # a rank has two workers
     more, note = for_the_clock(asked, asked.cluster(), own, [], load(own))
@@ -162,6 +162,15 @@ def test_what_is_missing_is_said_with_its_remedy(monkeypatch) -> None:
     multi = Layout(Cluster(2, (0, 1), "multi", Link(0.0, SLOW)))
     with pytest.raises(UserError, match="links that differ need htb"):
         lab(multi)
+
+
+def test_what_a_lab_would_hide_or_start_twice_is_refused(monkeypatch) -> None:
+    layout = Layout(Cluster.uniform(2, 0.0, SLOW))
+    with pytest.raises(UserError, match="/dev/shm/out lies in /dev/shm"):
+        lab(layout, Path("/dev/shm/out"))
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    with pytest.raises(UserError, match="here are 4 already"):
+        lab(layout)
 
 
 def test_latency_without_netem_is_said(monkeypatch, capsys) -> None:

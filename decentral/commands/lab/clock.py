@@ -104,9 +104,10 @@ def _own_links(config: Any) -> dict[str, Any]:
 
 
 def _parts(config: Any) -> int:
-    """How many ranks could have a part of the run."""
+    """How many ranks could have a part of the run; who acts or attacks has one beside each rank of workers."""
     table = resolved(config)
     if "assistant" in table:
         return 2  # it, and the one that learns
+    beside = table["problem"].get("actor_ranks", 0) + table.get("adversarial", {}).get("attackers", False)
     own = table.get("dataflow", {}).get("workers")
-    return int(own or config.workers * table.get("stages", {}).get("count", 1))
+    return int(own or config.workers * table.get("stages", {}).get("count", 1) * (1 + beside))

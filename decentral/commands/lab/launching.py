@@ -37,12 +37,17 @@ _MPICH = {
     "HYDRA_HOST_FILE": str(ranks_file("mpich")),
     "HYDRA_IFACE": "bridge",
 }
-_OWN_CARD = 'export OMPI_MCA_btl_tcp_if_include=eth$OMPI_COMM_WORLD_LOCAL_RANK; exec "$@"'
+_OWN_CARD = (
+    "card=eth$OMPI_COMM_WORLD_LOCAL_RANK; "
+    'export OMPI_MCA_btl_tcp_if_include=$card GLOO_SOCKET_IFNAME=$card; exec "$@"'
+)
 
 
 def settings(layout: Layout) -> dict[str, str]:
     """Environment of a launcher in the lab."""
     found = _OPEN_MPI | _MPICH
+    if os.environ.get("DECENTRAL_TRANSPORT") == "torch":
+        found |= {"MASTER_ADDR": layout.nodes[0].name, "MASTER_PORT": "29500", "GLOO_SOCKET_IFNAME": "eth0"}
     if layout.cluster.n > len(os.sched_getaffinity(0)):
         found["OMPI_MCA_mpi_yield_when_idle"] = "1"  # each node takes all cores for its own
     return found

@@ -10,15 +10,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
+from pathlib import Path
 from typing import Any
 
+from decentral.comm.launch import launched_ranks
 from decentral.commands.lab.launching import settings
 from decentral.errors import UserError
 from decentral.network.cluster import Cluster
 from decentral.network.lab.cards import sent
 from decentral.network.lab.contained import contained, run
 from decentral.network.lab.layout import Layout
-from decentral.network.lab.nodes import build, environment
+from decentral.network.lab.nodes import MEMORY, build, environment
 from decentral.network.lab.offers import offers
 from decentral.runs.provenance import LAB
 
@@ -63,8 +65,20 @@ class Lab:
         return contained(work)
 
 
-def lab(layout: Layout) -> Lab:
-    """The lab of a layout as this machine can make it. Raises UserError where it can make none, or not this one."""
+def lab(layout: Layout, *paths: Path) -> Lab:
+    """The lab of a layout as this machine can make it, for a program that reads and writes ``paths``.
+
+    Raises UserError where there can be none, or not this one.
+    """
+    for path in (Path(), *paths):
+        if path.resolve().is_relative_to(MEMORY):
+            raise UserError(
+                f"{path.absolute()} lies in {MEMORY}, of which a lab has its own; use another folder"
+            )
+    if (ranks := launched_ranks()) > 1:
+        raise UserError(
+            f"a lab starts its ranks itself, and here are {ranks} already; call it without a launcher"
+        )
     found = offers()
     cluster = layout.cluster
     lacks = found.missing

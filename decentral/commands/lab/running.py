@@ -28,7 +28,7 @@ def run(
     more, note = for_the_clock(asked, cluster, file, overrides, experiment)
     folder = out or Path("results") / experiment.name
     ended_runs(load(file, [*overrides, *more]), folder, resume)  # refuses a folder of something else
-    made = lab(layout)
+    made = lab(layout, file, folder, *([asked.hosts] if asked.hosts else []))
     if note:
         say(note)
     command = [*decentral(), "run", str(file)]
