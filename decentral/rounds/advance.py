@@ -25,6 +25,7 @@ from decentral.blocks import block_width, column_blocks
 from decentral.comm import Mixer
 from decentral.comm.launch import one_thread
 from decentral.rounds.by_rows import InBlocks
+from decentral.rounds.fused.fusing import FusedRound, fused_round
 from decentral.rounds.posting import AHEAD, PostingComm, in_turns
 from decentral.rounds.team import Work, share
 
@@ -51,7 +52,9 @@ def advance(
 
     Weight decay joins the gradient here, before the method, and so before any communication.
     """
-    width = width or block_width(*x.shape)
+    gradient = iter(gradient)
+    (first, g), fuses = next(gradient), width is None
+    gradient, width = chain([(first, g)], gradient), width or block_width(*x.shape)
     threads = torch.get_num_threads() if x.device.type == "cpu" and comm.ranks == 1 else 1
     if whole or comm.whole or traits_of(method).whole:
         given = list(gradient)
@@ -59,6 +62,8 @@ def advance(
             there = InBlocks([g for _, g in given if g is not None])
             return method.step(x, state, there, comm.at(t), lr)  # type: ignore[arg-type]
         width, threads, gradient = x.shape[1], 1, _joined(given)
+    elif fuses and g is not None and (one_pass := fused_round(method, x, state, comm, t, lr, weight_decay)):
+        return _in_one_pass(one_pass, gradient, threads)
     elif width < x.shape[1]:
         width = min(width, -(-x.shape[1] // threads))  # each thread has a block
     blocks = _Blocks(method, x, state, lr, weight_decay)
@@ -75,6 +80,14 @@ def advance(
     )
     _do(works, comm.ranks, threads)
     return x, blocks.state()
+
+
+def _in_one_pass(
+    one_pass: FusedRound, gradient: Iterable[tuple[slice, Tensor | None]], threads: int
+) -> tuple[Tensor, Any]:
+    parts = _cut(gradient, one_pass.width(threads))
+    _do((partial(one_pass.step, block, g) for block, g in parts), 1, threads)  # type: ignore[arg-type]
+    return one_pass.x, one_pass.state
 
 
 def _do(works: Iterable[Work], ranks: int, threads: int) -> None:
