@@ -125,7 +125,7 @@ class Wrapping(Signs):
     """Operators instead of names, and a state that is the model before."""
 
     def step(self, x, state, g, comm, lr):
-        return comm.mix(x - g * lr) + (x - state.m) / 4, Momentum(x)
+        return comm.mix(x - g * lr) + (x - state.m) / 4, Momentum(x.clone())
 
 
 @pytest.mark.parametrize(("method", "kernels"), [(Signs(), 0), (Twice(), 0), (Wrapping(), 4)], ids=str)
