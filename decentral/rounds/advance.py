@@ -53,8 +53,9 @@ def advance(
     Weight decay joins the gradient here, before the method, and so before any communication.
     """
     gradient = iter(gradient)
-    (first, g), fuses = next(gradient), width is None
-    gradient, width = chain([(first, g)], gradient), width or block_width(*x.shape)
+    opening = [next(gradient)]
+    fuses = width is None and opening[0][1] is not None
+    gradient, width = chain(_taken(opening), gradient), width or block_width(*x.shape)
     threads = torch.get_num_threads() if x.device.type == "cpu" and comm.ranks == 1 else 1
     if whole or comm.whole or traits_of(method).whole:
         given = list(gradient)
@@ -62,7 +63,7 @@ def advance(
             there = InBlocks([g for _, g in given if g is not None])
             return method.step(x, state, there, comm.at(t), lr)  # type: ignore[arg-type]
         width, threads, gradient = x.shape[1], 1, _joined(given)
-    elif fuses and g is not None and (one_pass := fused_round(method, x, state, comm, t, lr, weight_decay)):
+    elif fuses and (one_pass := fused_round(method, x, state, comm, t, lr, weight_decay)):
         return _in_one_pass(one_pass, gradient, threads)
     elif width < x.shape[1]:
         width = min(width, -(-x.shape[1] // threads))  # each thread has a block
@@ -85,8 +86,13 @@ def advance(
 def _in_one_pass(
     one_pass: FusedRound, gradient: Iterable[tuple[slice, Tensor | None]], threads: int
 ) -> tuple[Tensor, Any]:
-    parts = _cut(gradient, one_pass.width(threads))
-    _do((partial(one_pass.step, block, g) for block, g in parts), 1, threads)  # type: ignore[arg-type]
+    """A block of the gradient after the other: it is computed by all threads, and its memory free before the next."""
+    width = one_pass.width(threads)
+    for columns, g in gradient:
+        parts = _cut([(columns, g)], width)
+        works = (partial(one_pass.step, block, part) for block, part in parts)  # type: ignore[arg-type]
+        _do(works, 1, threads if columns.stop - columns.start > width else 1)
+        del g, parts, works
     return one_pass.x, one_pass.state
 
 
@@ -127,6 +133,12 @@ class _Blocks:
         """After all blocks: wide tensors in their place, numbers as the last block has left them."""
         ends = zip(self.wide, tensors_of(self.before), tensors_of(self.rest), strict=True)
         return with_tensors(self.rest, [whole if is_cut else number for is_cut, whole, number in ends])
+
+
+def _taken(blocks: list[tuple[slice, Tensor | None]]) -> Iterator[tuple[slice, Tensor | None]]:
+    """The blocks, which nobody here holds any more."""
+    while blocks:
+        yield blocks.pop(0)
 
 
 def _cut(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from decentral.comm import Mixer
 
 _CALLS = 4  # of each thread in a round, so that none waits long for another's last
+_MUCH = 1 << 19  # numbers that a call is worth its own
 _LARGE = 1 << 21  # numbers of x, from which a round gains more than looking at the step costs
 
 
@@ -35,8 +36,9 @@ class FusedRound:
             self.weights = plan.bags.weights if kernel.dtype is torch.float64 else plan.bags32.weights
 
     def width(self, threads: int) -> int:
-        """Columns a call: at least a tile, and where there are more some calls for each thread."""
-        return max(self.kernel.tile(self.order), -(-self.x.shape[1] // (_CALLS * threads)))
+        """Columns a call: at least a tile, or what is much to do; where there are more, some calls for each thread."""
+        h, d = self.x.shape
+        return max(min(self.kernel.tile(self.order), -(-_MUCH // h)), -(-d // (_CALLS * threads)))
 
     def step(self, block: slice, g: Tensor) -> None:
         """The columns ``block`` of x and of the state, with the gradients g (h, b)."""
