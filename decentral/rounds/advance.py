@@ -29,6 +29,8 @@ from decentral.rounds.fused.fusing import FusedRound, fused_round
 from decentral.rounds.posting import AHEAD, PostingComm, in_turns
 from decentral.rounds.team import Work, share
 
+_LITTLE = 1 << 20  # numbers of a gradient's block
+
 
 def advance(
     method: Method[Any],
@@ -55,6 +57,7 @@ def advance(
     gradient = iter(gradient)
     opening = [next(gradient)]
     fuses = width is None and opening[0][1] is not None
+    little = (opening[0][0].stop - opening[0][0].start) * x.shape[0] <= _LITTLE
     gradient, width = chain(_taken(opening), gradient), width or block_width(*x.shape)
     threads = torch.get_num_threads() if x.device.type == "cpu" and comm.ranks == 1 else 1
     if whole or comm.whole or traits_of(method).whole:
@@ -64,7 +67,7 @@ def advance(
             return method.step(x, state, there, comm.at(t), lr)  # type: ignore[arg-type]
         width, threads, gradient = x.shape[1], 1, _joined(given)
     elif fuses and (one_pass := fused_round(method, x, state, comm, t, lr, weight_decay)):
-        return _in_one_pass(one_pass, gradient, threads)
+        return _in_one_pass(one_pass, gradient, threads, little)
     elif width < x.shape[1]:
         width = min(width, -(-x.shape[1] // threads))  # each thread has a block
     blocks = _Blocks(method, x, state, lr, weight_decay)
@@ -84,10 +87,17 @@ def advance(
 
 
 def _in_one_pass(
-    one_pass: FusedRound, gradient: Iterable[tuple[slice, Tensor | None]], threads: int
+    one_pass: FusedRound, gradient: Iterable[tuple[slice, Tensor | None]], threads: int, little: bool
 ) -> tuple[Tensor, Any]:
-    """A block of the gradient after the other: it is computed by all threads, and its memory free before the next."""
+    """Threads take ``little`` blocks of the gradient in turn, each computing alone, which a busy machine holds up less.
+
+    Large ones all compute together, one after the other: its memory is free before the next.
+    """
     width = one_pass.width(threads)
+    if little:
+        parts = _cut(gradient, width)
+        _do((partial(one_pass.step, block, g) for block, g in parts), 1, threads)  # type: ignore[arg-type]
+        return one_pass.x, one_pass.state
     for columns, g in gradient:
         parts = _cut([(columns, g)], width)
         works = (partial(one_pass.step, block, part) for block, part in parts)  # type: ignore[arg-type]
