@@ -25,7 +25,7 @@ from decentral.rounds.ruled import Ruled
 def measure(compiled: bool = True) -> list[Line]:
     keep_freed_memory()
     lines = []
-    for n, d, limit in [(64, 200_000, 3.5), (1024, 50_000, 4.0)]:
+    for n, d, limit in [(64, 200_000, 1.6), (1024, 50_000, 2.0)]:
         comm = LocalComm(topologies.mixing_matrix(topologies.ring(n)))
         x, u, g = (torch.randn(n, d) for _ in range(3))
 

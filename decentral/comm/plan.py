@@ -19,6 +19,7 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from decentral.comm.order import RowOrder
 from decentral.errors import UserError
 
 _SMALL = 4  # workers up to which W = 11'/n is a graph like others
@@ -81,7 +82,7 @@ class MixingPlan:
             and (halo is None or h > _FEW * len(halo))
         ):
             rows = x if halo is None else torch.cat([x, halo])
-            bags = self._bags
+            bags = self.bags32
             return embedding_bag(
                 bags.rows,
                 rows,
@@ -124,17 +125,28 @@ class MixingPlan:
         return found
 
     @cached_property
-    def _bags(self) -> Bags:
+    def bags(self) -> Bags:
+        """The terms of all rows; in one process they are hosted rows."""
         terms = [[(row + k, v) for row, v in run.terms] for run in self.runs for k in range(run.size)]
         return Bags(
             rows=torch.tensor([row for bag in terms for row, _ in bag], dtype=torch.int32),
             offsets=torch.tensor(np.cumsum([0, *map(len, terms)]), dtype=torch.int32),
-            weights=torch.tensor([weight for bag in terms for _, weight in bag], dtype=torch.float32),
+            weights=torch.tensor([weight for bag in terms for _, weight in bag], dtype=torch.float64),
         )
+
+    @cached_property
+    def bags32(self) -> Bags:
+        """The same, as ``embedding_bag`` takes it."""
+        return self.bags._replace(weights=self.bags.weights.float())
+
+    @cached_property
+    def order(self) -> RowOrder:
+        """An order to make the rows in, where all are hosted."""
+        return RowOrder.of(self.bags.offsets.numpy(), self.bags.rows.numpy())
 
 
 class Bags(NamedTuple):
-    """The terms of all rows, one bag a row, as ``embedding_bag`` takes them."""
+    """The terms of all rows, one bag a row."""
 
     rows: Tensor
     offsets: Tensor

@@ -25,8 +25,11 @@ from decentral.blocks import block_width, column_blocks
 from decentral.comm import Mixer
 from decentral.comm.launch import one_thread
 from decentral.rounds.by_rows import InBlocks
+from decentral.rounds.fused.fusing import FusedRound, fused_round
 from decentral.rounds.posting import AHEAD, PostingComm, in_turns
 from decentral.rounds.team import Work, share
+
+_LITTLE = 1 << 20  # numbers of a gradient's block
 
 
 def advance(
@@ -51,7 +54,11 @@ def advance(
 
     Weight decay joins the gradient here, before the method, and so before any communication.
     """
-    width = width or block_width(*x.shape)
+    gradient = iter(gradient)
+    opening = [next(gradient)]
+    fuses = width is None and opening[0][1] is not None
+    little = (opening[0][0].stop - opening[0][0].start) * x.shape[0] <= _LITTLE
+    gradient, width = chain(_taken(opening), gradient), width or block_width(*x.shape)
     threads = torch.get_num_threads() if x.device.type == "cpu" and comm.ranks == 1 else 1
     if whole or comm.whole or traits_of(method).whole:
         given = list(gradient)
@@ -59,6 +66,8 @@ def advance(
             there = InBlocks([g for _, g in given if g is not None])
             return method.step(x, state, there, comm.at(t), lr)  # type: ignore[arg-type]
         width, threads, gradient = x.shape[1], 1, _joined(given)
+    elif fuses and (one_pass := fused_round(method, x, state, comm, t, lr, weight_decay)):
+        return _in_one_pass(one_pass, gradient, threads, little)
     elif width < x.shape[1]:
         width = min(width, -(-x.shape[1] // threads))  # each thread has a block
     blocks = _Blocks(method, x, state, lr, weight_decay)
@@ -75,6 +84,26 @@ def advance(
     )
     _do(works, comm.ranks, threads)
     return x, blocks.state()
+
+
+def _in_one_pass(
+    one_pass: FusedRound, gradient: Iterable[tuple[slice, Tensor | None]], threads: int, little: bool
+) -> tuple[Tensor, Any]:
+    """Threads take ``little`` blocks of the gradient in turn, each computing alone, which a busy machine holds up less.
+
+    Large ones all compute together, one after the other: its memory is free before the next.
+    """
+    width = one_pass.width(threads)
+    if little:
+        parts = _cut(gradient, width)
+        _do((partial(one_pass.step, block, g) for block, g in parts), 1, threads)  # type: ignore[arg-type]
+        return one_pass.x, one_pass.state
+    for columns, g in gradient:
+        parts = _cut([(columns, g)], width)
+        works = (partial(one_pass.step, block, part) for block, part in parts)  # type: ignore[arg-type]
+        _do(works, 1, threads if columns.stop - columns.start > width else 1)
+        del g, parts, works
+    return one_pass.x, one_pass.state
 
 
 def _do(works: Iterable[Work], ranks: int, threads: int) -> None:
@@ -114,6 +143,12 @@ class _Blocks:
         """After all blocks: wide tensors in their place, numbers as the last block has left them."""
         ends = zip(self.wide, tensors_of(self.before), tensors_of(self.rest), strict=True)
         return with_tensors(self.rest, [whole if is_cut else number for is_cut, whole, number in ends])
+
+
+def _taken(blocks: list[tuple[slice, Tensor | None]]) -> Iterator[tuple[slice, Tensor | None]]:
+    """The blocks, which nobody here holds any more."""
+    while blocks:
+        yield blocks.pop(0)
 
 
 def _cut(
