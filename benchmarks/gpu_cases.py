@@ -5,8 +5,10 @@ from __future__ import annotations
 import atexit
 import functools
 import io
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 from decentral.algorithms import ALGORITHMS
 from decentral.algorithms.asynchronous import ASYNCHRONOUS
 from decentral.comm.compression import LINKS
-from decentral.comm.world import LocalWorld
+from decentral.comm.world import LocalWorld, World
 from decentral.optimizers import OPTIMIZERS
 from decentral.problems.assistants import ASSISTANTS
 from decentral.problems.data.babi import story_lines
@@ -38,6 +40,16 @@ STAGES: Table = {
     "stages": {"count": 2},
     "train": {"lr": 0.05, "batch_size": 4, "rounds": 3},
 }
+
+
+def gpu(pretend: bool) -> AbstractContextManager[Any]:
+    """Inside there is a GPU: the machine's own, or the tests' pretended one."""
+    if not pretend:
+        return nullcontext()
+    sys.path.append(str(Path(__file__).parent.parent / "tests"))
+    from pretended_gpu import pretended_gpu
+
+    return pretended_gpu()  # type: ignore[no-any-return]
 
 
 class Records(Journal):
@@ -78,15 +90,17 @@ class Records(Journal):
         return found
 
 
-def trained(table: Table, device: str, kept: Mapping[str, Any] | None = None) -> Records:
+def trained(
+    table: Table, device: str, kept: Mapping[str, Any] | None = None, world: World | None = None
+) -> Records:
     """What a run of this table records on the CPU or the GPU, from its first round or a checkpoint."""
-    journal, world = Records(), LocalWorld()
+    journal, world = Records(), world or LocalWorld()
     (planned,) = expand(
         merged({"name": "gpu", "train": {"rounds": 2, "eval_samples": 20, "device": device}}, table)
     ).runs
     training_of(planned.config).check(planned.config, world)
     planned.config.prepare()
-    here = Here(world, device_of(planned.config.train.device, 0))
+    here = Here(world, device_of(planned.config.train.device, world.local_rank))
     rehearse(planned.config, here.device)
     outcome = training_of(planned.config).execute(planned.config, here, journal, kept)
     if outcome.status != "finished":

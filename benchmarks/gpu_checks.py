@@ -1,0 +1,152 @@
+"""What must hold on a GPU, each a function that raises where it does not: AssertionError, or whatever goes wrong."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import nn
+
+import topologies
+from benchmarks.gpu_cases import MLP, RING, Table, cases, distance, merged, trained
+from decentral.algorithms import DSGD, DecentLaM
+from decentral.comm import LocalComm
+from decentral.comm.launch import cuda_aware
+from decentral.rounds.script.optimizer import Decentralized
+
+TOLERANCE = 1e-9
+"""Of float64 after two or three rounds, relative: sums of another order."""
+DRAW = ("dropout", "problem lstmp", "problem recommender")
+"""Cases that draw on the device, whose generator is another there."""
+Check = Callable[[], str]
+
+
+class NotRunError(Exception):
+    """A check that this machine has not what it takes for; why."""
+
+
+def checks(pretend: bool, limit_s: Callable[[], float]) -> Iterator[tuple[str, Check]]:
+    """(words, check); a check gives words of what it found. ``limit_s``: seconds that there are for a sub-process."""
+    yield "ranks that share the card", partial(ranks, pretend, limit_s, False)
+    yield "ranks, CUDA buffers over MPI", partial(ranks, pretend, limit_s, True)
+    yield "torch.distributed with one rank", partial(_torch_world, pretend)
+    yield "resumed", _resumed
+    yield "chunks", _chunks
+    yield "drop-in", _drop_in
+    yield "compiled", partial(_compiled, pretend)
+    for words, table in cases():
+        yield words, partial(_as_the_cpu, words, table)
+
+
+def _as_the_cpu(words: str, table: Table) -> str:
+    table = merged(table, {"train": {"dtype": "float64"}})
+    found = trained(table, "cuda").rows
+    drawn = words in DRAW
+    expected = trained(table, "cuda" if drawn else "cpu").rows
+    apart = distance(found, expected)
+    assert apart <= TOLERANCE, f"records are {apart:.1e} apart"
+    return f"{apart:.1e}, of two runs" if drawn else f"{apart:.1e}"
+
+
+def ranks(pretend: bool, limit_s: Callable[[], float], direct: bool) -> str:
+    """Two ranks have the bits of one process; ``direct``: they hand CUDA buffers to MPI."""
+    if direct and (pretend or not cuda_aware()):
+        raise NotRunError("DECENTRAL_CUDA_AWARE is not 1: this MPI is not said to take CUDA buffers")
+    launcher = shutil.which(
+        "mpirun", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    )
+    if launcher is None or importlib.util.find_spec("mpi4py") is None:
+        raise NotRunError("there is no MPI here")
+    program = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu_ranks", "cuda"]
+    program += ["--pretend"] if pretend else []
+    environment = {**os.environ, "DECENTRAL_CUDA_AWARE": str(int(direct)), "OMP_NUM_THREADS": "1"}
+    launch = [launcher, "--oversubscribe", "-n", "2"]
+    alone, shared = (_records([*before, *program], environment, limit_s()) for before in ([], launch))
+    other = [words for words in alone if alone[words] != shared[words]]
+    assert not other, f"other bits on two ranks: {', '.join(other)}"
+    return f"equal bits of {len(alone)} runs, {'direct' if direct else 'staged'}"
+
+
+def _records(command: list[str], environment: dict[str, str], limit_s: float) -> dict[str, object]:
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=limit_s, check=False
+    )
+    assert done.returncode == 0, done.stderr[-300:]
+    found: dict[str, object] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def _torch_world(pretend: bool) -> str:
+    if pretend:
+        raise NotRunError("NCCL cannot be pretended")
+    if importlib.util.find_spec("decentral.comm.torch") is None:
+        raise NotRunError("there is no communicator of torch.distributed in this version")
+    raise NotRunError("it is not known how one rank of it is started here")
+
+
+def _resumed() -> str:
+    table = merged(
+        RING, MLP, {"algorithm": {"name": "dmsgd"}, "optimizer": {"name": "adam"}, "faults": {"loss": 0.2}},
+        {"train": {"rounds": 4, "checkpoint_every": 2, "record_every": 1, "dtype": "float64"}},
+    )  # fmt: skip
+    whole = trained(table, "cuda")
+    assert trained(table, "cuda", whole.kept).rows == whole.rows[-2:], "other bits than without a break"
+    apart = distance(trained(table, "cpu", whole.kept).rows, whole.rows[-2:])
+    assert apart <= TOLERANCE, f"on the CPU it goes on {apart:.1e} apart"
+    return "the same bits"
+
+
+def _chunks() -> str:
+    table = merged(
+        RING, MLP, {"topology": {"workers": 10}, "train": {"dtype": "float64", "oracle": "batched"}}
+    )
+    whole, cut = (trained(merged(table, {"train": {"chunk": chunk}}), "cuda").rows for chunk in (10, 4))
+    apart = distance(whole, cut)
+    assert apart <= TOLERANCE, f"chunks of 4 are {apart:.1e} apart from all at once"
+    return "the same bits" if apart == 0 else f"{apart:.1e}"
+
+
+def _drop_in() -> str:
+    for method in (DSGD(), DecentLaM(0.0)):
+        here, there = (_stepped(method, device) for device in ("cpu", "cuda"))
+        assert all(
+            math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=1e-12) for a, b in zip(here, there, strict=True)
+        )
+    return "as on the CPU"
+
+
+def _stepped(method: DSGD | DecentLaM, device: str) -> list[float]:
+    """The numbers of a model after rounds of the drop-in over Adam, with its state put back in the middle."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double().to(device)
+    comm = LocalComm(topologies.constant([[1.0]]))
+    optimizer = Decentralized(torch.optim.Adam(model.parameters(), lr=0.1), method, comm, model=model)
+    for t in range(4):
+        x = torch.randn(5, 3, generator=torch.Generator().manual_seed(t), dtype=torch.float64).to(device)
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+        if t == 1:
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    return torch.cat(
+        [part.detach().double().cpu().flatten() for part in model.state_dict().values()]
+    ).tolist()
+
+
+def _compiled(pretend: bool) -> str:
+    if pretend:
+        raise NotRunError("torch.compile cannot be pretended")
+    table = merged(RING, MLP, {"algorithm": {"name": "decentlam"}, "train": {"dtype": "float64"}})
+    plain, fused = (trained(merged(table, {"train": {"compile": on}}), "cuda").rows for on in (False, True))
+    apart = distance(plain, fused)
+    assert apart <= TOLERANCE, f"{apart:.1e} apart from the round that is not compiled"
+    return f"{apart:.1e}"
