@@ -1,4 +1,4 @@
-"""`make gpu` works: on a pretended GPU with tiny sizes; what fails or has no time is told, and without a GPU it says so."""
+"""`make gpu` on a pretended GPU with tiny sizes; what fails or has no time is told, and without a GPU it says so."""
 
 import json
 import sys
@@ -55,4 +55,4 @@ def test_what_has_no_time_is_named(monkeypatch, capsys, tmp_path):
 @pytest.mark.mpi
 def test_ranks_that_share_a_pretended_gpu_have_the_bits_of_one_process():
     said = gpu_checks.ranks(True, lambda: 200.0, False)
-    assert said == "equal bits of 8 runs, staged"
+    assert said == "equal bits of 9 runs, staged"
