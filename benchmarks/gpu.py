@@ -70,15 +70,15 @@ def _tried(check: Callable[[], str]) -> tuple[str, str]:
 def measure_all(pretend: bool, budget: Budget) -> list[Found]:
     """Each measurement, as :class:`Speed` has it, or why there is none."""
     rates: dict[str, float] = {}
-    longest: dict[str, float] = {}
+    last: dict[str, tuple[int, float]] = {}  # of the size before: workers, and seconds of a round
     found = []
     for model, workers, device, compiled in wanted(pretend):
         what: Found = {"model": model, "workers": workers, "device": device, "compiled": compiled}
-        kind = f"{model} {device} {compiled}"
-        if budget.left() < 4 * longest.get(kind, 1.0):  # the next size takes about four times this one
+        kind, began = f"{model} {device} {compiled}", time.monotonic()
+        before, round_s = last.get(kind, (workers, 0.0))
+        if 5 * round_s * workers / before > budget.left() / 4 or budget.left() <= 0:
             found.append({**what, "said": "no time was left"})
             continue
-        began = time.monotonic()
         try:
             where = torch.device(device, 0) if device == "cuda" else torch.device("cpu")
             if device not in rates:
@@ -87,15 +87,14 @@ def measure_all(pretend: bool, budget: Budget) -> list[Found]:
                 model, workers, where, compiled, rates[device], 0.05 if pretend else 2.0, pretend
             )
             found.append({**asdict(speed), **what, "bytes_s": rates[device]})
+            last[kind] = workers, speed.round_s
         except Exception as error:
             found.append(
                 {**what, "said": f"{type(error).__name__}: {error}".splitlines()[0][:300], "failed": True}
             )
         gc.collect()
-        longest[kind] = time.monotonic() - began
-        _tell(
-            f"{model}, {workers} workers, {device}{', compiled' if compiled else ''}: {longest[kind]:.1f} s"
-        )
+        extra = ", compiled" if compiled else ""
+        _tell(f"{model}, {workers} workers, {device}{extra}: {time.monotonic() - began:.1f} s")
     return found
 
 

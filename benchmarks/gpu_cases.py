@@ -128,10 +128,13 @@ def distance(rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, An
     return max((_apart(a, b) for a, b in pairs), default=float("inf"))
 
 
+_NOTHING = 1e-9  # squares of distances that are rounding alone are far below
+
+
 def _apart(a: Any, b: Any) -> float:
     if a == b or (a != a and b != b):  # nan: not yet known
         return 0.0
-    return float("inf") if isinstance(a, str) else float(abs(a - b) / max(abs(a), abs(b)))
+    return float("inf") if isinstance(a, str) else float(abs(a - b) / max(abs(a), abs(b), _NOTHING))
 
 
 def cases() -> Iterator[tuple[str, Table]]:

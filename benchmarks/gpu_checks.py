@@ -10,10 +10,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
+import topologies
 from benchmarks.gpu_cases import MLP, RING, Table, cases, distance, merged, trained
 from benchmarks.gpu_drop_in import stepped
 from decentral.algorithms import DSGD, DecentLaM
@@ -85,9 +87,28 @@ def _records(command: list[str], environment: dict[str, str], limit_s: float) ->
 def _torch_world(pretend: bool) -> str:
     if pretend:
         raise NotRunError("NCCL cannot be pretended")
-    if importlib.util.find_spec("decentral.comm.torch") is None:
-        raise NotRunError("there is no communicator of torch.distributed in this version")
-    raise NotRunError("it is not known how one rank of it is started here")
+    if importlib.util.find_spec("decentral.comm.distributed") is None:
+        raise NotRunError("this version has no communicator of torch.distributed")
+    from decentral.comm.distributed.world import TorchComm
+
+    comm = TorchComm(RING_OF_4)
+    same_bits(comm, "cuda")
+    return "the bits of one process" + (", by NCCL" if comm.mpi.cuda is not None else "; NCCL was not used")
+
+
+RING_OF_4 = topologies.mixing_matrix(topologies.ring(4), "metropolis")
+
+
+def same_bits(comm: Any, device: str) -> None:
+    """Mixes and exact means of ``comm``, which hosts all of RING_OF_4, are those of one process."""
+    x, expected = torch.randn(4, 1001, dtype=torch.float64).to(device), LocalComm(RING_OF_4)
+    for t in range(3):
+        for ours, theirs in zip(
+            (comm.at(t).mix(x), comm.at(t).mean(x)),
+            (expected.at(t).mix(x), expected.at(t).mean(x)),
+            strict=True,
+        ):
+            assert torch.equal(ours, theirs), "other bits than one process"
 
 
 def _resumed() -> str:
