@@ -124,11 +124,9 @@ def _run_all(
     with Progress(experiment, done, show=root) as progress:
         if note:
             progress.say(note, style="dim")
-        for words in {
-            device_words(r.config.train.device, world) for r in experiment.runs if r.id not in done
-        }:
-            if words:
-                progress.say(words, style="dim")
+        wishes = dict.fromkeys(r.config.train.device for r in experiment.runs if r.id not in done)
+        for words in filter(None, (device_words(wish, world) for wish in wishes)):
+            progress.say(words, style="dim")
         for planned in experiment.runs:
             if planned.id in done:
                 continue
