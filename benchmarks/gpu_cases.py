@@ -295,6 +295,9 @@ def _others() -> Iterator[tuple[str, Table]]:
         if name == "mlp":
             flow["train"]["batch_size"] = 300
         yield f"nodes {name}", merged(flow, {"problem": {"name": name, **keys}})
+    plain: Table = {"dataflow": {"runtime": "synchronous"}, "train": {"lr": 0.05, "rounds": 1}}
+    problem = {"name": "list-reduction", **nodes["list-reduction"]}
+    yield "nodes without messages", merged(plain, {"problem": problem})
     for name in ASYNCHRONOUS:
         yield f"asynchronous {name}", merged(RING, MLP, {"algorithm": {"name": name}})
     for name in ASSISTANTS:
