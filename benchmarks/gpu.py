@@ -23,8 +23,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.gpu_cases import gpu
 from benchmarks.gpu_checks import NotRunError, checks
+from benchmarks.gpu_runs import gpu
 from benchmarks.gpu_speed import Speed, bandwidth, measured, wanted
 
 BUDGET_S, CHECKS_SHARE = 400.0, 0.5

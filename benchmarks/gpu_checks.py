@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 import topologies
-from benchmarks.gpu_cases import MLP, RING, Table, cases, distance, merged, trained
+from benchmarks.gpu_cases import MLP, RING, cases
 from benchmarks.gpu_drop_in import stepped
+from benchmarks.gpu_runs import Table, distance, merged, trained
 from decentral.algorithms import DSGD, DecentLaM
 from decentral.comm import LocalComm
 from decentral.comm.launch import cuda_aware

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks.gpu_cases import MLP, RING, STAGES, Table, gpu, merged, trained
+from benchmarks.gpu_cases import MLP, RING, STAGES
 from benchmarks.gpu_drop_in import stepped
+from benchmarks.gpu_runs import Table, gpu, merged, trained
 from decentral.algorithms import DSGD, DmSGD, PmSGD
 from decentral.comm.world import World, find_world
 from decentral.rounds.script.join import join

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.gpu_cases import MLP, RING, merged, trained
+from benchmarks.gpu_cases import MLP, RING
+from benchmarks.gpu_runs import merged, trained
 from decentral.comm.layout import Layout
 from decentral.errors import UserError
 from decentral.problems import chunks

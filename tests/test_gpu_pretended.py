@@ -12,7 +12,8 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.functional import cross_entropy
 
 import topologies
-from benchmarks.gpu_cases import MLP, RING, cases, distance, merged, trained
+from benchmarks.gpu_cases import MLP, RING, cases
+from benchmarks.gpu_runs import distance, merged, trained
 from decentral.algorithms import ALGORITHMS
 from decentral.comm import LocalComm
 from decentral.problems.models.draws import Generators
