@@ -18,7 +18,7 @@ $(error MPI must be openmpi, mpich or mpi, not '$(MPI)')
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lint format fuzz slurm bench install clean changed
+.PHONY: help run test quick lint format fuzz slurm bench gpu install clean changed
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -54,6 +54,9 @@ slurm: $(STAMP)  ## Slurm on two nodes in namespaces of this machine: jobs, sign
 
 bench: $(STAMP)  ## speed and memory, as ratios against baselines; ARGS go to it
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+gpu: $(STAMP)  ## on a machine with a GPU: checks, then speed; a table and gpu.json, in seven minutes; ARGS go to it
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 install: $(STAMP)  ## only create .venv
 

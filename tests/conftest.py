@@ -4,6 +4,9 @@ import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, by sub-processes too
+os.environ.setdefault(
+    "CUDA_VISIBLE_DEVICES", ""
+)  # bits and times are those of CPUs; a GPU is pretended, or `make gpu`
 
 import pytest
 

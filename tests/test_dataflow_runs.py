@@ -5,7 +5,6 @@ import json
 
 import pytest
 import tomli_w
-import torch
 from command import decentral
 from ranks import decentral as launch
 
@@ -149,19 +148,6 @@ def test_a_network_is_described_and_drawn(tmp_path):
     assert (tmp_path / "net.png").stat().st_size > 5_000
     refused = decentral("network", write({**LISTS, "problem": {"name": "quadratic"}}, "y.toml"))
     assert refused.code == 2
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-@pytest.mark.parametrize("table", [LISTS, TREES, STORIES, DIGITS], ids=["lists", "trees", "graphs", "mlp"])
-@pytest.mark.parametrize("runtime", ["messages", "synchronous"])
-def test_a_gpu_finds_what_the_cpu_finds(tmp_path, table, runtime):
-    path = write(changed(table, dataflow={"runtime": runtime}, train={"dtype": "float64"}))
-    for device in ("cpu", "cuda"):
-        said = decentral("run", path, "--out", device, "--set", f"train.device={device}")
-        assert said.code == 0, said.err
-    for a, b in zip(measured(tmp_path / "cpu"), measured(tmp_path / "cuda"), strict=True):
-        assert float(a["train_loss"]) == pytest.approx(float(b["train_loss"]), rel=1e-6)
-        assert float(a["test_loss"]) == pytest.approx(float(b["test_loss"]), rel=1e-6)
 
 
 REFUSALS = [

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from decentral.comm.layout import Layout
+from decentral.problems.chunks import chunk_of
 from decentral.problems.data.batches import EpochBatches
 from decentral.problems.evaluation import Evaluation, placed
 from decentral.problems.losses import Loss, cross_entropy
@@ -19,12 +20,13 @@ from decentral.problems.models.conversion import converted
 from decentral.problems.models.tried import TRUSTED, Tried
 from decentral.problems.models.worker_state import stacked_buffers
 from decentral.problems.objective import one_worker
-from decentral.problems.oracles import Batches, Blocks, LoopOracle, choose_oracle
+from decentral.problems.oracles import BatchedOracle, Batches, Blocks, LoopOracle, choose_oracle
 from decentral.problems.statistics import of_batch_norm, renew_statistics
 from topologies.streams import stream
 
 if TYPE_CHECKING:
     from decentral.comm import Communicator
+    from decentral.problems.capabilities import BatchSize
     from decentral.problems.data.dataset import Dataset
     from decentral.problems.objective import Place
 
@@ -75,7 +77,25 @@ class ModelObjective:
             self._full = ([self.train_x[s] for s in self.shards], [self.train_y[s] for s in self.shards])
         else:
             self._deal(place.batch_size)
+        self._bound(place.batch_size)
         self.optimum: Tensor | None = None
+
+    @property
+    def chunk(self) -> int | None:
+        """Workers whose gradients are batched at once; None where it is all of them, or they are not batched."""
+        oracle = self._oracle
+        chunk = oracle.chunk if isinstance(oracle, BatchedOracle) else None
+        return chunk if chunk is not None and chunk < len(self.shards) else None
+
+    def _bound(self, size: BatchSize) -> None:
+        """Choose how many workers' gradients are batched at once, of batches of this size."""
+        oracle = self._oracle
+        if isinstance(oracle, BatchedOracle):
+            some = slice(max(map(len, self.shards)) if size == "full" else size)
+            oracle.chunk = chunk_of(
+                self.place.chunk, self.evaluation.module, self.layout, self.buffers,
+                self.train_x[some], self.train_y[some], self.loss, len(self.shards),
+            )  # fmt: skip
 
     def _deal(self, batch_size: int) -> None:
         """Batches of so many samples of each shard."""
@@ -113,6 +133,7 @@ class ModelObjective:
         """From round t on batches of this size."""
         assert self.batches is not None
         self.batches.grow(batch_size, t)
+        self._bound(batch_size)
 
     def evaluate(self, mean: Tensor, x: Tensor, comm: Communicator, last: bool) -> dict[str, float]:
         """Losses and accuracies of the averaged model, accuracies of the workers' models."""
@@ -145,8 +166,9 @@ class ModelObjective:
         one.place = replace(self.place, batch_size=batch_size)
         if of_all:
             one.shards = [self.owned] * len(self.shards)
-        one._full = None
+        one._full, one._oracle = None, copy.copy(self._oracle)
         one._deal(batch_size)
+        one._bound(batch_size)
         return one
 
     def renew_statistics(self, x: Tensor, batch_size: int) -> int:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Place:
     """Where an objective is built: its hosted workers among all, seed, numbers, device, and batches.
 
-    ``adversarial``: examples that samples are joined by, of problems that are Perturbable.
+    ``adversarial``: examples that samples are joined by, of problems that are Perturbable. ``chunk``: workers whose
+    gradients are batched at once, of the oracle that batches.
     """
 
     workers: int
@@ -34,6 +35,7 @@ class Place:
     oracle: Literal["auto", "batched", "loop"]
     eval_samples: int
     adversarial: Adversarial | None = None
+    chunk: int | Literal["auto"] = "auto"
 
 
 def one_worker(place: Place, row: int) -> Place:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from contextlib import nullcontext
+from math import ceil
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ Batches = Tensor | list[Tensor]
 
 
 class BatchedOracle:
-    """All hosted workers in one ``vmap``; ``buffers`` name -> (h, *shape) are updated in place."""
+    """All hosted workers in one ``vmap``, or ``chunk`` of them; ``buffers`` (h, *shape) are updated in place."""
 
     name = "batched"
 
@@ -55,25 +56,51 @@ class BatchedOracle:
 
         self.attends = any(isinstance(m, nn.Embedding) for m in module.modules())
         self.call = vmap(grad_and_value(loss), in_dims=(0, 0, 0, 0, 0))
+        self.chunk: int | None = None
         self._padded: tuple[Tensor, Tensor, Tensor] | None = None
+        self._g: Tensor | None = None
 
     def gradient(self, x: Tensor, inputs: Batches, labels: Batches, t: int) -> tuple[Tensor, Blocks]:
         """Losses (h,) and gradients at x (h, d) on inputs and labels (h, B, ...), or lists of batches."""
         h, even = x.shape[0], self._even(inputs, labels, x)
+        if self.chunk is not None and self.chunk < h:
+            return self._in_chunks(self.chunk, x, even, t)
+        gradients, losses = self._called(x, self.buffers, even, t)
+        blocks = [(span.columns, gradients[span.name].reshape(h, -1)) for span in self.layout.spans]
+        if len(blocks) > _FEW_TENSORS:
+            blocks = [(slice(0, self.layout.d), torch.cat([g for _, g in blocks], dim=1))]
+        return losses, blocks
+
+    def _in_chunks(
+        self, chunk: int, x: Tensor, even: tuple[Tensor, Tensor, Tensor], t: int
+    ) -> tuple[Tensor, Blocks]:
+        h, losses = len(x), x.new_empty(len(x))
+        if self._g is None:
+            self._g = torch.empty_like(x)
+        pieces = ceil(h / chunk)  # of even sizes, since one worker alone is batched with other bits
+        for rows in (slice(h * k // pieces, h * (k + 1) // pieces) for k in range(pieces)):
+            buffers = {name: buffer[rows] for name, buffer in self.buffers.items()}
+            a, b, c = (part[rows] for part in even)
+            gradients, losses[rows] = self._called(x[rows], buffers, (a, b, c), t)
+            for span in self.layout.spans:
+                self._g[rows, span.columns] = gradients[span.name].flatten(1)
+        return losses, [(slice(0, self.layout.d), self._g)]
+
+    def _called(
+        self, x: Tensor, buffers: dict[str, Tensor], even: tuple[Tensor, Tensor, Tensor], t: int
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Gradients by name, and losses, of these rows."""
         try:
             # vmap batches this kernel of attention, and not the one that a CPU would take
             with sdpa_kernel(SDPBackend.MATH) if self.attends else nullcontext():
-                gradients, losses = self.call(self.layout.views(x), self.buffers, *even)
+                found: tuple[dict[str, Tensor], Tensor] = self.call(self.layout.views(x), buffers, *even)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # what no trial foresaw: a model may do other things later
             raise UserError(
                 f'round {t}: torch\'s vmap cannot batch the model ({shown(str(error))}); set train.oracle = "loop"'
             ) from error
-        blocks = [(span.columns, gradients[span.name].reshape(h, -1)) for span in self.layout.spans]
-        if len(blocks) > _FEW_TENSORS:
-            blocks = [(slice(0, self.layout.d), torch.cat([g for _, g in blocks], dim=1))]
-        return losses, blocks
+        return found
 
     def _even(self, inputs: Batches, labels: Batches, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Batches of one size, and each label's share of the mean: lists are padded with samples of share 0."""

@@ -272,5 +272,10 @@ def _run_id(swept: Mapping[str, Any], seed: int, config: Config) -> str:
     )
     words = [str(v) if k.endswith(".name") else f"{k.split('.')[-1]}-{v}" for k, v in ordered]
     slug = re.sub(r"[^A-Za-z0-9.+-]+", "-", "_".join(words) or config.name)[:80]
-    digest = hashlib.sha256(json.dumps(resolved(config), sort_keys=True).encode()).hexdigest()[:8]
+    table = resolved(config)
+    if (
+        table["train"]["device"] == "auto"
+    ):  # where it is computed is no part of it, and was "cpu" where nothing is said
+        table["train"]["device"] = "cpu"
+    digest = hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:8]
     return f"{slug}_seed-{seed}_{digest}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
+from decentral.comm.launch import cuda_aware
 from decentral.comm.layout import Layout
 from decentral.comm.world import World
 from decentral.errors import UserError
@@ -36,6 +37,26 @@ def device_of(wish: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank % torch.cuda.device_count())
 
 
+def device_facts(device: torch.device) -> dict[str, str]:
+    """Of environment.json."""
+    return {
+        "device": str(device),
+        **({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
+    }
+
+
+def device_words(wish: str, world: World) -> str:
+    """Which device is used, and how messages get to it, for people; "" where torch sees no GPU."""
+    if not torch.cuda.is_available():
+        return ""
+    device = device_of(wish, world.local_rank)
+    if device.type == "cpu":
+        return f'on the CPU, beside a GPU (train.device = "{wish}")'
+    way = "straight over MPI (DECENTRAL_CUDA_AWARE)" if cuda_aware() else "through pinned host memory"
+    messages = f"; messages between ranks go {way}" if world.ranks > 1 else ""
+    return f"on {device}, {torch.cuda.get_device_name(device)}{messages}"
+
+
 def place_of(
     run: Run, rows: range, device: torch.device, oracle: Literal["auto", "batched", "loop"] = "loop"
 ) -> Place:
@@ -52,6 +73,7 @@ def place_of(
         oracle=oracle,
         eval_samples=train.eval_samples,
         adversarial=getattr(run, "adversarial", None),
+        chunk=train.chunk,
     )
 
 

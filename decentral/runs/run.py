@@ -109,6 +109,8 @@ def _run_all(
     tensorboard: bool,
     note: str,
 ) -> int:
+    from decentral.runs.place import device_words
+
     if world.ranks > 1:
         use_threads()
     root = world.rank == 0
@@ -122,6 +124,9 @@ def _run_all(
     with Progress(experiment, done, show=root) as progress:
         if note:
             progress.say(note, style="dim")
+        wishes = dict.fromkeys(r.config.train.device for r in experiment.runs if r.id not in done)
+        for words in filter(None, (device_words(wish, world) for wish in wishes)):
+            progress.say(words, style="dim")
         for planned in experiment.runs:
             if planned.id in done:
                 continue
@@ -150,7 +155,7 @@ def _run_all(
 def _one(world: World, planned: PlannedRun, folder: RunFolder, progress: Progress) -> dict[str, Any]:
     """Run or resume one run; its status."""
     from decentral.runs.journal import Journal
-    from decentral.runs.place import Here, device_of
+    from decentral.runs.place import Here, device_facts, device_of
     from decentral.runs.rounds import checkpoint
 
     config, root = planned.config, world.rank == 0
@@ -162,7 +167,7 @@ def _one(world: World, planned: PlannedRun, folder: RunFolder, progress: Progres
     def begun(facts: Mapping[str, Any], notes: Sequence[str]) -> None:
         if root:
             notes = [*file_notes(config), *notes]
-            facts = {**facts, "device": str(device), "notes": notes}
+            facts = {**facts, **device_facts(device), "notes": notes}
             folder.begin(resolved(config), environment(world.ranks, **facts))
             for note in notes:
                 progress.say(f"{planned.id}: {note}", style="dim")

@@ -51,7 +51,7 @@ class AssistedRun(Run):
     def without(cls, table: Table) -> Mapping[str, str]:
         """See :class:`Run`."""
         del table
-        of_rounds = ("train.oracle", "train.compile", "train.checkpoint_every")
+        of_rounds = ("train.oracle", "train.chunk", "train.compile", "train.checkpoint_every")
         of_cluster = [f"network.{key}" for key in ("cluster", "ports", "hosts", "overlap", "all_reduce")]
         return {
             **dict.fromkeys(of_rounds, "with [assistant]; remove the key"),

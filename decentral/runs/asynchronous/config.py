@@ -63,4 +63,5 @@ class AsynchronousRun(WholeModels):
             "faults": f"for {name}, which has no rounds; remove the section (a slow worker is network.compute.name = "
             '"one-slow-worker")',
             "compression": f"for {name}, whose messages have meanings of their own; remove the section",
+            "train.chunk": f"for {name}, whose workers are not in step; remove the key",
         }

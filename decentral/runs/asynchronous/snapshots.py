@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from decentral.runs.asynchronous.worker import Worker
+from decentral.runs.gathering import copied
 from decentral.runtime.driver import Sent
 
 
@@ -28,8 +29,8 @@ class Snapshot:
     @classmethod
     def of(cls, worker: Worker, sent: Sent) -> Snapshot:
         """Copies of what changes."""
-        buffers = {name: value.clone() for name, value in worker.objective.buffers.items()}
-        return cls(worker.side.model().clone(), buffers, worker.t, sent, dict(worker.side.staleness))
+        buffers = {name: copied(value) for name, value in worker.objective.buffers.items()}
+        return cls(copied(worker.side.model()), buffers, worker.t, sent, dict(worker.side.staleness))
 
 
 def models_of(parts: Sequence[Snapshot], device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:

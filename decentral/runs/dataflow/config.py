@@ -53,7 +53,7 @@ class DataflowRun(Run):
     @classmethod
     def without(cls, table: Table) -> Mapping[str, str]:
         """Batches are for problems whose samples are dealt in them, as in rounds of workers; instances are others'."""
-        of_workers = ["train.oracle", "train.compile", "train.checkpoint_every"]
+        of_workers = ["train.oracle", "train.chunk", "train.compile", "train.checkpoint_every"]
         problem = choices_of(PROBLEMS).get(str(section(table, "problem").get("name", "")))
         if problem is None or not issubclass(problem, Trainable):
             of_workers.append("train.batch_size")

@@ -14,6 +14,7 @@ from decentral.dataflow.control import updates_of
 from decentral.dataflow.ends import Loss, Score
 from decentral.dataflow.transforms import Transform
 from decentral.dataflow.worker import Worker
+from decentral.runs.gathering import copied
 from decentral.runtime.driver import Driver, Sent
 from decentral.runtime.staleness import histogram, staleness_columns
 from decentral.runtime.trace import Span, Trace
@@ -63,7 +64,7 @@ class Recorder:
         for one in updates:
             lags += one.staleness
         parameters = {
-            name: [p.detach().clone() for p in node.module.parameters()]
+            name: [copied(p) for p in node.module.parameters()]
             for name, node in self.worker.nodes.items()
             if isinstance(node, Transform) and any(True for _ in node.module.parameters())
         }

@@ -50,6 +50,8 @@ def state(
         "links": _collect_links(world, comm.links) if comm.links is not None else None,
         "faults": _collect_faults(world, comm.faults) if comm.faults is not None else None,
         "oracle": objective.oracle,
+        "chunk": getattr(objective, "chunk", None),
+        "device": x.device.type,
         "threads": torch.get_num_threads(),
     }
 

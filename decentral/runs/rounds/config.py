@@ -13,7 +13,7 @@ from decentral.optimizers.of_run import OfRun
 from decentral.optimizers.rule import Rule
 from decentral.optimizers.schedules import Schedule
 from decentral.problems.adversarial import Adversarial
-from decentral.problems.capabilities import BatchSize, Linear, rounds_a_batch
+from decentral.problems.capabilities import BatchSize, Layered, Linear, rounds_a_batch
 from decentral.runs.kind import Columns, Key, Named, Table
 from decentral.runs.sections.actors import refuse_actors
 from decentral.runs.sections.adversarial import refuse_adversarial
@@ -105,6 +105,11 @@ class RoundsRun(WholeModels):
         super().fits()
         if self.adversarial is not None:
             refuse_adversarial(self.adversarial, self.problem, self.train, self.faults)
+        if self.train.chunk != "auto" and not isinstance(self.problem, Layered):
+            raise UserError(
+                f"train.chunk = {self.train.chunk} is of gradients of networks, which are batched over workers, and "
+                "[problem] has none; remove the key"
+            )
         refuse_actors(self.problem, self.train, self.faults, self.phases, self.optimizer)
         grows = self.noise_scale is not None and self.noise_scale.most_batch is not None
         evaluates = self.optimizer is not None and self.optimizer.evaluates

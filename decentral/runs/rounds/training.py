@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -60,13 +61,11 @@ class Training:
         self.company, self.measured = company, here.world.ranks > 1 or company is not None
         self.config, self.world, self.journal = config, here.world, journal
         self.comm = self.world.communicator(self.world.from_root(config.topology.mixing))
-        oracle = config.train.oracle
+        place = place_of(config, self.comm.rows, here.device, config.train.oracle)
         if kept and kept["oracle"] in ("batched", "loop"):
-            # this many ranks might choose another, and the last bits would differ
-            oracle = kept["oracle"]
-        self.objective: Objective = config.problem.build(
-            place_of(config, self.comm.rows, here.device, oracle)
-        )
+            # this many ranks, or this much memory, might choose others, and the last bits would differ
+            place = replace(place, oracle=kept["oracle"], chunk=kept.get("chunk") or config.topology.workers)
+        self.objective: Objective = config.problem.build(place)
         if company is not None:
             company.furnish(self.objective, self.comm)
         self._furnish_links()
@@ -97,13 +96,19 @@ class Training:
                 notes.append(
                     f"begun with {kept['threads']} threads and resumed with {threads}: the last bits may differ"
                 )
+            if (before := kept.get("device", "cpu")) != self.x.device.type:
+                notes.append(
+                    f"begun on {before} and resumed on {self.x.device.type}: the last bits differ; train.device chooses"
+                )
             self._take_up(kept)
         self.evaluations = Evaluations(config.optimizer, self.comm, self.state)
         self.losses = Losses(self.comm, self.x.device, self.t, limit)
         self.watch = Stopwatch(self.world.rank, self.x.device)
         # in one process the timeline is the simulated one
         self.watched = middle(config.train.rounds, self.t) if self.measured else range(0)
-        journal.begin({"oracle": self.objective.oracle}, notes, kept["row"] if kept else None)
+        chunk = getattr(self.objective, "chunk", None)
+        facts = {"oracle": self.objective.oracle, **({"chunk": chunk} if chunk else {})}
+        journal.begin(facts, notes, kept["row"] if kept else None)
 
     @property
     def unfinished(self) -> bool:

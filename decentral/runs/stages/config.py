@@ -83,7 +83,7 @@ class StageRun(Run):
     def without(cls, table: Table) -> Mapping[str, str]:
         """See :class:`Run`."""
         del table
-        of_rounds = ("train.oracle", "train.compile", "train.checkpoint_every")
+        of_rounds = ("train.oracle", "train.chunk", "train.compile", "train.checkpoint_every")
         return {
             **dict.fromkeys(of_rounds, "with [stages]; remove the key"),
             **dict.fromkeys(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from decentral.problems.model_objective import ModelObjective
+from decentral.runs.gathering import copied
 from decentral.runtime.driver import Driver, Sent
 from decentral.stages.layers import Network
 from decentral.stages.peer_comm import ALL_REDUCE, GOSSIP
@@ -65,13 +66,13 @@ class Observer:
     def _before_update(self, t: int) -> None:
         if self.recorded(t):
             named = dict(_named(self.stage))
-            self.before[t] = {name: p.detach().clone() for name, p in named.items()}
-            self.gradients[t] = {name: p.grad.clone() for name, p in named.items() if p.grad is not None}
+            self.before[t] = {name: copied(p) for name, p in named.items()}
+            self.gradients[t] = {name: copied(p.grad) for name, p in named.items() if p.grad is not None}
 
     def snapshot(self, t: int, driver: Driver) -> Snapshot:
         """The stage as it is after step t."""
         loss = self.stage.losses.get(t)
-        after = {name: value.detach().clone() for name, value in _named(self.stage, buffers=True)}
+        after = {name: copied(value) for name, value in _named(self.stage, buffers=True)}
         return Snapshot(
             driver.now, after, self.before.pop(t, {}), self.gradients.pop(t, {}),
             None if loss is None else float(loss), sent_by(self.stage, driver),
@@ -135,7 +136,7 @@ class Assembly:
         cosines = []
         for i, layer in enumerate(self.modules):
             pairs = [
-                (local[f"{i}.{name}"].flatten(), p.grad.flatten())
+                (local[f"{i}.{name}"].to(p.grad.device).flatten(), p.grad.flatten())
                 for name, p in layer.named_parameters()
                 if p.grad is not None and f"{i}.{name}" in local
             ]
