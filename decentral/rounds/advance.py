@@ -26,6 +26,7 @@ from decentral.comm import Mixer
 from decentral.comm.launch import one_thread
 from decentral.rounds.by_rows import InBlocks
 from decentral.rounds.fused.fusing import FusedRound, fused_round
+from decentral.rounds.fused.halves import halves_of
 from decentral.rounds.posting import AHEAD, PostingComm, in_turns
 from decentral.rounds.team import Work, share
 
@@ -60,7 +61,8 @@ def advance(
     little = (opening[0][0].stop - opening[0][0].start) * x.shape[0] <= _LITTLE
     gradient, width = chain(_taken(opening), gradient), width or block_width(*x.shape)
     threads = torch.get_num_threads() if x.device.type == "cpu" and comm.ranks == 1 else 1
-    if whole or comm.whole or traits_of(method).whole:
+    cut = not (whole or comm.whole or traits_of(method).whole)
+    if not cut:
         given = list(gradient)
         if getattr(method, "joins_rows", False) and len(given) > 1:
             there = InBlocks([g for _, g in given if g is not None])
@@ -70,11 +72,13 @@ def advance(
         return _in_one_pass(one_pass, gradient, threads, little)
     elif width < x.shape[1]:
         width = min(width, -(-x.shape[1] // threads))  # each thread has a block
-    blocks = _Blocks(method, x, state, lr, weight_decay)
+    blocks: Any = _Blocks(method, x, state, lr, weight_decay)
+    if cut and comm.ranks > 1 and g is not None:
+        blocks = halves_of(method, x, state, comm, t, lr, weight_decay) or blocks
     parts = _cut(gradient, width)
     first, g = next(parts)
     # one block is the whole round: nothing to cut or to put back
-    if first.stop - first.start == x.shape[1]:
+    if isinstance(blocks, _Blocks) and first.stop - first.start == x.shape[1]:
         with one_thread() if threads > 1 else nullcontext():
             return method.step(x, state, blocks.decayed(first, g), comm.at(t), lr)  # type: ignore[arg-type]
     rounds = PostingComm(comm) if comm.ranks > 1 else comm
@@ -83,7 +87,7 @@ def advance(
         (partial(blocks.step, block, g, rounds.at(t, False)) for block, g in parts),
     )
     _do(works, comm.ranks, threads)
-    return x, blocks.state()
+    return x, blocks.state
 
 
 def _in_one_pass(
@@ -139,6 +143,7 @@ class _Blocks:
                 _write(target, source)
         self.rest = rest
 
+    @property
     def state(self) -> Any:
         """After all blocks: wide tensors in their place, numbers as the last block has left them."""
         ends = zip(self.wide, tensors_of(self.before), tensors_of(self.rest), strict=True)

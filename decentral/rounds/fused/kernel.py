@@ -59,6 +59,10 @@ class Kernel:
             h, width, tile,
         )  # fmt: skip
 
+    def alone(self, tensors: list[Tensor], numbers: Tensor) -> None:
+        """Of a program in which rows do not meet."""
+        self(tensors, numbers, _all_at_once(tensors[0].shape[0]), numbers)
+
 
 @cache
 def _all_at_once(h: int) -> RowOrder:
