@@ -20,7 +20,7 @@ from torch import Tensor
 
 from decentral.comm.communicator import Communicator
 from decentral.comm.departures import TAGS, departures_of
-from decentral.comm.launch import check_launch, cuda_aware, yield_when_oversubscribed
+from decentral.comm.launch import check_launch, cuda_aware, send_without_asking, yield_when_oversubscribed
 from decentral.comm.layout import Layout
 from decentral.comm.links import Links, Sent
 from decentral.comm.local import LocalComm
@@ -33,6 +33,7 @@ from decentral.comm.starting import starting
 from decentral.errors import AgreedError
 
 yield_when_oversubscribed()
+send_without_asking()
 import mpi4py  # noqa: E402
 
 mpi4py.rc.thread_level = "funneled"  # only the main thread of a rank speaks MPI
