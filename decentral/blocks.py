@@ -11,6 +11,8 @@ from itertools import pairwise
 
 _ELEMENTS, _COLUMNS = 1 << 19, 192
 _ELEMENTS_OF_ROWS = 1 << 21
+MOST_BLOCK_BYTES = 8 * _ELEMENTS
+"""Of a block of columns in float64, where there are not very many workers."""
 
 
 def block_width(h: int, d: int) -> int:

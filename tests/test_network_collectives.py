@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from decentral.network.collectives import COLLECTIVES, hierarchical, mean_bytes_sent
+from decentral.network.collectives import COLLECTIVES, direct, hierarchical, mean_bytes_sent
 
 MESSAGE_BYTES, LATENCY_S, BANDWIDTH_BYTES_S = 100e6, 50e-6, 1.25e9
 
@@ -157,6 +157,21 @@ def test_hierarchical_reduces_inside_hosts_then_between_them(hosts, size):
     assert mean_bytes_sent("hierarchical", n, 3e6) == pytest.approx(m.sent_bytes.mean(), rel=1e-12)
 
 
+@pytest.mark.parametrize(("hosts", "size"), [(1, 4), (4, 1), (2, 2), (3, 2), (2, 3)])
+def test_direct_sends_parts_to_all_of_the_host_and_then_to_all_of_the_others(hosts, size):
+    n, inside, between = hosts * size, (1e-6, 1e10), (2e-3, 1e9)
+    m = Messages(n, 3e6, lambda i, j: inside if i // size == j // size else between)
+    steps = [(a, b) for a in range(hosts) for b in range(size) if a or b]  # as many hosts and places further
+    for how in ("add", "replace"):
+        for a, b in steps:
+            to = [(i // size + a) % hosts * size + (i + b) % size for i in range(n)]
+            m.step(*((i, j, [j if how == "add" else i], how) for i, j in enumerate(to)))
+    assert m.done()
+    links = {"host_size": size, "inside_latency_s": inside[0], "inside_bandwidth_bytes_s": inside[1]}
+    assert direct(n, 3e6, *between, **links) == pytest.approx(m.now_s, rel=1e-12)
+    assert mean_bytes_sent("direct", n, 3e6) == pytest.approx(m.sent_bytes.mean(), rel=1e-12)
+
+
 @pytest.mark.parametrize("name", SHEET_MS)
 def test_the_sheet_s_table(name):
     for n, ms in zip((8, 16, 64), SHEET_MS[name], strict=True):
@@ -164,8 +179,9 @@ def test_the_sheet_s_table(name):
         assert 1e3 * seconds == pytest.approx(ms, abs=0.0501 if ms < 1e4 else 0.5)  # the last digit shown
 
 
-def test_a_host_of_one_is_a_ring():
-    assert hierarchical(8, 3e6, 2e-3, 1e9) == pytest.approx(COLLECTIVES["ring"](8, 3e6, 2e-3, 1e9))
+@pytest.mark.parametrize("name", ["hierarchical", "direct"])
+def test_with_hosts_of_one_it_is_as_a_ring(name):
+    assert COLLECTIVES[name](8, 3e6, 2e-3, 1e9) == pytest.approx(COLLECTIVES["ring"](8, 3e6, 2e-3, 1e9))
 
 
 @pytest.mark.parametrize("name", COLLECTIVES)

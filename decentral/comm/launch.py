@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from decentral.blocks import MOST_BLOCK_BYTES
 from decentral.errors import UserError, nearest
 from topologies.wording import shown
 
@@ -92,6 +93,9 @@ def other_launcher() -> tuple[str, int] | None:
     sizes = [(key, told_number(key) or 0) for key in keys]
     return max(sizes, key=lambda each: each[1], default=None)
 
+_HEADER_BYTES = 4096
+"""More than MPI's own words about a message."""
+
 
 def launched_ranks() -> int:
     """How many ranks the launcher says that it started; 1 if there is no launcher, or it does not say."""
@@ -167,6 +171,16 @@ def yield_when_oversubscribed() -> None:
     """Open MPI busy-waits; where ranks outnumber cores it must yield. To be called before MPI starts."""
     if launched_local_ranks() > len(os.sched_getaffinity(0)):
         os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+
+
+def send_without_asking() -> None:
+    """Open MPI over TCP asks before a long message, and the answer waits in line; to be called before MPI starts.
+
+    Beyond btl_tcp_eager_limit (64 KiB, unless it is set) a message waits until its receiver says where to put it. That
+    word goes by the connection that the receiver's own message fills, so of two ranks which exchange rows one sends
+    after the other, in twice the time, whatever the network. Messages of blocks of columns go without.
+    """
+    os.environ.setdefault("OMPI_MCA_btl_tcp_eager_limit", str(MOST_BLOCK_BYTES + _HEADER_BYTES))
 
 
 def use_threads() -> None:

@@ -1,8 +1,10 @@
 """Each MPI rank hosts a contiguous block of workers: the same interface, real messages.
 
-Rows travel once to each rank that needs them, as they lie in memory, into preposted receives. The exact
-mean is a reduce-scatter and an all-gather of columns, because that keeps the workers' order of summing:
-each rank receives its columns of all n rows and adds them ascending, so the bits are those of one process.
+Rows travel once to each rank that needs them, as they lie in memory. They are sent before others are asked for: the
+answer to a rank whose message is here already and waits for it would stand behind the own message, and two ranks
+would take turns (:func:`decentral.comm.launch.send_without_asking`). The exact mean is a reduce-scatter and an
+all-gather of columns, because that keeps the workers' order of summing: each rank receives its columns of all n rows
+and adds them ascending, so the bits are those of one process.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from decentral.comm.communicator import Communicator
 from decentral.comm.departures import TAGS, departures_of
-from decentral.comm.launch import check_launch, cuda_aware, yield_when_oversubscribed
+from decentral.comm.launch import check_launch, cuda_aware, send_without_asking, yield_when_oversubscribed
 from decentral.comm.layout import Layout
 from decentral.comm.links import Links, Sent
 from decentral.comm.local import LocalComm
@@ -33,6 +35,7 @@ from decentral.comm.starting import starting
 from decentral.errors import AgreedError
 
 yield_when_oversubscribed()
+send_without_asking()
 import mpi4py  # noqa: E402
 
 mpi4py.rc.thread_level = "funneled"  # only the main thread of a rank speaks MPI
@@ -114,13 +117,13 @@ class MPIComm(Communicator):
         free = self._halos[len(plan.halo), width, dtype]
         halo = free.pop() if free else _Halo(x, len(plan.halo))
         kind, tag = _MPI_TYPES[dtype], self._tag(HALO)
-        requests = [
-            mpi.Irecv([halo.wire[a:b], kind], source=rank, tag=tag) for rank, a, b in routes.halo_from
-        ]
+        requests = []
         whole = as_array(_to_wire(x)) if routes.sends_all else None
         for rank, rows in routes.rows_to:
             part = whole if rows is None else as_array(_to_wire(x[rows]))
             requests.append(mpi.Isend([part, kind], dest=rank, tag=tag))
+        for rank, a, b in routes.halo_from:
+            requests.append(mpi.Irecv([halo.wire[a:b], kind], source=rank, tag=tag))
         self.ledger.mpi_bytes += routes.rows_sent * width * dtype.itemsize
         self.doing("update")
         return requests, halo, free
@@ -137,15 +140,14 @@ class MPIComm(Communicator):
         self.doing("send")
         routes, tag = self._routes_of(plan), self._tag(_EDGES)
         received = _wire_like(y, len(plan.in_edges))
-        requests = [
-            self.mpi.Irecv(as_buffer(received[a:b]), source=rank, tag=tag) for rank, a, b in routes.edges_from
-        ]
-        outgoing = []
+        requests, outgoing = [], []
         for rank, edges in routes.edges_to:
             outgoing.append(_to_wire(y[edges]))
             requests.append(self.mpi.Isend(as_buffer(outgoing[-1]), dest=rank, tag=tag))
             if rank != self.rank:
                 self.ledger.mpi_bytes += outgoing[-1].nbytes
+        for rank, a, b in routes.edges_from:
+            requests.append(self.mpi.Irecv(as_buffer(received[a:b]), source=rank, tag=tag))
         self._wait(requests, "an exchange")
         return _from_wire(received, y)[routes.edge_order]
 

@@ -74,8 +74,8 @@ class MPIWorld:
     def exchange(self, outgoing: Tensor, incoming: Tensor, partner: int) -> Callable[[], object]:
         """See :class:`World`."""
         requests = [
-            self.mpi.Irecv(as_buffer(incoming), source=partner, tag=HALO),
             self.mpi.Isend(as_buffer(outgoing), dest=partner, tag=HALO),
+            self.mpi.Irecv(as_buffer(incoming), source=partner, tag=HALO),
         ]
         return lambda: MPI.Request.Waitall(requests)
 

@@ -20,7 +20,7 @@ import topologies
 from decentral.algorithms.traits import traits_of
 from decentral.commands.advise_methods import Candidate, candidates
 from decentral.errors import UserError
-from decentral.network.all_reduce import all_reduce_s, host_size
+from decentral.network.all_reduce import BY_HOSTS, all_reduce_s, host_size
 from decentral.network.cluster import Cluster, round_s
 from decentral.network.collectives import COLLECTIVES, mean_bytes_sent
 from topologies import Schedule, named
@@ -139,11 +139,11 @@ def advise(cluster: Cluster, model_bytes: float, compute_s: float) -> Advice:
 def all_reduces(cluster: Cluster, message_bytes: float) -> list[Way]:
     """All-reduces at the pace of the slowest link, hierarchical ones with the links inside hosts apart.
 
-    Hierarchical is there only where all hosts have as many workers, and more than one.
+    Hierarchical and direct ones are there only where all hosts have as many workers, and more than one.
     """
     ways = []
     for name in COLLECTIVES:
-        if name == "hierarchical" and host_size(cluster) == 1:
+        if name in BY_HOSTS and host_size(cluster) == 1:
             continue
         seconds = all_reduce_s(name, cluster, message_bytes)
         mean = mean_bytes_sent(name, cluster.n, message_bytes)

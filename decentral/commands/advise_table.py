@@ -106,7 +106,7 @@ def legend(advice: Advice) -> list[str]:
         "squared gradient of f_i at the optimum; 0: none; -: no such term is known.",
         f"Rounds are synchronous. While workers compute there travels {'; '.join([*early, 'nothing of others'])}. An "
         "all-reduce of gradients that starts during the backward pass would hide some time, too. All-reduces have one "
-        "port a worker and, but for the hierarchical, the pace of the slowest link.",
+        "port a worker and, but for hierarchical and direct ones, the pace of the slowest link.",
     ]
 
 

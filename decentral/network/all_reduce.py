@@ -10,6 +10,9 @@ from decentral.network.cluster import Cluster, Link
 from decentral.network.collectives import COLLECTIVES
 from topologies.wording import shown
 
+BY_HOSTS = ("hierarchical", "direct")
+"""Those that take another time where hosts have several workers each than on equal links."""
+
 
 def all_reduce_s(name: str, cluster: Cluster, message_bytes: float) -> float:
     """Seconds of the all-reduce ``name`` (see ``COLLECTIVES``) of a vector of ``message_bytes`` over all workers.
@@ -20,9 +23,9 @@ def all_reduce_s(name: str, cluster: Cluster, message_bytes: float) -> float:
     if name not in COLLECTIVES:
         raise UserError(f"all_reduce = {shown(name)} is not known; {nearest(name, COLLECTIVES)}")
     link, more = slowest_link(cluster), dict[str, Any]()
-    if name == "hierarchical":
+    if name in BY_HOSTS:
         size = host_size(cluster)
-        if size == 1:
+        if size == 1 and name == "hierarchical":
             raise UserError(
                 "all_reduce = 'hierarchical' needs hosts of as many workers each, and of several; "
                 "say [hosts], or use 'ring'"
