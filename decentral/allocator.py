@@ -7,8 +7,10 @@ walk down a block of columns of 16,384 workers misses the translation cache at e
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
+from functools import cache
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 
@@ -36,6 +38,17 @@ def spin_briefly() -> None:
     To be called before torch is imported, whose OpenMP (libgomp) reads it then.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+
+
+@cache
+def collect_rarely() -> None:
+    """Let Python look for circles a thirtieth as often, and not in what is there: messages are many, and in none.
+
+    To be called once the first optimizer was made, for which torch imports much.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from decentral.allocator import collect_rarely
 from decentral.comm.local import LocalComm
 from decentral.comm.world import World
 from decentral.dataflow.control import Controller, serve, updates_of
@@ -46,20 +46,13 @@ def execute(run: DataflowRun, here: Here, journal: Journal, kept: Mapping[str, A
     return Training(run, here, journal).run()
 
 
-@functools.cache
-def _freeze() -> None:
-    """Collections in every few rounds need not look at all that torch has imported for the first optimizer."""
-    gc.collect()
-    gc.freeze()
-
-
 class Training:
     """The workers that this rank hosts, and their records; rank 0 puts them together."""
 
     def __init__(self, config: DataflowRun, here: Here, journal: Journal) -> None:
         self.config, self.world, self.journal = config, here.world, journal
         world = here.world
-        _freeze()
+        collect_rarely()
         self.plan = Plan(config, here.device)
         self.plan.flops, self.plan.place = world.from_root(self.plan.layout)
         self.host = _hosts(config, world)
