@@ -28,6 +28,7 @@ NAMES = (
     "quantised",
     "decoder",
     "actors",
+    "lab",
 )
 
 for name in sys.argv[1:] or NAMES:
