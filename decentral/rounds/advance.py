@@ -57,7 +57,8 @@ def advance(
     """
     gradient = iter(gradient)
     opening = [next(gradient)]
-    fuses = width is None and opening[0][1] is not None
+    stepped = opening[0][1] is not None  # the gradient step is the method's
+    fuses = width is None and stepped
     little = (opening[0][0].stop - opening[0][0].start) * x.shape[0] <= _LITTLE
     gradient, width = chain(_taken(opening), gradient), width or block_width(*x.shape)
     threads = torch.get_num_threads() if x.device.type == "cpu" and comm.ranks == 1 else 1
@@ -73,7 +74,7 @@ def advance(
     elif width < x.shape[1]:
         width = min(width, -(-x.shape[1] // threads))  # each thread has a block
     blocks: Any = _Blocks(method, x, state, lr, weight_decay)
-    if cut and comm.ranks > 1 and g is not None:
+    if cut and comm.ranks > 1 and stepped:
         blocks = halves_of(method, x, state, comm, t, lr, weight_decay) or blocks
     parts = _cut(gradient, width)
     first, g = next(parts)
