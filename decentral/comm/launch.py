@@ -185,8 +185,8 @@ def one_thread() -> Iterator[None]:
 
 
 def cuda_aware() -> bool:
-    """Whether the user vouches (DECENTRAL_CUDA_AWARE=1) that this MPI takes CUDA buffers."""
-    return os.environ.get("DECENTRAL_CUDA_AWARE") == "1"
+    """Whether messages go by MPI, which takes CUDA buffers, as the user vouches (DECENTRAL_CUDA_AWARE=1)."""
+    return os.environ.get("DECENTRAL_CUDA_AWARE") == "1" and transport() == "mpi"
 
 
 def told_number(key: str) -> int | None:

@@ -161,10 +161,9 @@ def find_world(command: str = "") -> World:
 
 
 def _torch_world(command: str) -> World:
-    ranks = launched_ranks()
-    raise UserError(
-        f"{ranks} ranks of torch.distributed, which no world here joins; start with mpirun -n {ranks} instead"
-    )
+    from decentral.comm.distributed.world import TorchWorld
+
+    return TorchWorld.meeting(None, command)
 
 
 def _mpi_world(command: str) -> World:
