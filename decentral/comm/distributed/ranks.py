@@ -73,7 +73,7 @@ class TorchRanks:
 
     def Recv_init(self, memory: Any, tag: int) -> _Standing:  # noqa: N802
         """A receive from any rank, to be posted again and again."""
-        return _Standing(self, self._gloo, torch.from_numpy(memory), tag)
+        return _Standing(self, memory, tag)
 
     def Alltoallv(self, outgoing: Sequence[Any], incoming: Sequence[Any]) -> None:  # noqa: N802
         """(memory, count for each rank)."""
@@ -208,26 +208,36 @@ class TorchRanks:
 
 
 class _Standing:
-    """A receive from any rank: see :meth:`TorchRanks.Recv_init`."""
+    """A receive from any rank: see :meth:`TorchRanks.Recv_init`. One from each is posted."""
 
-    def __init__(self, ranks: TorchRanks, gloo: Any, memory: Any, tag: int) -> None:
-        self._ranks, self._gloo, self._memory, self._tag = ranks, gloo, memory, tag
-        self._request = Request()
+    def __init__(self, ranks: TorchRanks, memory: Any, tag: int) -> None:
+        self._ranks, self._memory, self._tag = ranks, memory, tag
+        self._posted: dict[int, tuple[Request, Any]] = {}
+        self._others = [rank for rank in range(ranks.size) if rank != ranks.rank]
+        self._rooms = {rank: np.empty_like(memory) for rank in self._others}
 
     def Start(self) -> None:  # noqa: N802 - MPI's names
         """Post it."""
-        self._request = Request(self._gloo.recv_anysource([self._memory], self._tag), self._memory)
+        for rank in self._others:
+            if rank not in self._posted:
+                room = self._rooms[rank]
+                self._posted[rank] = self._ranks.Irecv(room, rank, self._tag), room
 
     def Test(self) -> bool:  # noqa: N802
-        """Whether something has come."""
-        return self._request.Test()
+        """Whether something has come: then it is in the memory, until this is asked again."""
+        for rank, (request, room) in self._posted.items():
+            if request.Test():
+                np.copyto(self._memory, room)
+                del self._posted[rank]
+                return True
+        return False
 
     def Cancel(self) -> None:  # noqa: N802
-        """End it; all ranks call it. Gloo forgets no receive that is waited for: the rank before sends it nothing."""
-        if self._ranks.size > 1:
-            nothing = np.empty(0, np.uint8)
-            self._ranks.Isend(nothing, (self._ranks.rank + 1) % self._ranks.size, self._tag).Wait()
-            self._request.Wait()
+        """End it; all ranks call it. Gloo forgets no receive that is waited for, so each other rank sends it a byte."""
+        self._ranks.Barrier()  # who still looks for messages would take the byte for one
+        last = np.zeros(1, np.uint8)
+        sent = [self._ranks.Isend(last, rank, self._tag) for rank in self._others]
+        Request.Waitall([*sent, *(request for request, _ in self._posted.values())])
 
     def Wait(self) -> None:  # noqa: N802
         """It has ended."""
