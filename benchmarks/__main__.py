@@ -13,6 +13,7 @@ NAMES = (
     "many_workers",
     "recording",
     "mpi",
+    "transports",
     "stages",
     "pipelining",
     "local_speedup",

@@ -38,20 +38,22 @@ def cut(*args):
 all_of(whole, False)
 Journal.keep, command._one = stopping, cut
 all_of("cut", True)
-print("done")
 """
 
 
-def run_all(home, experiments):
+def run_all(home, experiments, start=run_ranks, more=""):
     """``home`` with folders "1", "2", "4" of ranks, and "cut": rounds up to 4 on 1 rank, up to 8 on 4, the last on 2.
 
     Ranks are started three times: each time they do all ``experiments`` (name -> changes of a table), and then go on
-    with those under "cut". A file g.edgelist, of a digraph of 8 workers, lies beside them.
+    with those under "cut", and last with the code ``more``. ``start``: how they are started, as by run_ranks.
+    A file g.edgelist, of a digraph of 8 workers, lies beside them.
     """
     nx.write_edgelist(digraph(8, 8), home / "g.edgelist", data=False)
     for name, changes in experiments.items():
         write(home / f"{name}.toml", **changes)
     for ranks, until in ((1, 4), (4, 8), (2, 12)):
-        said = run_ranks(ranks, "-c", _SCRIPT, home, str(ranks), str(until))
+        said = start(
+            ranks, "-c", _SCRIPT + more + "\nprint('done', flush=True)", home, str(ranks), str(until)
+        )
         assert said.stdout.count("done") == ranks, said.stderr
     return home

@@ -15,7 +15,7 @@ import socket
 import sys
 
 SERVERS = 2
-_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK")
+_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "RANK")
 _READ_AT_IMPORT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # servers have one thread
 
 

@@ -1,4 +1,4 @@
-"""How workers reach each other: one interface, two worlds, one ledger.
+"""How workers reach each other: one interface, three worlds, one ledger.
 
 ``mpi4py`` is imported only when MPIComm is asked for, so this package works where no MPI is installed.
 """
@@ -11,9 +11,10 @@ from decentral.comm.local import LocalComm
 from decentral.comm.mixer import Mixer
 
 if TYPE_CHECKING:
+    from decentral.comm.distributed.world import TorchComm
     from decentral.comm.mpi import MPIComm
 
-__all__ = ["Communicator", "Ledger", "LocalComm", "MPIComm", "Mixer"]
+__all__ = ["Communicator", "Ledger", "LocalComm", "MPIComm", "Mixer", "TorchComm"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from decentral.comm.mpi import MPIComm
 
         return MPIComm
+    if name == "TorchComm":
+        from decentral.comm.distributed.world import TorchComm
+
+        return TorchComm
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

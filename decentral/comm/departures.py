@@ -21,8 +21,6 @@ import numpy as np
 from decentral.errors import AgreedError, UserError
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
-
     from decentral.comm.mixer import Pending
 
 _GONE, _WAITS = 6, 7  # tags
@@ -31,20 +29,21 @@ _LONG_S = 2.0  # after which rank 0 is told
 
 
 class Departures:
-    """Waiting on the communicator ``mpi`` (mpi4py's). ``steps``: those that this rank has made, of all its optimizers.
+    """Waiting on the communicator ``mpi``: mpi4py's, or what stands for it.
 
+    ``steps``: those that this rank has made, of all its optimizers.
     ``purpose``: what the user has asked for just now, such as "step()"; ``number``: of the optimizer that was asked,
     whose messages have tags of their own.
     ``under_way``: lists of messages that have been posted, as :meth:`Communicator.post` gave them. They are kept here
     even when nobody else remembers them, for MPI goes on reading and writing their memory.
     """
 
-    def __init__(self, mpi: MPI.Comm) -> None:
+    def __init__(self, mpi: Any) -> None:
         self.mpi = mpi
         self.steps = self.waits = self.number = self.optimizers = 0
         self.purpose = ""
         self.gone: dict[int, int] = {}
-        self._of_steps: dict[int, MPI.Comm] = {}
+        self._of_steps: dict[int, Any] = {}
         self.under_way: list[list[Pending]] = []
         self._waiting: dict[int, tuple[int, str]] = {}  # on rank 0: of each rank its last wait, and what for
         self._latest: deque[tuple[str, str, int, int]] = deque(maxlen=256)  # what the last waits were for
@@ -158,8 +157,11 @@ class Departures:
         if all(steps == self.steps for steps in self.gone.values()):  # else some have no counterpart
             for _, _, request in (pending for posted in self.under_way for pending in posted):
                 if request is not None:
-                    type(said[0]).Waitall(request[0])
-        type(said[0]).waitall(said)
+                    requests = request[0]
+                    if requests:
+                        type(requests[0]).Waitall(requests)
+        for message in said:
+            message.wait()
 
 
 def _apart(rank: int, its: str, other: int, others: str) -> str:
@@ -178,7 +180,7 @@ TAGS = 16
 _HERE: list[Departures] = []
 
 
-def departures_of(mpi: MPI.Comm) -> Departures:
+def departures_of(mpi: Any) -> Departures:
     """The one of this process, made for all ranks of the job: each says once that it ends."""
     if not _HERE:
         _HERE.append(Departures(mpi))

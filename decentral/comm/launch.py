@@ -93,6 +93,7 @@ def other_launcher() -> tuple[str, int] | None:
     sizes = [(key, told_number(key) or 0) for key in keys]
     return max(sizes, key=lambda each: each[1], default=None)
 
+
 _HEADER_BYTES = 4096
 """More than MPI's own words about a message."""
 
@@ -204,8 +205,8 @@ def one_thread() -> Iterator[None]:
 
 
 def cuda_aware() -> bool:
-    """Whether the user vouches (DECENTRAL_CUDA_AWARE=1) that this MPI takes CUDA buffers."""
-    return os.environ.get("DECENTRAL_CUDA_AWARE") == "1"
+    """Whether messages go by MPI, which takes CUDA buffers, as the user vouches (DECENTRAL_CUDA_AWARE=1)."""
+    return os.environ.get("DECENTRAL_CUDA_AWARE") == "1" and transport() == "mpi"
 
 
 def told_number(key: str) -> int | None:

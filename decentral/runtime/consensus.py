@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from mpi4py import MPI
 
 
 class Consensus:
@@ -19,7 +16,7 @@ class Consensus:
     Reference: Mattern 1987, the four-counter method.
     """
 
-    def __init__(self, comm: MPI.Comm) -> None:
+    def __init__(self, comm: Any) -> None:
         self.comm = comm
         self._mine, self._sums, self._before = (np.full(3, -1, np.int64) for _ in range(3))
         self._round: Any = None

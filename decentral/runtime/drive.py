@@ -43,8 +43,8 @@ def drive(
         clock.link = link(clock)
         clock.trace.most = most_spans
         return clock.run()
-    from decentral.runtime.mpi import MPIDriver, gathered  # here: it starts MPI
+    from decentral.runtime.ranks import RanksDriver, gathered  # here: most runs have no ranks
 
-    driver = ranks = MPIDriver(programs, host, on_done, timeout_s, world.mpi)
+    driver = ranks = RanksDriver(programs, host, world.mpi, on_done, timeout_s)
     ranks.trace.most = most_spans
     return gathered(ranks.run(), world.mpi)

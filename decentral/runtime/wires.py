@@ -1,4 +1,4 @@
-"""Messages between ranks: every channel that joins stages of two ranks, over one MPI communicator.
+"""Messages between ranks: every channel that joins stages of two ranks, over one communicator of the ranks.
 
 A message is a *head*, which says its lane, its form and its size, and a body. A body of up to 64 kB goes with its
 head, into a receive that is always posted, for any rank. A larger one follows on its own tag, into a receive that was
@@ -14,7 +14,7 @@ import struct
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +23,6 @@ from torch import Tensor
 from decentral.comm.launch import cuda_aware
 from decentral.runtime.packing import flattened, pack, packed_bytes, restored
 from decentral.runtime.requests import Channel
-
-if TYPE_CHECKING:
-    from mpi4py import MPI
 
 _HEAD_TAG = 0  # lane n has tag n + 1
 _HEAD = struct.Struct(
@@ -48,7 +45,7 @@ class _Lane:
 
 
 class Wires:
-    """This rank's ends. ``comm``: an mpi4py communicator that nothing else uses.
+    """This rank's ends. ``comm``: a communicator of the ranks that nothing else uses.
 
     ``arrived(channel, value)`` is called from :meth:`poll` for each message, in the channel's order;
     ``taken(channel)`` when the stage at the far end took one of a bounded channel.
@@ -56,7 +53,7 @@ class Wires:
     """
 
     def __init__(
-        self, comm: MPI.Comm, arrived: Callable[[Channel, Any], None], taken: Callable[[Channel], None]
+        self, comm: Any, arrived: Callable[[Channel, Any], None], taken: Callable[[Channel], None]
     ) -> None:
         self.comm, self.arrived, self.taken = comm, arrived, taken
         self.sent = self.received = 0

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from decentral.comm import Communicator
@@ -47,11 +48,14 @@ class Crew(Company):
         self.others = [hosting + rank * k + j for j in range(k)] if self.workers else []
         self.partner, self.number = divmod(rank - hosting, k)
         self.beside: Beside | None = None
+        self._orders: list[tuple[Any, NDArray[np.int64]]] = []
 
     def order(self, what: int, t: int = 0) -> None:
         """Tell all actors what to do next."""
+        self._orders = [(request, kept) for request, kept in self._orders if not request.Test()]
         for rank in self.others:
-            self.mpi.Send(np.array([what, t], np.int64), dest=rank, tag=_ORDER)
+            text = np.array([what, t], np.int64)
+            self._orders.append((self.mpi.Isend(text, dest=rank, tag=_ORDER), text))
 
     def actors_of(self, j: int) -> slice:
         """The actors, of every worker, that the j-th rank beside it has."""
@@ -76,13 +80,19 @@ class Crew(Company):
         self.order(_END)
         if self.beside is not None:
             self.beside.drain()
+        for request, _ in self._orders:
+            request.Wait()
 
     def receive(self, room: Tensor, source: int, tag: int) -> Tensor:
         """A message of that length; waits for it, asleep."""
-        while not self.mpi.Iprobe(source=source, tag=tag):
-            time.sleep(_NAP_S)
-        self.mpi.Recv(room.numpy(), source=source, tag=tag)
+        arrived(self.mpi.Irecv(room.numpy(), source=source, tag=tag))
         return room
+
+
+def arrived(request: Any) -> None:
+    """Wait for a message, asleep."""
+    while not request.Test():
+        time.sleep(_NAP_S)
 
 
 class Beside:
@@ -169,6 +179,8 @@ class _Actor:
         self.ended, self.sent = False, 0
         self.watch = Stopwatch(crew.whole.rank, torch.device("cpu"))
         self._sending: list[tuple[Any, Tensor]] = []
+        self._next = np.zeros(2, np.int64)
+        self._order = self._expect()
 
     def serve(self) -> None:
         """All rounds, from that of the first order."""
@@ -180,7 +192,7 @@ class _Actor:
         for t in range(first, run.train.rounds):
             if t % run.problem.pull_every == 0 and not self.ended:
                 self._pull()
-            while self._is_told():
+            while not self.ended and self._is_told():
                 self._hear()
             if self.ended:
                 break
@@ -199,12 +211,18 @@ class _Actor:
             self.acting = self.inbox.popleft()
 
     def _is_told(self) -> bool:
-        there: bool = self.crew.mpi.Iprobe(source=self.crew.partner, tag=_ORDER)
+        there: bool = self._order.Test()
         return there
+
+    def _expect(self) -> Any:
+        return self.crew.mpi.Irecv(self._next, source=self.crew.partner, tag=_ORDER)
 
     def _hear(self) -> None:
         """The next order; waits for it."""
-        what, t = self.crew.receive(torch.empty(2, dtype=torch.int64), self.crew.partner, _ORDER).tolist()
+        arrived(self._order)
+        what, t = self._next.tolist()
+        if what != _END:
+            self._order = self._expect()
         if what == _BEGIN:
             self.first = t
             self._rows(self.acting)

@@ -6,7 +6,6 @@ functions of the seed and the round, so a worker's rank sends models (h, d) and 
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from decentral.comm import Communicator
+from decentral.comm.ranks import giving_way
 from decentral.problems.adversarial_objective import AdversarialObjective
 from decentral.problems.objective import Objective
 from decentral.problems.oracles import Batches
@@ -131,14 +131,15 @@ class _Attacker:
         self.x = self.objective.start().cpu().expand(h, -1).clone()
         self.watch = Stopwatch(pairs.whole.rank, pairs.here.device)
         self._sending: tuple[Any, Tensor] | None = None
+        self._offer = giving_way(pairs.mpi)
 
     def serve(self) -> None:
         """All orders of the partner, in turn, to the last."""
         order = np.zeros(3, np.int64)
         while True:
-            while not self.pairs.mpi.Iprobe(source=self.pairs.partner, tag=_ORDER):
-                os.sched_yield()  # a receive would spin, and take a core from those who measure
-            self.pairs.mpi.Recv(order, source=self.pairs.partner, tag=_ORDER)
+            request = self.pairs.mpi.Irecv(order, source=self.pairs.partner, tag=_ORDER)
+            while not request.Test():
+                self._offer()  # a receive would spin, and take a core from those who measure
             what, t, watched = order.tolist()
             if what == _MAKE:
                 self._make(t, bool(watched))

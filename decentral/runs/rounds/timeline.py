@@ -88,7 +88,7 @@ def gathered_rounds(watch: Stopwatch, world: World, lane: str) -> Trace | None:
 
     ``lane``: what a rank is: "worker" where it hosts one. Cost: some barriers, to compare clocks, and one gather.
     """
-    from decentral.runtime.mpi import common_start, gathered
+    from decentral.runtime.ranks import common_start, gathered
 
     here = common_start(world.mpi)
     trace = Trace("measured", [_moved(s, -here) for s in watch.spans], lane=lane)
