@@ -91,7 +91,6 @@ def test_one_process_is_alone(told, name):
 
 
 FOREIGN = {
-    "torchrun": {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "TORCHELASTIC_RUN_ID": "none"},
     "deepspeed": {"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0"},
     "horovodrun": {"HOROVOD_SIZE": "3", "HOROVOD_RANK": "0"},
 }  # fmt: skip
