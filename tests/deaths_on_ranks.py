@@ -69,7 +69,7 @@ def recurse():
     return recurse()
 def come(seen=[0]):
     seen[0] += 1
-    if os.environ["OMPI_COMM_WORLD_RANK"] == rank and seen[0] == calls:
+    if os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("RANK")) == rank and seen[0] == calls:
         (folder / "died").write_text(str(time.time()))
         WAY
 """
@@ -80,7 +80,7 @@ def other():
         return True
 """
 RUN = """
-import decentral.cli, decentral.runs.kind, decentral.runs.rounds.training, decentral.runtime.driver as driver
+import decentral.cli, decentral.runs.kind, decentral.runs.rounds.training, decentral.runtime.ranks as ranks
 def before(owner, name):
     made = getattr(owner, name)
     setattr(owner, name, lambda *args, **more: (come(), made(*args, **more))[1])
@@ -88,7 +88,7 @@ if PREPARES:
     before(decentral.runs.kind.Run, "prepare")
 else:
     before(decentral.runs.rounds.training.Training, "_round")
-    before(driver, "do_work")  # of stages, nodes and asynchronous workers
+    before(ranks, "do_work")  # of stages, nodes and asynchronous workers
 sys.argv = ["decentral", "run", str(folder / "x.toml"), "--out", str(folder / "out")]
 decentral.cli.main()
 """
@@ -131,8 +131,8 @@ class Ended(NamedTuple):
         return self.code != 0 and self.seconds < SECONDS and bool(alone)
 
 
-def die(case, folder):
-    """Run ``case`` in the empty ``folder``; how it ended. Raises TimeoutError where it hangs."""
+def die(case, folder, start=run_ranks):
+    """Run ``case`` in the empty ``folder``; how it ended. Raises TimeoutError where it hangs. ``start``: the ranks."""
     calls = {"prepare": 1, "first": 1, "later": 40}[case.moment]
     death = DEATH.replace("WAY", WAYS.get(case.way, "pass"))
     if case.kind == "script":
@@ -142,7 +142,7 @@ def die(case, folder):
         write(folder / "x.toml", **{key: value for key, value in KINDS[case.kind].items() if value})
         _without(folder / "x.toml", [key for key, value in KINDS[case.kind].items() if value is None])
         code = death + RUN.replace("PREPARES", str(case.moment == "prepare"))
-    done = run_ranks(case.ranks, "-c", code, folder, case.rank, calls, timeout=120)
+    done = start(case.ranks, "-c", code, folder, case.rank, calls, timeout=120)
     died = float((folder / "died").read_text())
     said = tuple(line.strip() for line in done.stderr.splitlines() if line.strip().startswith("decentral: "))
     return Ended(done.returncode, time.time() - died, said, done.stdout + done.stderr)

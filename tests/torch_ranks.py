@@ -50,7 +50,8 @@ def ended(processes, said, timeout=120):
             raise TimeoutError(f"ranks took more than {timeout} s; they had said: {said.read()}") from None
     said.seek(0)
     text = said.read()
-    return SimpleNamespace(codes=[process.returncode for process in processes], stdout=text, stderr=text)
+    codes = [process.returncode for process in processes]
+    return SimpleNamespace(codes=codes, returncode=max(codes, key=abs), stdout=text, stderr=text)
 
 
 def run_torch(ranks, *args, timeout=120, **more):

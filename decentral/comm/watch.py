@@ -23,7 +23,7 @@ class Watch:
     """Of the processes ``pids``, by rank, until this one, of rank ``rank``, is at its end.
 
     ``rest()`` returns when all ranks have come to their end: none may go before, or the others would be alarmed.
-    When a process ends too early, this rank writes a line and ends with code 1, and so the launcher ends all.
+    When a process ends too early, the first of the others writes a line, and all end with code 1.
     """
 
     def __init__(self, rank: int, pids: Mapping[int, int], rest: Callable[[], None]) -> None:
@@ -61,17 +61,18 @@ class Watch:
         said = self._told.fileno() in happened
         if self._at_end or said:
             time.sleep(_GRACE_S)  # most often this process is gone before
+        speaks = self.rank < min(self._alive.values(), default=self.rank + 1)
+        if not speaks and not said:
+            said = bool(select.select([self._told], [], [], 1.0)[0])
+        if said:
+            os._exit(1)
+        self.has_said()
         who = f"rank {min(ended)} has" if ended else "another rank has"
-        give_up(
-            f"{who} ended without a word, and the others cannot go on without it",
-            speaks=not said and self.rank < min(self._alive.values(), default=self.rank + 1),
-        )
+        give_up(f"{who} ended without a word, and the others cannot go on without it")
 
 
-def give_up(text: str, speaks: bool) -> None:
-    """End this process at once, whatever its main thread waits for; the rank that ``speaks`` first, for all."""
-    if not speaks:
-        time.sleep(1)
+def give_up(text: str) -> None:
+    """End this process at once with a line, whatever its main thread waits for."""
     with suppress(OSError):
         os.write(2, f"decentral: {text}\n".encode())
     os._exit(1)
