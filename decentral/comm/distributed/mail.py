@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from decentral.comm.distributed.requests import Request
+from decentral.comm.distributed.requests import Request, lost
 
 
 class Mail:
@@ -18,21 +20,33 @@ class Mail:
 
     def send(self, value: Any, rank: int, tag: int) -> Request:
         """On its way when this returns."""
-        number = self._store.add(f"{rank}/{tag}", 1) - 1
-        self._store.set(f"{rank}/{tag}/{number}", pickle.dumps(value))
+        with _reaching():
+            number = self._store.add(f"{rank}/{tag}", 1) - 1
+            self._store.set(f"{rank}/{tag}/{number}", pickle.dumps(value))
         return Request()
 
     def is_there(self, tag: int) -> bool:
         """Whether a letter has come."""
-        there: bool = self._store.check([self._next(tag)])
+        with _reaching():
+            there: bool = self._store.check([self._next(tag)])
         return there
 
     def take(self, tag: int) -> Any:
         """The next letter, which must be there."""
-        value = pickle.loads(self._store.get(self._next(tag)))
-        self._store.delete_key(self._next(tag))
+        with _reaching():
+            letter = self._store.get(self._next(tag))
+            self._store.delete_key(self._next(tag))
         self._read[tag] += 1
-        return value
+        return pickle.loads(letter)
 
     def _next(self, tag: int) -> str:
         return f"{self._rank}/{tag}/{self._read[tag]}"
+
+
+@contextmanager
+def _reaching() -> Iterator[None]:
+    """The store is a part of rank 0, and ends with it."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost(error)

@@ -33,7 +33,7 @@ class TorchRanks:
 
     ``store``: torch's, of these ranks alone. ``host``: rank 0's, for finding the card that leads there, unless
     GLOO_SOCKET_IFNAME names one. Memory is a contiguous numpy array; that of collective operations may be a CUDA
-    tensor. A receive from this rank itself is posted before the send. Of one tag values come from any rank, or all from
+    tensor. Of one tag values come from any rank, or all from
     one.
     """
 
@@ -41,7 +41,9 @@ class TorchRanks:
         self.rank, self.size, self.host, self.store = rank, size, host, store
         self._gloo = _gloo(dist.PrefixStore("gloo", store), rank, size, host)
         self._mail = Mail(dist.PrefixStore("mail", store), rank)
-        self._own: defaultdict[int, deque[Any]] = defaultdict(deque)  # receives from this rank itself, by tag
+        # of this rank with itself, by tag: receives that nothing was sent to, and copies that nothing has received
+        self._open: defaultdict[int, deque[Any]] = defaultdict(deque)
+        self._kept: defaultdict[int, deque[Any]] = defaultdict(deque)
         self._parts = 0
         self.idle = idle
 
@@ -50,7 +52,10 @@ class TorchRanks:
         if source == NOWHERE:
             return Request()
         if source == self.rank:
-            self._own[tag].append(memory)
+            if self._kept[tag]:
+                np.copyto(memory, self._kept[tag].popleft())
+            else:
+                self._open[tag].append(memory)
             return Request()
         return Request(self._gloo.recv([torch.from_numpy(memory)], source, tag), memory)
 
@@ -59,7 +64,10 @@ class TorchRanks:
         if dest == NOWHERE:
             return Request()
         if dest == self.rank:
-            np.copyto(self._own[tag].popleft(), memory)
+            if self._open[tag]:
+                np.copyto(self._open[tag].popleft(), memory)
+            else:
+                self._kept[tag].append(memory.copy())
             return Request()
         return Request(self._gloo.send([torch.from_numpy(memory)], dest, tag), memory, sends=True)
 

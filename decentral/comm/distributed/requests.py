@@ -37,7 +37,7 @@ class Request:
             try:
                 self.work.wait()
             except RuntimeError as error:
-                _lost(error)
+                lost(error)
         else:
             self._watched.over.wait()
         self._is_over()
@@ -88,7 +88,7 @@ class Request:
             if not self._watched.over.is_set():
                 return False
             if self._watched.error is not None:
-                _lost(self._watched.error)
+                lost(self._watched.error)
         self.work = self._memory = self._watched = None
         return True
 
@@ -145,7 +145,8 @@ def idle() -> None:
     _NEWS.clear()
 
 
-def _lost(error: RuntimeError) -> NoReturn:
+def lost(error: RuntimeError) -> NoReturn:
+    """Raise LostRankError for what torch says of a connection; later, since this process is most often ended first."""
     time.sleep(_GRACE_S)
     said = (str(error).splitlines() or ["it is gone"])[0]
     raise LostRankError(
