@@ -45,6 +45,7 @@ class TorchRanks:
         self._open: defaultdict[int, deque[Any]] = defaultdict(deque)
         self._kept: defaultdict[int, deque[Any]] = defaultdict(deque)
         self._parts = 0
+        self._kept: list[Any] = []  # groups that other ranks may still be in, here ended or not
         self.idle = idle
 
     def Irecv(self, memory: Any, source: int, tag: int) -> Request:  # noqa: N802 - MPI's names
@@ -195,7 +196,11 @@ class TorchRanks:
     def _part(self, name: str, rank: int, size: int) -> TorchRanks:
         self._parts += 1
         store = dist.PrefixStore(f"{self._parts}.{name}", self.store)
-        return TorchRanks(store, rank, size, self.host)
+        part = TorchRanks(store, rank, size, self.host)
+        if size == self.size:  # all have come here, so none is in what was made before and has ended
+            self._kept.clear()
+        self._kept.append(part._gloo)  # were it closed at once, others could not connect to it
+        return part
 
     def _pickled(self, value: Any) -> tuple[Any, Any]:
         mine = np.frombuffer(bytearray(pickle.dumps(value)), np.uint8)
