@@ -56,7 +56,7 @@ def measure() -> list[Line]:
         times = json.loads(launch(RANKS, "-m", "benchmarks.transports", "rounds", size))
         for name in ("ring", "mean"):
             what = f"{RANKS} ranks, {size} parameters, {name}: a round, gloo / MPI"
-            lines.append(at_most(what, times[f"{name} torch"], times[f"{name} mpi"], 15.0))
+            lines.append(at_most(what, times[f"{name} torch"], times[f"{name} mpi"], 10.0))
     return lines
 
 

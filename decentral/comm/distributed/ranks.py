@@ -43,7 +43,7 @@ class TorchRanks:
         self._mail = Mail(dist.PrefixStore("mail", store), rank)
         # of this rank with itself, by tag: receives that nothing was sent to, and copies that nothing has received
         self._open: defaultdict[int, deque[Any]] = defaultdict(deque)
-        self._kept: defaultdict[int, deque[Any]] = defaultdict(deque)
+        self._unmet: defaultdict[int, deque[Any]] = defaultdict(deque)
         self._parts = 0
         self._kept: list[Any] = []  # groups that other ranks may still be in, here ended or not
         self.idle = idle
@@ -53,8 +53,8 @@ class TorchRanks:
         if source == NOWHERE:
             return Request()
         if source == self.rank:
-            if self._kept[tag]:
-                np.copyto(memory, self._kept[tag].popleft())
+            if self._unmet[tag]:
+                np.copyto(memory, self._unmet[tag].popleft())
             else:
                 self._open[tag].append(memory)
             return Request()
@@ -68,7 +68,7 @@ class TorchRanks:
             if self._open[tag]:
                 np.copyto(self._open[tag].popleft(), memory)
             else:
-                self._kept[tag].append(memory.copy())
+                self._unmet[tag].append(memory.copy())
             return Request()
         return Request(self._gloo.send([torch.from_numpy(memory)], dest, tag), memory, sends=True)
 
