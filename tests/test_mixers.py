@@ -10,6 +10,7 @@ import torch
 import decentral
 import topologies
 from decentral.comm import Communicator, LocalComm, Mixer
+from decentral.commands.compatibility import _Workers
 from decentral.comm.ranks import RanksComm
 from decentral.comm.stand_ins import Around, AtOnce, Averaged
 from decentral.comm.world import LocalWorld, find_world
@@ -29,7 +30,7 @@ DIRECTED = topologies.mixing_matrix(topologies.exponential(6), "uniform")
 GRAPHS = {"ring": RING, "path": PATH, "complete": EQUAL, "directed": DIRECTED}
 KINDS = {
     LocalComm, RecordingComm, PeerComm, PostingComm, EarlyComm, Averaged, _TracedComm, _CountingComm, ModeComm,
-    _RecordingComm,
+    _RecordingComm, _Workers,
 }  # fmt: skip
 
 

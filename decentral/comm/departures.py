@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _GONE, _WAITS = 6, 7  # tags
 _PATIENCE = 50  # polls in vain before looking for who has ended, and before giving way to other processes
 _LONG_S = 2.0  # after which rank 0 is told
+_ON_ITS_WAY_S = 0.5
 
 
 class Departures:
@@ -74,7 +75,7 @@ class Departures:
                     since = -1.0
                     self._tell((self.waits, self._what_for()))
                 self._look()
-                if self.gone and (early := self._early()) and not is_done():
+                if self.gone and (early := self._early()) and not _comes(is_done):
                     self._refuse(min(early))
                 self._compare()
             if polls > _PATIENCE:
@@ -167,6 +168,14 @@ class Departures:
 def _apart(rank: int, its: str, other: int, others: str) -> str:
     waiting = f"rank {rank} comes to {its}, and rank {other} to {others}"
     return f"{waiting}; let all ranks make the same calls in the same order"
+
+
+def _comes(is_done: Callable[[], Any]) -> bool:
+    """Whether it is done soon: news of an end may be seen before what was sent earlier."""
+    until = time.monotonic() + _ON_ITS_WAY_S
+    while not (done := is_done()) and time.monotonic() < until:
+        os.sched_yield()
+    return bool(done)
 
 
 def _at_once() -> bool:
