@@ -10,10 +10,10 @@ import torch
 import decentral
 import topologies
 from decentral.comm import Communicator, LocalComm, Mixer
-from decentral.commands.compatibility import _Workers
 from decentral.comm.ranks import RanksComm
 from decentral.comm.stand_ins import Around, AtOnce, Averaged
 from decentral.comm.world import LocalWorld, find_world
+from decentral.commands.compatibility import _Workers
 from decentral.rounds.compiled import _CountingComm, _TracedComm
 from decentral.rounds.early import EarlyComm
 from decentral.rounds.fused.program import _RecordingComm  # what it records is run in test_fused
